@@ -1,0 +1,65 @@
+"""Owns the map between audio and mu-law codes, and the one silence code. Knows nothing of models or files.
+
+Source: ITU-T G.711's companding curve as WaveNet uses it (van den Oord et al. 2016, section 2.2), with the rounding of
+`torchaudio.functional.mu_law_encoding`, code for code.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MuLaw:
+    """Mu-law companding to `classes` codes (mu = classes - 1).
+
+    codes = floor((f(audio) + 1) / 2 * mu + 1/2),   f(x) = sign(x) ln(1 + mu |x|) / ln(1 + mu)
+    """
+
+    classes: int = 256
+
+    def __post_init__(self) -> None:
+        if isinstance(self.classes, bool) or not isinstance(self.classes, int) or self.classes < 2:
+            raise ValueError(f"MuLaw needs an integer number of classes of at least 2, but got {self.classes!r}.")
+
+    @property
+    def mu(self) -> int:
+        return self.classes - 1
+
+    @property
+    def silence(self) -> int:
+        """The code of audio 0.0: what a model hears before the first sample (128 for 256 classes)."""
+        return math.floor(self.mu / 2 + 0.5)
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio in [-1, 1] (any shape, floating point; clipped beyond) -> codes, int64, same shape.
+
+        Raises ValueError for NaN and for audio that is not floating point.
+        """
+        if not audio.is_floating_point():
+            raise ValueError(
+                f"MuLaw.encode takes floating-point audio in [-1, 1], but got {audio.dtype}. "
+                "Divide integer PCM by its full scale first (16-bit: 32768)."
+            )
+        if audio.dtype in (torch.float16, torch.bfloat16):  # too coarse near zero for the curve's slope
+            audio = audio.float()
+        if torch.isnan(audio).any():
+            raise ValueError(f"MuLaw.encode got {int(torch.isnan(audio).sum())} NaN samples; repair or drop this audio.")
+        audio = audio.clamp(-1.0, 1.0)
+        compressed = torch.sign(audio) * torch.log1p(self.mu * audio.abs()) / math.log1p(self.mu)
+        return ((compressed + 1) / 2 * self.mu + 0.5).to(torch.int64)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (integers in 0..classes - 1, any shape) -> audio, float32, same shape. Raises ValueError outside."""
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise ValueError(f"MuLaw.decode takes integer codes in 0..{self.mu}, but got {codes.dtype}.")
+        codes = codes.to(torch.int64)
+        if codes.numel() and (codes.min() < 0 or codes.max() > self.mu):
+            raise ValueError(
+                f"MuLaw({self.classes}).decode takes codes in 0..{self.mu}, "
+                f"but got values from {int(codes.min())} to {int(codes.max())}."
+            )
+        compressed = codes.float() / self.mu * 2 - 1
+        return torch.sign(compressed) * (torch.exp(compressed.abs() * math.log1p(self.mu)) - 1) / self.mu

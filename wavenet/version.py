@@ -1,0 +1,3 @@
+"""The one place that knows the library's version; checkpoints carry it."""
+
+__version__ = "0.1.0"
