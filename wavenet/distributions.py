@@ -1,0 +1,67 @@
+"""Owns what comes out of a model: a categorical distribution over mu-law codes. Knows nothing of networks or engines.
+
+Every engine draws by the same rule, so that the same uniforms give the same codes everywhere.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How codes are drawn from logits.
+
+    temperature: divides the logits; 1 is the model's own distribution, 0 takes the likeliest code.
+    top_k: keep the k likeliest codes; 0 keeps all.
+    top_p: keep the fewest likeliest codes whose probabilities reach p; 1 keeps all (Holtzman et al. 2020).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be a finite number of at least 0, but got {self.temperature}.")
+        if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 0:
+            raise ValueError(f"top_k must be an integer of at least 0 (0 keeps all codes), but got {self.top_k!r}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie above 0 and at most at 1 (1 keeps all codes), but got {self.top_p}.")
+
+    def draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        """logits (B, Q), uniforms (B,) in [0, 1) -> codes (B,) int64, by inverse CDF.
+
+        The code is the first whose cumulative probability exceeds u times the total.
+        """
+        if self.temperature == 0:
+            return logits.argmax(dim=-1)
+        cumulative = self.probabilities(logits).cumsum(dim=-1)
+        edge = uniforms.to(cumulative.dtype).unsqueeze(-1) * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, edge, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(B, Q) -> (B, Q) probabilities after temperature, top-k and top-p, at least in float32.
+
+        Ties at the k-th place are all kept; where p is reached between equal codes, the lower code comes first.
+        """
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        logits = logits / self.temperature
+        if 0 < self.top_k < logits.shape[-1]:
+            kth = logits.topk(self.top_k, dim=-1).values[:, -1:]
+            logits = logits.masked_fill(logits < kth, -torch.inf)
+        probabilities = logits.softmax(dim=-1)
+        if self.top_p < 1:
+            ordered, codes = probabilities.sort(dim=-1, descending=True, stable=True)
+            before = ordered.cumsum(dim=-1) - ordered
+            kept = torch.zeros_like(ordered).scatter(-1, codes, torch.where(before < self.top_p, ordered, 0))
+            probabilities = kept / kept.sum(dim=-1, keepdim=True)
+        return probabilities
+
+
+def negative_log_likelihood(logits: Tensor, codes: Tensor) -> Tensor:
+    """logits (B, Q, T), codes (B, T) -> nats per sample (B, T), at least in float32."""
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return F.cross_entropy(logits, codes, reduction="none")

@@ -1,0 +1,87 @@
+"""Owns the ways to run a model sample by sample, and the choice among them. Knows nothing of seeds, prompts or files.
+
+For the same model, uniforms and labels every engine gives the same codes as `naive`, up to ties within float error.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from wavenet.distributions import Sampling
+from wavenet.model import ModelState, WaveNet
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+class EngineState(NamedTuple):
+    """All that an engine remembers, in the model's canonical form: it can be taken from one engine and given to another.
+
+    code: (B,) int64, the last code, which the model has not been fed yet (silence at the start).
+    model: the model's state before that code.
+    """
+
+    code: Tensor
+    model: ModelState
+
+
+class Engine(Protocol):
+    """B streams side by side. Weights are copied when the engine is built: later changes to the model do not reach it."""
+
+    state: EngineState
+
+    def __init__(
+        self, model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, dtype: torch.dtype
+    ) -> None: ...
+
+    def prime(self, codes: Tensor) -> Tensor:
+        """Teacher forced: the next n codes (B, n), given -> their logits (B, Q, n); logits[..., i] predicts codes[:, i]."""
+        ...
+
+    def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
+        """Free running: uniforms (B, n) in [0, 1) -> the next n codes (B, n)."""
+        ...
+
+
+def _naive() -> type[Engine]:
+    from wavenet.engines.naive import NaiveEngine
+
+    return NaiveEngine
+
+
+def _torch() -> type[Engine]:
+    from wavenet.engines.torch import TorchEngine
+
+    return TorchEngine
+
+
+ENGINES: dict[str, Callable[[], type[Engine]]] = {"naive": _naive, "torch": _torch}
+
+
+def build_engine(
+    model: WaveNet,
+    batch_size: int,
+    labels: Mapping[str, Tensor] | None = None,
+    *,
+    engine: str = "auto",
+    precision: str = "float32",
+) -> Engine:
+    """The engine of that name for `batch_size` streams, on the model's device. `auto` takes the fastest and logs which.
+
+    labels: name -> (B,) int64. precision: "float32", "bfloat16" or "float64", of weights and activations.
+    Raises ValueError for an unknown engine or precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"Unknown precision {precision!r}; there are: {', '.join(PRECISIONS)}.")
+    if engine != "auto" and engine not in ENGINES:
+        raise ValueError(f"Unknown engine {engine!r}; there are: auto, {', '.join(ENGINES)}.")
+    device = next(model.parameters()).device
+    if engine == "auto":
+        engine = "torch"
+        logger.info("engine: torch (cached, the fastest there is for %s), %s, batch %d", device, precision, batch_size)
+    labels = {name: ids.to(device) for name, ids in labels.items()} if labels else None
+    return ENGINES[engine]()(model, batch_size, labels, PRECISIONS[precision])

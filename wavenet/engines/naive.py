@@ -1,0 +1,56 @@
+"""Owns the reference engine: the whole receptive field through `model.forward` for every sample. Slow, obviously right."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from wavenet.distributions import Sampling
+from wavenet.engines import EngineState
+from wavenet.model import ModelState, WaveNet
+
+
+class NaiveEngine:
+    """Keeps every input since the start, and asks the model again for each sample."""
+
+    def __init__(
+        self, model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, dtype: torch.dtype
+    ) -> None:
+        self._model = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+        self._labels = labels
+        device = next(model.parameters()).device
+        self._inputs = torch.full((batch_size, 1), model.codec.silence, device=device)
+        self._before: ModelState | None = None  # the state before the first of the inputs; None is the zero state
+
+    @property
+    def state(self) -> EngineState:
+        before = self._before or self._model.init_state(len(self._inputs))
+        inputs = self._inputs.clone()  # no inference tensor leaves the engine
+        if inputs.shape[1] > 1:
+            _, before = self._model.step(inputs[:, :-1], before, self._labels)
+        return EngineState(inputs[:, -1], before)
+
+    @state.setter
+    def state(self, state: EngineState) -> None:
+        self._inputs, self._before = state.code[:, None].clone(), state.model
+
+    @torch.inference_mode()
+    def prime(self, codes: Tensor) -> Tensor:
+        self._inputs = torch.cat([self._inputs, codes], dim=1)
+        return self._logits(self._inputs[:, :-1])[..., -codes.shape[1] :]
+
+    @torch.inference_mode()
+    def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
+        start = self._inputs.shape[1]
+        for u in uniforms.to(self._inputs.device).unbind(1):
+            code = sampling.draw(self._logits(self._inputs, last=True), u)
+            self._inputs = torch.cat([self._inputs, code[:, None]], dim=1)
+        return self._inputs[:, start:].clone()
+
+    def _logits(self, inputs: Tensor, last: bool = False) -> Tensor:
+        if self._before is not None:
+            logits, _ = self._model.step(inputs, self._before, self._labels)
+        else:  # once the receptive field is full, what lies before it changes nothing
+            logits = self._model(inputs[:, -self._model.receptive_field :] if last else inputs, self._labels)
+        return logits[..., -1] if last else logits

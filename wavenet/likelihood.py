@@ -1,0 +1,68 @@
+"""Owns the exact likelihood of a clip: every sample, from silence context. Knows nothing of training or files.
+
+bits per sample = -1/T sum_t log2 p(x_t | x_0, ..., x_{t-1}),  of the mu-law codes; 8 bits is the uniform guess.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from wavenet.conditioning import label_ids
+from wavenet.distributions import negative_log_likelihood
+from wavenet.model import WaveNet
+
+
+def nats_per_sample(
+    model: WaveNet, codes: Tensor, labels: Mapping[str, Tensor] | None = None, chunk_size: int = 16384
+) -> Tensor:
+    """codes (B, T) -> -ln p of each, (B, T) float32, in chunks of `chunk_size` samples through `model.step`.
+
+    Memory grows with chunk_size and not with T, but for the result. The value does not depend on chunk_size.
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, but got {chunk_size}.")
+    codes = codes.long()
+    silence = codes.new_full((codes.shape[0], 1), model.codec.silence)
+    inputs = torch.cat([silence, codes[:, :-1]], dim=1)
+    state = model.init_state(codes.shape[0])
+    nats = []
+    for given, wanted in zip(inputs.split(chunk_size, dim=1), codes.split(chunk_size, dim=1), strict=True):
+        logits, state = model.step(given, state, labels)
+        nats.append(negative_log_likelihood(logits, wanted))
+    return torch.cat(nats, dim=1)
+
+
+@torch.inference_mode()
+def bits_per_sample(
+    model: WaveNet,
+    audio: Tensor,
+    labels: Mapping[str, str | Sequence[str]] | None = None,
+    *,
+    lengths: Sequence[int] | Tensor | None = None,
+    chunk_size: int = 16384,
+) -> float:
+    """Mean bits per sample over every sample of every clip, exact for clips of any length.
+
+    Args:
+        model: in the dtype and on the device to be judged.
+        audio: (T,) or (B, T) in [-1, 1] at the model's sample rate; or mu-law codes, integers of the same shape.
+        labels: category names, {"digit": "7"} for all clips or {"digit": ["7", "8"]}.
+        lengths: samples of each clip where they differ; what lies beyond is not counted.
+        chunk_size: samples a forward pass; memory for time, the value stays the same.
+
+    Raises ValueError for an empty clip, NaN, lengths that do not fit, and unknown or missing labels.
+    """
+    clips = audio.unsqueeze(0) if audio.dim() == 1 else audio
+    if clips.dim() != 2 or clips.shape[1] == 0:
+        raise ValueError(f"bits_per_sample takes audio of shape (time,) or (batch, time), but got {tuple(audio.shape)}.")
+    counts = torch.as_tensor([clips.shape[1]] * len(clips) if lengths is None else lengths)
+    if counts.shape != (len(clips),) or counts.min() < 1 or counts.max() > clips.shape[1]:
+        raise ValueError(f"lengths must be {len(clips)} numbers in 1..{clips.shape[1]}, but got {counts.tolist()}.")
+    device = next(model.parameters()).device
+    codes = (model.codec.encode(clips) if clips.is_floating_point() else clips).to(device)
+    ids = {name: value.to(device) for name, value in label_ids(model.labels, labels or {}, len(clips)).items()}
+    nats = nats_per_sample(model, codes, ids, chunk_size).double()
+    counted = torch.arange(clips.shape[1], device=device) < counts.to(device)[:, None]
+    return float(nats[counted].sum() / counted.sum() / math.log(2))

@@ -1,0 +1,257 @@
+"""Owns `WaveNet`: mu-law codes in, logits of the next code out, and the folder it is saved in. Knows nothing of sampling.
+
+Paper: van den Oord et al. 2016, "WaveNet: A Generative Model for Raw Audio", figure 4.
+
+Shapes: B batch, T time, Q = 256 classes, C residual channels.
+"""
+
+import inspect
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from wavenet.conditioning import LabelEmbedding, LabelNames, checked_names
+from wavenet.layers import CausalConv1d, ResidualStack, dilation_cycles
+from wavenet.mulaw import MuLaw
+from wavenet.version import __version__
+
+FORMAT_VERSION = 1  # of the saved folder; raised when an older library could no longer read it
+ModelState = tuple[Tensor, tuple[Tensor, ...]]  # of the input convolution, of the stack
+
+
+class WaveNet(nn.Module):
+    """An autoregressive model of mu-law codes: params[..., t] are the logits of codes[:, t + 1] given codes[:, : t + 1].
+
+    The first input of a clip is the codec's silence code, so the first sample is predicted too.
+
+    Args:
+        cycles, layers_per_cycle: dilations 1, 2, ..., 2^(layers_per_cycle - 1), repeated `cycles` times.
+        kernel_size: of the input convolution and of every dilated convolution.
+        residual_channels: width of the stack, and of the embedding of the input codes.
+        gate_channels: channels after each gate.
+        skip_channels: channels of the skips, and of the head's input.
+        head_channels: of the head's hidden layer; skip_channels where none are given.
+        sample_rate: of the audio in Hz; a fact that travels with the weights, no layer depends on it.
+        labels: names and categories of the conditions on a whole clip, {"digit": ["0", "1", ...]}.
+        condition_channels: width of the label embeddings; not used without labels.
+        residual_scale: factor on each block's residual.
+    """
+
+    def __init__(
+        self,
+        cycles: int = 3,
+        layers_per_cycle: int = 10,
+        kernel_size: int = 2,
+        residual_channels: int = 64,
+        gate_channels: int = 64,
+        skip_channels: int = 256,
+        head_channels: int | None = None,
+        sample_rate: int = 16000,
+        labels: LabelNames | None = None,
+        condition_channels: int = 32,
+        residual_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        head_channels = head_channels or skip_channels
+        self.labels = checked_names(labels)
+        self.sample_rate = sample_rate
+        self.codec = MuLaw()
+        self.config = {
+            "cycles": cycles,
+            "layers_per_cycle": layers_per_cycle,
+            "kernel_size": kernel_size,
+            "residual_channels": residual_channels,
+            "gate_channels": gate_channels,
+            "skip_channels": skip_channels,
+            "head_channels": head_channels,
+            "sample_rate": sample_rate,
+            "labels": self.labels,
+            "condition_channels": condition_channels,
+            "residual_scale": residual_scale,
+        }
+        _check_sizes(self.config)
+        self.embedding = nn.Embedding(self.codec.classes, residual_channels)
+        self.label_embedding = LabelEmbedding(self.labels, condition_channels) if self.labels else None
+        self.input = CausalConv1d(residual_channels, residual_channels, kernel_size)
+        self.stack = ResidualStack(
+            dilation_cycles(cycles, layers_per_cycle),
+            residual_channels,
+            gate_channels,
+            skip_channels,
+            kernel_size,
+            condition_channels if self.labels else 0,
+            residual_scale,
+        )
+        self.head = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv1d(skip_channels, head_channels, 1),
+            nn.ReLU(),
+            nn.Conv1d(head_channels, self.codec.classes, 1),
+        )
+
+    @property
+    def receptive_field(self) -> int:
+        """Input samples that one output depends on: 1 + sum of (kernel_size - 1) * dilation over all convolutions."""
+        return self.stack.receptive_field + self.input.history
+
+    @property
+    def receptive_field_ms(self) -> float:
+        """The receptive field in milliseconds at the model's sample rate."""
+        return 1000 * self.receptive_field / self.sample_rate
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, codes: Tensor, labels: Mapping[str, Tensor] | None = None, mel: Tensor | None = None) -> Tensor:
+        """codes (B, T) integers, labels name -> (B,) -> logits (B, Q, T), the t-th for the code after codes[:, t].
+
+        Raises ValueError for codes of another shape or type, and for labels that are missing, unknown or not expected.
+        """
+        condition = self.condition(labels, mel)
+        return self.head(self.stack(self.input(self.embed(codes)), condition))
+
+    def init_state(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> ModelState:
+        """The state before the first input: zeros (see `CausalConv1d.init_state`), as (input, (block, block, ...))."""
+        return (
+            self.input.init_state(batch_size, device=device, dtype=dtype),
+            self.stack.init_state(batch_size, device=device, dtype=dtype),
+        )
+
+    def step(
+        self,
+        codes: Tensor,
+        state: ModelState,
+        labels: Mapping[str, Tensor] | None = None,
+        mel: Tensor | None = None,
+    ) -> tuple[Tensor, ModelState]:
+        """The next n codes (B, n) and the state -> logits (B, Q, n) and the new state."""
+        condition = self.condition(labels, mel)
+        x, input_state = self.input.step(self.embed(codes), state[0])
+        skips, stack_state = self.stack.step(x, state[1], condition)
+        return self.head(skips), (input_state, stack_state)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """codes (B, T) -> features (B, C, T)."""
+        if codes.dim() != 2 or codes.is_floating_point():
+            raise ValueError(
+                f"WaveNet takes mu-law codes of shape (batch, time), integers in 0..{self.codec.mu}, but got "
+                f"{tuple(codes.shape)} of {codes.dtype}. Audio becomes codes by model.codec.encode(audio)."
+            )
+        return self.embedding(codes.long()).transpose(1, 2)
+
+    def condition(self, labels: Mapping[str, Tensor] | None = None, mel: Tensor | None = None) -> Tensor | None:
+        """Labels -> condition features (B, condition_channels, 1), the same at every time; None without labels."""
+        if mel is not None:
+            raise ValueError("This model is not conditioned on mel spectrograms; leave mel out.")
+        if self.label_embedding is not None:
+            return self.label_embedding(labels)
+        if labels:
+            raise ValueError(f"This model was built without labels, but got {sorted(labels)}.")
+        return None
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `model.safetensors` and `config.json`. Each appears whole or not at all; the weights come last."""
+        from safetensors.torch import save
+
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        config = {
+            "format_version": FORMAT_VERSION,
+            "library": "wavenet",
+            "library_version": __version__,
+            "codec": {"name": "mu-law", "classes": self.codec.classes, "silence": self.codec.silence},
+            "receptive_field": self.receptive_field,
+            "model": self.config,
+        }
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        _write_whole(target / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        _write_whole(target / "model.safetensors", save(weights, metadata={"library_version": __version__}))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
+        """A model in eval mode from a folder of `save_pretrained`. Runs no code from it.
+
+        Raises FileNotFoundError where a file is missing, ValueError where one is damaged or of another library version.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        source = Path(folder)
+        model = cls(**_read_config(source))
+        try:
+            weights = load_file(_existing(source, "model.safetensors"))
+        except SafetensorError as error:
+            raise ValueError(
+                f"{source / 'model.safetensors'} is not a whole safetensors file ({error}). "
+                "It was cut short, or is another format: export or copy it again."
+            ) from error
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"The weights in {source} do not fit its config.json; the two come from different models: {error}"
+            ) from error
+        return model.eval()
+
+
+def _check_sizes(config: Mapping[str, Any]) -> None:
+    for name, value in config.items():
+        if name in ("labels", "residual_scale"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"WaveNet got {name}={value!r}; it must be an integer of at least 1.")
+    if not 0 < config["residual_scale"] < float("inf"):
+        raise ValueError(f"WaveNet got residual_scale={config['residual_scale']!r}; it must be a finite number above 0.")
+
+
+def _existing(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {name}. A saved model is a folder with config.json and model.safetensors, as "
+            "save_pretrained writes and a training run leaves in runs/NAME/model."
+        )
+    return path
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = _existing(folder, "config.json")
+    try:
+        config = json.loads(path.read_text())
+        written_by, format_version, model = config["library_version"], config["format_version"], config["model"]
+        codec_classes = config["codec"]["classes"]
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not the config.json of a saved WaveNet ({error!r}).") from error
+    known = [name for name in inspect.signature(WaveNet.__init__).parameters if name != "self"]
+    unknown = sorted(set(model) - set(known))
+    if format_version != FORMAT_VERSION or codec_classes != MuLaw().classes or unknown:
+        what = f"settings this version does not know: {unknown}" if unknown else f"format {format_version}"
+        raise ValueError(
+            f"{path} was written by wavenet {written_by} ({what}); this is wavenet {__version__}, which reads format "
+            f"{FORMAT_VERSION}. Install that version, or export the model again with this one."
+        )
+    return model
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write to a temporary name beside the file, then rename: a reader never sees half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
