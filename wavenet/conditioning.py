@@ -18,7 +18,9 @@ def checked_names(labels: LabelNames | None) -> dict[str, list[str]]:
     names = {str(name): [str(category) for category in categories] for name, categories in (labels or {}).items()}
     for name, categories in names.items():
         if not name.isidentifier():  # a module's name, a column's name, a command line's NAME=VALUE
-            raise ValueError(f"Label name {name!r} must be letters, digits and underscores, and not begin with a digit.")
+            raise ValueError(
+                f"Label name {name!r} must be letters, digits and underscores, and not begin with a digit."
+            )
         if not categories or len(set(categories)) != len(categories):
             raise ValueError(f"Label {name!r} needs at least one category, each once, but got {categories}.")
     return names

@@ -64,4 +64,5 @@ class Sampling:
 def negative_log_likelihood(logits: Tensor, codes: Tensor) -> Tensor:
     """logits (B, Q, T), codes (B, T) -> nats per sample (B, T), at least in float32."""
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    return F.cross_entropy(logits, codes, reduction="none")
+    rows = logits.transpose(1, 2).flatten(0, 1)  # (B * T, Q), as the logits lie in memory
+    return F.cross_entropy(rows, codes.flatten(), reduction="none").view(codes.shape)

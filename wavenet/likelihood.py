@@ -56,7 +56,9 @@ def bits_per_sample(
     """
     clips = audio.unsqueeze(0) if audio.dim() == 1 else audio
     if clips.dim() != 2 or clips.shape[1] == 0:
-        raise ValueError(f"bits_per_sample takes audio of shape (time,) or (batch, time), but got {tuple(audio.shape)}.")
+        raise ValueError(
+            f"bits_per_sample takes audio of shape (time,) or (batch, time), but got {tuple(audio.shape)}."
+        )
     counts = torch.as_tensor([clips.shape[1]] * len(clips) if lengths is None else lengths)
     if counts.shape != (len(clips),) or counts.min() < 1 or counts.max() > clips.shape[1]:
         raise ValueError(f"lengths must be {len(clips)} numbers in 1..{clips.shape[1]}, but got {counts.tolist()}.")

@@ -90,9 +90,9 @@ class WaveNet(nn.Module):
         )
         self.head = nn.Sequential(
             nn.ReLU(),
-            nn.Conv1d(skip_channels, head_channels, 1),
+            CausalConv1d(skip_channels, head_channels, 1),
             nn.ReLU(),
-            nn.Conv1d(head_channels, self.codec.classes, 1),
+            CausalConv1d(head_channels, self.codec.classes, 1),
         )
 
     @property
@@ -210,7 +210,9 @@ def _check_sizes(config: Mapping[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"WaveNet got {name}={value!r}; it must be an integer of at least 1.")
     if not 0 < config["residual_scale"] < float("inf"):
-        raise ValueError(f"WaveNet got residual_scale={config['residual_scale']!r}; it must be a finite number above 0.")
+        raise ValueError(
+            f"WaveNet got residual_scale={config['residual_scale']!r}; it must be a finite number above 0."
+        )
 
 
 def _existing(folder: Path, name: str) -> Path:

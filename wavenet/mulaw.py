@@ -46,7 +46,9 @@ class MuLaw:
         if audio.dtype in (torch.float16, torch.bfloat16):  # too coarse near zero for the curve's slope
             audio = audio.float()
         if torch.isnan(audio).any():
-            raise ValueError(f"MuLaw.encode got {int(torch.isnan(audio).sum())} NaN samples; repair or drop this audio.")
+            raise ValueError(
+                f"MuLaw.encode got {int(torch.isnan(audio).sum())} NaN samples; repair or drop this audio."
+            )
         audio = audio.clamp(-1.0, 1.0)
         compressed = torch.sign(audio) * torch.log1p(self.mu * audio.abs()) / math.log1p(self.mu)
         return ((compressed + 1) / 2 * self.mu + 0.5).to(torch.int64)

@@ -1,0 +1,107 @@
+"""Owns the way from LJ Speech 1.1 to the one layout: wavs/ and a metadata.csv with the columns path and split.
+
+    python data/ljspeech/prepare.py --out DIR [--source DIR]
+
+torchaudio downloads and unpacks (2.6 GB, 3.6 GB unpacked); its item loading is not used, since it needs torchcodec.
+The corpus's own metadata.csv, the transcripts, is kept as transcripts.csv. The corpus has no splits: the clips in the
+order of a hash of their names give 1% to test, the next 1% to val, the same ones every time. With --source, an
+unpacked copy is linked and not downloaded.
+"""
+
+import argparse
+import hashlib
+import math
+import sys
+import tarfile
+from http.client import HTTPException
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from data.layout import METADATA, counts, folder, link, publish, run, staging, write_metadata
+
+COLUMNS = ("path", "split")
+TRANSCRIPTS = "transcripts.csv"
+CLIPS = 13_100
+HELD_OUT = 0.01  # each of val and test: 131 clips, about 14 minutes
+URL = "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2"
+
+
+def download(into: Path) -> Path:
+    """The unpacked corpus in `into`. Raises ValueError saying what to do where that fails."""
+    from torchaudio.datasets import LJSPEECH
+
+    try:
+        LJSPEECH(into, download=True)
+    except (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError) as error:
+        raise ValueError(
+            f"could not download LJ Speech ({error}). Check the network and type the same again, or fetch {URL} by "
+            "other means, unpack it, and add --source FOLDER."
+        ) from error
+    return into / "LJSpeech-1.1"
+
+
+def recordings(source: Path) -> list[Path]:
+    """The wav files in source/wavs, or in `source` itself."""
+    for place in (source / "wavs", source):
+        found = sorted(place.glob("*.wav"))
+        if found:
+            return found
+    raise ValueError(
+        f"{source} holds no wav files, nor does a wavs folder in it. Give --source the LJSpeech-1.1 folder."
+    )
+
+
+def splits(names: list[str]) -> dict[str, str]:
+    """Clip name -> train, val or test: at least one each, whatever order the names come in."""
+    if len(names) < 3:
+        raise ValueError(f"Three splits need at least 3 clips, but there are {len(names)}. Is the copy whole?")
+    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    held = math.ceil(HELD_OUT * len(ordered))
+    return {name: "test" if i < held else "val" if i < 2 * held else "train" for i, name in enumerate(ordered)}
+
+
+def prepare(out: Path, source: Path | None = None) -> None:
+    """Leaves wavs/, metadata.csv and transcripts.csv in `out`; downloads where --source is not given."""
+    if source is not None and (source == out or source in out.parents):
+        raise ValueError(f"--out {out} is --source or inside it, whose metadata.csv it would replace. Choose another.")
+    if source is None and is_prepared(out):
+        print(f"{out} is prepared already")
+        return
+    with staging(out) as stage:
+        corpus = source or download(stage.parent)
+        rows = build(corpus, stage)
+        publish(stage, out)
+    missing = f" (the whole corpus has {CLIPS})" if len(rows) != CLIPS else ""
+    print(f"{len(rows)} clips{missing} in {out}: {counts([split for _, split in rows])}")
+
+
+def is_prepared(out: Path) -> bool:
+    """Whether a run of this script finished there: metadata.csv is put in place after the audio."""
+    path = out / METADATA
+    return path.is_file() and path.read_text(encoding="utf-8").startswith(",".join(COLUMNS))
+
+
+def build(corpus: Path, stage: Path) -> list[tuple[str, str]]:
+    """Links the clips and transcripts of `corpus` into `stage`, writes metadata.csv there and returns its rows."""
+    clips = recordings(corpus)
+    split = splits([path.name for path in clips])
+    for path in clips:
+        link(path, stage / "wavs" / path.name)
+    transcripts = clips[0].parent.parent / METADATA if clips[0].parent.name == "wavs" else corpus / METADATA
+    if transcripts.is_file():
+        link(transcripts, stage / TRANSCRIPTS)
+    rows = [(f"wavs/{path.name}", split[path.name]) for path in clips]
+    write_metadata(stage / METADATA, COLUMNS, rows)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="LJ Speech 1.1 with a metadata.csv of splits.")
+    parser.add_argument("--out", type=folder, required=True, help="folder to write to")
+    parser.add_argument("--source", type=folder, help="an unpacked copy (default: download it)")
+    args = parser.parse_args()
+    prepare(args.out, args.source)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,114 @@
+"""Owns the way from Speech Commands v0.02 to the one layout: metadata.csv beside the words' folders.
+
+    python data/speech_commands/prepare.py --out DIR [--source DIR] [--words zero one ... | --words all]
+
+torchaudio downloads and unpacks (2.3 GB, 3.4 GB unpacked); its item loading is not used, since it needs torchcodec.
+The words default to the ten digits (SC09). metadata.csv has the columns path, split, word and speaker; the splits are
+the corpus's own lists. With --source, an unpacked copy is linked and not downloaded.
+"""
+
+import argparse
+import sys
+import tarfile
+from collections.abc import Sequence
+from http.client import HTTPException
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from data.layout import METADATA, counts, folder, link, publish, run, staging, write_metadata
+
+SC09 = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+COLUMNS = ("path", "split", "word", "speaker")
+LISTS = {"validation_list.txt": "val", "testing_list.txt": "test"}
+SPEAKER_ENDS = "_nohash_"  # SPEAKER_nohash_REPETITION.wav; the noise recordings have none
+URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
+
+
+def unpacked(place: Path) -> bool:
+    """Whether the corpus lies there whole: its lists are put in place last."""
+    return all((place / name).is_file() for name in LISTS)
+
+
+def download(out: Path) -> None:
+    """Leaves the whole corpus in `out`. Raises ValueError saying what to do where that fails."""
+    from torchaudio.datasets import SPEECHCOMMANDS
+
+    with staging(out) as stage:
+        try:
+            SPEECHCOMMANDS(stage, download=True)
+        except (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError) as error:
+            raise ValueError(
+                f"could not download Speech Commands ({error}). Check the network and type the same again, or fetch "
+                f"{URL} by other means, unpack it, and add --source FOLDER."
+            ) from error
+        publish(stage / "SpeechCommands" / "speech_commands_v0.02", out)
+
+
+def splits(source: Path) -> dict[str, str]:
+    """Path relative to the corpus -> val or test, by its own lists; what is not listed trains."""
+    return {
+        line.strip(): split
+        for name, split in LISTS.items()
+        for line in (source / name).read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    }
+
+
+def metadata(source: Path, words: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """One row (path, split, word, speaker) for each utterance of the words, in order of path."""
+    available = sorted({path.parent.name for path in source.glob(f"*/*{SPEAKER_ENDS}*.wav")})
+    words = available if list(words) == ["all"] else words
+    absent = [word for word in words if word not in available]
+    if absent or not available:
+        raise ValueError(
+            f"{source} has no recordings of {', '.join(absent) or 'any word'}. "
+            f"Give --words some of: {', '.join(available) or '(nothing here: is this the corpus?)'}."
+        )
+    split = splits(source)
+    names = sorted(
+        f"{word}/{path.name}" for word in set(words) for path in (source / word).glob(f"*{SPEAKER_ENDS}*.wav")
+    )
+    return [(name, split.get(name, "train"), *_word_and_speaker(name)) for name in names]
+
+
+def _word_and_speaker(name: str) -> tuple[str, str]:
+    word, file = name.split("/")
+    return word, file.split(SPEAKER_ENDS)[0]
+
+
+def prepare(out: Path, source: Path | None = None, words: Sequence[str] = SC09) -> None:
+    """Leaves `out` with the words' recordings and metadata.csv; downloads where neither folder has the corpus."""
+    if source is None and not unpacked(out):
+        download(out)
+    source = source or out
+    if not unpacked(source):
+        raise ValueError(
+            f"{source} lacks {' or '.join(LISTS)}. Give --source the folder that holds them and the words."
+        )
+    rows = metadata(source, words)
+    if source == out:
+        write_metadata(out / METADATA, COLUMNS, rows)
+    else:
+        _link_all(source, out, rows)
+    print(f"{len(rows)} utterances, {len({row[2] for row in rows})} words in {out}: {counts([row[1] for row in rows])}")
+
+
+def _link_all(source: Path, out: Path, rows: list[tuple[str, str, str, str]]) -> None:
+    with staging(out) as stage:
+        for path, *_ in rows:
+            link(source / path, stage / path)
+        write_metadata(stage / METADATA, COLUMNS, rows)
+        publish(stage, out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speech Commands v0.02 with a metadata.csv of words and speakers.")
+    parser.add_argument("--out", type=folder, required=True, help="folder to write to")
+    parser.add_argument("--source", type=folder, help="an unpacked copy (default: download it)")
+    parser.add_argument("--words", nargs="+", default=SC09, help="words to list, or all (default: zero to nine)")
+    args = parser.parse_args()
+    prepare(args.out, args.source, args.words)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,230 @@
+"""Owns `LitWaveNet`: the loss, the optimiser, the exact validation. Knows nothing of files, runs or pictures.
+
+A batch is what `wavenet.data` makes: "codes" (B, W + 1) uint8, of which codes[:, :-1] are inputs and codes[:, 1:] targets;
+"scored" (B, 2), the range of targets with whole context; "labels" name -> (B,).
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from wavenet.distributions import negative_log_likelihood
+from wavenet.likelihood import nats_per_sample
+from wavenet.model import WaveNet
+
+logger = logging.getLogger(__name__)
+
+BITS = 1 / math.log(2)  # per nat
+
+
+class LitWaveNet(pl.LightningModule):
+    """A WaveNet, its loss in bits per sample, and its optimiser.
+
+    The network is built once the data is known, since its sample rate and labels come from there.
+
+    Args:
+        cycles: How often the dilations 1, 2, 4, ... are gone through.
+        layers_per_cycle: Blocks in one cycle; the last has dilation 2^(layers_per_cycle - 1).
+        kernel_size: Taps of every causal convolution.
+        residual_channels: Width of the residual stack and of the code embedding.
+        gate_channels: Channels after each gate.
+        skip_channels: Channels of the skips and of the head's input.
+        head_channels: Channels of the head's hidden layer; as skip_channels where none are given.
+        condition_channels: Width of the label embeddings.
+        residual_scale: Factor on each block's residual.
+        learning_rate: Highest learning rate, reached after the warm-up.
+        optimizer: adam or adamw.
+        betas: Decay rates of Adam's two moments.
+        weight_decay: AdamW's decay; not used by adam.
+        warmup_steps: Steps of linear warm-up.
+        final_lr_ratio: Share of the learning rate left at the last step, after a half cosine.
+        compile: Run the training forward through torch.compile (needs a C++ compiler on CPU; a minute to start).
+        max_nonfinite_steps: Stop after so many steps in a row with a loss or gradient that is not finite.
+        sample_rate: In Hz; taken from the data where none is given.
+        labels: Names and categories; taken from the data where none are given.
+    """
+
+    def __init__(
+        self,
+        cycles: int = 3,
+        layers_per_cycle: int = 10,
+        kernel_size: int = 2,
+        residual_channels: int = 64,
+        gate_channels: int = 64,
+        skip_channels: int = 256,
+        head_channels: int | None = None,
+        condition_channels: int = 32,
+        residual_scale: float = 1.0,
+        learning_rate: float = 1e-3,
+        optimizer: Literal["adam", "adamw"] = "adamw",
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.01,
+        warmup_steps: int = 200,
+        final_lr_ratio: float = 0.0,
+        compile: bool = False,
+        max_nonfinite_steps: int = 20,
+        sample_rate: int | None = None,
+        labels: dict[str, list[str]] | None = None,
+    ) -> None:
+        super().__init__()
+        betas = (betas[0], betas[1])
+        self.save_hyperparameters()
+        self.wavenet: WaveNet | None = None
+        self.nonfinite_steps = 0
+        self._nonfinite_in_a_row = 0
+        self._scored = torch.zeros((), dtype=torch.int64)
+
+    @property
+    def network(self) -> WaveNet:
+        if self.wavenet is None:
+            raise RuntimeError(
+                "The network is built when training starts or a checkpoint is loaded; call configure_model."
+            )
+        return self.wavenet
+
+    @property
+    def receptive_field(self) -> int:
+        return self.network.receptive_field
+
+    def configure_model(self) -> None:
+        if self.wavenet is not None:
+            return
+        self._take_from_data()
+        keys = (
+            "cycles",
+            "layers_per_cycle",
+            "kernel_size",
+            "residual_channels",
+            "gate_channels",
+            "skip_channels",
+            "head_channels",
+            "condition_channels",
+            "residual_scale",
+            "sample_rate",
+            "labels",
+        )
+        self.wavenet = WaveNet(**{key: self.hparams[key] for key in keys})
+        if self.hparams["compile"]:
+            self.wavenet.compile()
+
+    def _take_from_data(self) -> None:
+        """Sample rate and labels are facts of the corpus; a checkpoint's must be those of the data it goes on with."""
+        data = self.trainer.datamodule if self._trainer is not None else None  # type: ignore[attr-defined]
+        for name in ("sample_rate", "labels"):
+            mine, theirs = self.hparams[name], getattr(data, name, None)
+            if mine is not None and theirs is not None and mine != theirs:
+                raise ValueError(
+                    f"The model was trained with {name} = {mine}, but this data has {name} = {theirs}. "
+                    "Use the data settings it was trained with, or train a new model."
+                )
+            if mine is None and theirs is None:
+                raise ValueError(f"LitWaveNet needs {name}: from a data module, or given.")
+            self.hparams[name] = mine if mine is not None else theirs
+
+    def forward(self, codes: Tensor, labels: Mapping[str, Tensor] | None = None) -> Tensor:
+        """codes (B, T) -> logits (B, Q, T)."""
+        return self.network(codes, labels)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        codes = batch["codes"]
+        logits = self(codes[:, :-1], batch["labels"])
+        loss = mean_over_scored(negative_log_likelihood(logits, codes[:, 1:].long()), batch["scored"])
+        self.log("bits", loss.detach() * BITS, prog_bar=True)
+        self._scored = self._scored.to(codes.device) + (batch["scored"][:, 1] - batch["scored"][:, 0]).sum()
+        self.log("samples_seen", (self._scored * self.trainer.world_size).float())
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._score(batch, "val_bits")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._score(batch, "test_bits")
+
+    def _score(self, batch: dict[str, Any], name: str) -> None:
+        """Exact bits per sample over whole clips, in float32 whatever precision training runs in."""
+        codes, scored = batch["codes"], batch["scored"]
+        with torch.autocast(codes.device.type, enabled=False):
+            nats = nats_per_sample(self.network, codes[:, 1:], batch["labels"])
+        count = int((scored[:, 1] - scored[:, 0]).sum())  # the weight of this batch in the mean over the epoch
+        bits = mean_over_scored(nats, scored) * BITS
+        self.log(name, bits, on_epoch=True, on_step=False, prog_bar=True, batch_size=count, sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        settings: dict[str, Any] = {"lr": self.hparams["learning_rate"], "betas": tuple(self.hparams["betas"])}
+        if self.hparams["optimizer"] == "adamw":
+            settings["weight_decay"] = self.hparams["weight_decay"]
+        optimizer = kinds[self.hparams["optimizer"]](self.parameters(), fused=True, **settings)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        """Linear warm-up, then a half cosine to final_lr_ratio at the last step; constant where there is no last step."""
+        warmup, floor = self.hparams["warmup_steps"], self.hparams["final_lr_ratio"]
+        if step < warmup:
+            return (step + 1) / warmup
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total) or total <= warmup:
+            return 1.0
+        progress = min(1.0, (step - warmup) / (total - warmup))
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by the global norm, and drops the step where that norm is not finite.
+
+        Under DDP every rank sees the same summed gradients, so all of them drop it together.
+        """
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            limit = math.inf
+        else:
+            limit = gradient_clip_val or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+        self.log("grad_norm", norm)
+        if torch.isfinite(norm):
+            self._nonfinite_in_a_row = 0
+            return
+        optimizer.zero_grad(set_to_none=True)  # without gradients the optimiser changes neither weights nor moments
+        self._count_nonfinite()
+
+    def _count_nonfinite(self) -> None:
+        self.nonfinite_steps += 1
+        self._nonfinite_in_a_row += 1
+        self.log("nonfinite_steps", float(self.nonfinite_steps))
+        logger.warning(
+            "step %d skipped: its loss or gradient is not finite (%d so far, %d in a row)",
+            self.trainer.global_step,
+            self.nonfinite_steps,
+            self._nonfinite_in_a_row,
+        )
+        if self._nonfinite_in_a_row >= self.hparams["max_nonfinite_steps"]:
+            raise ValueError(
+                f"{self._nonfinite_in_a_row} steps in a row had a loss or gradient that is not finite. Lower "
+                "--model.learning_rate, lengthen --model.warmup_steps, or use --trainer.precision 32-true; the last "
+                "checkpoint is from before."
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["samples_seen"] = int(self._scored)
+        checkpoint["nonfinite_steps"] = self.nonfinite_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._scored = torch.tensor(checkpoint["samples_seen"])
+        self.nonfinite_steps = checkpoint["nonfinite_steps"]
+
+
+def mean_over_scored(values: Tensor, scored: Tensor) -> Tensor:
+    """values (B, W), scored (B, 2) as [start, end) -> the mean of the values inside the ranges."""
+    position = torch.arange(values.shape[1], device=values.device)
+    mask = (position >= scored[:, :1]) & (position < scored[:, 1:])
+    return torch.where(mask, values, 0).sum() / mask.sum()
