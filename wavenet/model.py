@@ -8,7 +8,6 @@ Shapes: B batch, T time, Q = 256 classes, C residual channels.
 import inspect
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wavenet.conditioning import LabelEmbedding, LabelNames, checked_names
+from wavenet.files import write_whole
 from wavenet.layers import CausalConv1d, ResidualStack, dilation_cycles
 from wavenet.mulaw import MuLaw
 from wavenet.version import __version__
@@ -163,7 +163,6 @@ class WaveNet(nn.Module):
         from safetensors.torch import save
 
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
         config = {
             "format_version": FORMAT_VERSION,
             "library": "wavenet",
@@ -173,8 +172,8 @@ class WaveNet(nn.Module):
             "model": self.config,
         }
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        _write_whole(target / "config.json", (json.dumps(config, indent=2) + "\n").encode())
-        _write_whole(target / "model.safetensors", save(weights, metadata={"library_version": __version__}))
+        write_whole(target / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_whole(target / "model.safetensors", save(weights, metadata={"library_version": __version__}))
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
@@ -242,18 +241,3 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{FORMAT_VERSION}. Install that version, or export the model again with this one."
         )
     return model
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write to a temporary name beside the file, then rename: a reader never sees half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

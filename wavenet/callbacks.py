@@ -1,0 +1,193 @@
+"""Owns what happens beside the training loop: averaged weights, checkpoints, Ctrl-C, samples, pictures, the export."""
+
+import logging
+import math
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from wavenet.audio import save_audio
+from wavenet.generation import generate
+from wavenet.model import WaveNet
+from wavenet.plotting import plot_clips
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, without the run's version number."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=5)
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
+class WeightAverage(EMAWeightAveraging):
+    """Exponential moving average of the weights: validated, sampled from and exported in place of the last ones.
+
+    Args:
+        decay: Share of the old average kept at each step.
+        start_step: Step from which weights are averaged.
+    """
+
+    def __init__(self, decay: float = 0.999, start_step: int = 0) -> None:
+        super().__init__(decay=decay, update_starting_at_step=start_step)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device  # the module is still on the CPU here
+        super().setup(trainer, pl_module, stage)
+
+    @property
+    def network(self) -> WaveNet:
+        """The averaged network."""
+        assert self._average_model is not None
+        return self._average_model.module.network
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps `checkpoints/last.ckpt`, from which `--ckpt_path last` goes on exactly; writes it on Ctrl-C too.
+
+    Args:
+        every_n_steps: Optimiser steps between two of them.
+    """
+
+    def __init__(self, every_n_steps: int = 250) -> None:
+        super().__init__(filename="last", every_n_train_steps=every_n_steps, enable_version_counter=False)
+        self._interrupted = False
+        self._previous_handler: Any = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._previous_handler = signal.signal(signal.SIGINT, lambda *event: self._on_interrupt(trainer, *event))
+
+    def _on_interrupt(self, trainer: pl.Trainer, number: int, frame: FrameType | None) -> None:
+        """In a training step: finish it first. Elsewhere nothing has changed since the last checkpoint."""
+        if self._interrupted or not trainer.training:
+            raise KeyboardInterrupt
+        self._interrupted = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        interrupted = self._interrupted
+        if trainer.world_size > 1:  # the ranks stop after the same step
+            interrupted = trainer.strategy.reduce_boolean_decision(interrupted, all=False)
+        if interrupted:
+            self._save_now(trainer)
+            raise KeyboardInterrupt
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._save_now(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save_now(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+            print(f"\nStopped after step {trainer.global_step}. {self._how_to_resume()}", flush=True)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGINT, self._previous_handler)
+
+    def _save_now(self, trainer: pl.Trainer) -> None:
+        if trainer.fast_dev_run or self._last_global_step_saved == trainer.global_step:
+            return
+        assert self.dirpath is not None
+        self._save_checkpoint(trainer, str(Path(self.dirpath, "last.ckpt")))
+        self.last_model_path = str(Path(self.dirpath, "last.ckpt"))
+
+    def _how_to_resume(self) -> str:
+        path = Path(self.dirpath or "", "last.ckpt")
+        if not path.is_file():
+            return "It had not come to a checkpoint yet; start it again."
+        return f"Go on with: python train.py --ckpt_path {path}"
+
+
+class Samples(pl.Callback):
+    """After a validation: clips from the averaged weights, as wav files and on TensorBoard, and the export of the best.
+
+    Args:
+        count: Clips each time.
+        seconds: Length of each.
+        every_n_validations: 0 for none until the end of the run.
+        temperature: Divides the logits.
+    """
+
+    def __init__(
+        self, count: int = 4, seconds: float = 1.0, every_n_validations: int = 1, temperature: float = 1.0
+    ) -> None:
+        self.count = count
+        self.seconds = seconds
+        self.every_n_validations = every_n_validations
+        self.temperature = temperature
+        self._validations = 0
+        self._best = math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self._validations, "best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validations, self._best = state_dict["validations"], state_dict["best"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        bits = trainer.callback_metrics.get("val_bits")
+        if trainer.sanity_checking or trainer.state.fn != "fit" or bits is None:
+            return
+        self._validations += 1
+        if not trainer.is_global_zero or trainer.log_dir is None or trainer.fast_dev_run:
+            return
+        run = Path(trainer.log_dir)
+        network = averaged_network(trainer, pl_module)
+        if bits < self._best:
+            self._best = float(bits)
+            network.save_pretrained(run / "model")
+        if self.every_n_validations and self._validations % self.every_n_validations == 0:
+            clips = self.write(network, run, f"step-{trainer.global_step:07d}")
+            self._show(trainer, network, clips)
+
+    def write(self, network: WaveNet, run: Path, stem: str) -> Tensor:
+        """`count` clips to run/samples/STEM-i.wav; returns them, (count, T)."""
+        clips = generate(network, seconds=self.seconds, batch_size=self.count, temperature=self.temperature)
+        for index, clip in enumerate(clips):
+            save_audio(run / "samples" / f"{stem}-{index}.wav", clip, network.sample_rate)
+        return clips
+
+    def _show(self, trainer: pl.Trainer, network: WaveNet, clips: Tensor) -> None:
+        self._log(trainer, "generated", list(clips), network.sample_rate)
+        if self._validations == self.every_n_validations:  # the real ones once, beside the first
+            self._log(trainer, "real", self._real_clips(trainer, network), network.sample_rate)
+
+    def _real_clips(self, trainer: pl.Trainer, network: WaveNet) -> list[Tensor]:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        clips = (data.clips("val") or data.clips("train"))[: self.count] if data is not None else []
+        limit = round(self.seconds * network.sample_rate)
+        return [network.codec.decode(torch.from_numpy(data.codes(clip)[:limit].copy())) for clip in clips]
+
+    def _log(self, trainer: pl.Trainer, name: str, clips: list[Tensor], sample_rate: int) -> None:
+        for board in trainer.loggers:
+            if not isinstance(board, TensorBoardLogger) or not clips:
+                continue
+            writer, step = board.experiment, trainer.global_step
+            for index, clip in enumerate(clips):
+                writer.add_audio(f"{name}/{index}", clip, step, sample_rate=sample_rate)
+            titles = [f"{name} {index}" for index in range(len(clips))]
+            writer.add_figure(f"{name}/pictures", plot_clips(clips, sample_rate, titles), step)
+
+
+def averaged_network(trainer: pl.Trainer, pl_module: Any) -> WaveNet:
+    """The network whose weights are exported: the average where one is kept during fit."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAverage) and callback._average_model is not None:
+            return callback.network
+    return pl_module.network

@@ -1,0 +1,275 @@
+"""Owns the command `train.py`: subcommands, defaults by machine, where a run lies. Knows nothing of networks or losses."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from wavenet.callbacks import LastCheckpoint, ProgressBar, Samples, WeightAverage, averaged_network
+from wavenet.data import AudioDataModule
+from wavenet.model import WaveNet
+from wavenet.training import LitWaveNet
+
+RUN_VARIABLE = "WAVENET_RUN"  # how the processes that Lightning starts for DDP learn the folder of the first
+DESCRIPTION = """Train a WaveNet on a folder of audio.
+
+  python train.py                                                    fit with configs/default.yaml
+  python train.py --config configs/fsdd.yaml --data.root DIR         another recipe, your folder
+  python train.py --ckpt_path last                                   go on with the newest run, exactly
+  python train.py validate --ckpt_path runs/NAME/checkpoints/best.ckpt
+  python train.py fit --help                                         every setting
+"""
+
+
+def main(arguments: Sequence[str], default_config: Path) -> None:
+    """Run the command line. Errors of the caller end in one message and status 1, not in a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _quiet()
+    try:
+        arguments = complete_arguments(list(arguments), default_config)
+        TrainingCLI(arguments)
+    except (ValueError, FileNotFoundError, FileExistsError, OSError) as error:
+        if os.environ.get("WAVENET_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}\n(WAVENET_TRACEBACK=1 shows where)")
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI with this library's model, data, callbacks and run folders."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.run: Path | None = None
+        super().__init__(
+            LitWaveNet,
+            AudioDataModule,
+            save_config_callback=SaveConfigCallback if arguments[:1] == ["fit"] else None,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            trainer_defaults={
+                "use_distributed_sampler": False,  # the data module shards by itself, without repeating clips
+                "gradient_clip_val": 1.0,
+                "num_sanity_val_steps": 0,
+                "check_val_every_n_epoch": None,
+                "val_check_interval": 500,
+                "log_every_n_steps": 10,
+                "devices": 1,
+                "max_steps": 10000,
+            },
+            parser_kwargs={"description": DESCRIPTION},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=arguments,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="The run's folder is RUNS/NAME; default: the config's name."
+        )
+        parser.add_lightning_class_args(WeightAverage, "ema")
+        parser.add_lightning_class_args(Samples, "samples")
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would put the checkpoint's settings over those of the command line; a run's config.yaml has them."""
+
+    def before_instantiate_classes(self) -> None:
+        settings = self.config[self.config.subcommand]
+        if settings.trainer.precision is None:
+            settings.trainer.precision = default_precision(settings.trainer.accelerator)
+        if settings.get("ckpt_path"):
+            check_checkpoint(Path(settings.ckpt_path))
+        callbacks: list[Any] = [ProgressBar()]
+        if self.config.subcommand == "fit":
+            self.run = run_folder(settings.runs, settings.name, settings.ckpt_path)
+            callbacks.append(
+                ModelCheckpoint(filename="best", monitor="val_bits", mode="min", enable_version_counter=False)
+            )
+            if settings.trainer.logger in (None, True):
+                callbacks.append(LearningRateMonitor())
+        self.trainer_defaults["callbacks"] = callbacks
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        settings = self.config[self.config.subcommand]
+        if self.run is None:
+            kwargs["logger"] = False
+        elif settings.trainer.logger in (None, True):
+            kwargs["logger"] = TensorBoardLogger(str(self.run.parent), name=self.run.name, version="")
+        return super().instantiate_trainer(**kwargs)
+
+    @rank_zero_only
+    def after_fit(self) -> None:
+        if self.run is None or self.trainer.fast_dev_run:
+            return
+        if not (self.run / "model" / "config.json").is_file():  # a run too short for a validation
+            averaged_network(self.trainer, self.model).save_pretrained(self.run / "model")
+        samples = next(callback for callback in self.trainer.callbacks if isinstance(callback, Samples))
+        network = WaveNet.from_pretrained(self.run / "model").to(self.trainer.strategy.root_device)
+        samples.write(network, self.run, "final")
+        print(summary(self.run, network, samples.count, self.trainer.callback_metrics.get("val_bits")), flush=True)
+
+
+def summary(run: Path, network: WaveNet, count: int, bits: Any) -> str:
+    """What a run has left and what to type next."""
+    labels = ",".join(f"{name}={categories[0]}" for name, categories in network.labels.items())
+    checkpoints = ", ".join(str(path) for path in sorted((run / "checkpoints").glob("*.ckpt")))
+    return "\n".join(
+        [
+            "",
+            f"validation    {float(bits):.3f} bits per sample (uniform: 8.000)"
+            if bits is not None
+            else "not validated",
+            f"checkpoints   {checkpoints}",
+            f"model         {run / 'model'}",
+            f"samples       {', '.join(str(run / 'samples' / f'final-{index}.wav') for index in range(count))}",
+            f"hear more     python generate.py --checkpoint {run / 'model'} --seconds 2 --batch 4"
+            + (f" --labels {labels}" if labels else ""),
+            f"curves        tensorboard --logdir {run.parent}",
+        ]
+    )
+
+
+def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
+    """`fit` where no subcommand is given, `--ckpt_path last` as a path, and the config that belongs to it."""
+    commands = TrainingCLI.subcommands()
+    if arguments[:1] in (["-h"], ["--help"], ["--version"]):
+        return arguments
+    if not arguments or arguments[0] not in commands:
+        arguments = ["fit", *arguments]
+    if {"-h", "--help"} & set(arguments):
+        return arguments
+    command, *rest = arguments
+    config, name, runs = (_value(rest, *flags) for flags in (("--config", "-c"), ("--name",), ("--runs",)))
+    checkpoint = _value(rest, "--ckpt_path")
+    if checkpoint == "last":
+        wanted = name or (Path(config).stem if config else None)
+        checkpoint = str(newest_checkpoint(Path(runs or "runs"), wanted))
+        rest = [*_without(rest, "--ckpt_path"), "--ckpt_path", checkpoint]
+    own_config = Path(checkpoint).parent.parent / "config.yaml" if checkpoint else None
+    if config is None and own_config is not None and own_config.is_file():
+        rest = ["--config", str(own_config), *rest]
+    elif config is None:
+        rest = ["--config", str(default_config), *rest]
+    if name is None and checkpoint is None:
+        rest = ["--name", Path(config).stem if config else default_config.stem, *rest]
+    return [command, *rest]
+
+
+def run_folder(runs: str, name: str | None, checkpoint: str | None) -> Path:
+    """The run's folder: the checkpoint's own where one is gone on with; otherwise a new one, never one that exists."""
+    if os.environ.get(RUN_VARIABLE):
+        return Path(os.environ[RUN_VARIABLE])
+    if checkpoint and Path(checkpoint).parent.name == "checkpoints":
+        folder = Path(checkpoint).parent.parent
+    else:
+        folder = _new_folder(Path(runs), name or "run")
+    os.environ[RUN_VARIABLE] = str(folder)
+    return folder
+
+
+def _new_folder(runs: Path, name: str) -> Path:
+    """RUNS/NAME, or RUNS/NAME-2, ... where that is taken; mkdir decides between two processes that start at once."""
+    if rank_zero_only.rank != 0:
+        return runs / name
+    for folder in [runs / name, *(runs / f"{name}-{index}" for index in range(2, 10000))]:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise FileExistsError(f"{runs} has 10000 runs called {name}; give another --name.")
+
+
+def newest_checkpoint(runs: Path, name: str | None) -> Path:
+    """The newest RUNS/*/checkpoints/last.ckpt, of runs called NAME or NAME-2, ... where a name is given."""
+    found = [
+        path
+        for path in runs.glob("*/checkpoints/last.ckpt")
+        if name is None or path.parts[-3] == name or path.parts[-3].rpartition("-")[0] == name
+    ]
+    if not found:
+        called = f" called {name}" if name else ""
+        raise FileNotFoundError(
+            f"--ckpt_path last: there is no run{called} with a checkpoint in {runs}. "
+            "Leave --ckpt_path out to start one, or give the path of a .ckpt file."
+        )
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raises before anything is built where the checkpoint is missing, cut short, or more than weights and numbers."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--ckpt_path {path}: there is no such file. `last` takes the newest run's.")
+    import pickle
+
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"--ckpt_path {path} was refused: it is not a plain checkpoint of tensors and numbers, and loading it could "
+            f"run code from it. ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"--ckpt_path {path} is cut short or damaged ({str(error).splitlines()[0]}). "
+            "Take an older checkpoint: best.ckpt lies beside last.ckpt."
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
+        raise ValueError(f"--ckpt_path {path} is not a training checkpoint of this library.")
+
+
+def default_precision(accelerator: str) -> str:
+    """bf16-mixed where the device computes in bfloat16, 32-true elsewhere."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    if accelerator in ("auto", "cpu"):
+        return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
+    return "32-true"
+
+
+def _value(arguments: list[str], *flags: str) -> str | None:
+    """The last value of a flag, as `--flag value` or `--flag=value`."""
+    value = None
+    for index, argument in enumerate(arguments):
+        flag, equals, given = argument.partition("=")
+        if flag in flags:
+            value = given if equals else (arguments[index + 1] if index + 1 < len(arguments) else None)
+    return value
+
+
+def _without(arguments: list[str], flag: str) -> list[str]:
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == flag:
+            skip = True
+        elif not argument.startswith(f"{flag}="):
+            kept.append(argument)
+    return kept
+
+
+def _quiet() -> None:
+    """Notes of Lightning's that say nothing to whom trains here."""
+    for pattern in (
+        ".*LightningCLI's args parameter.*",
+        ".*does not have many workers.*",
+        ".*WeightAveraging callback.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*treespec, LeafSpec.*",
+        ".*is smaller than the logging interval.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)
