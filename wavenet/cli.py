@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from wavenet.callbacks import LastCheckpoint, ProgressBar, Samples, WeightAverage, averaged_network
+from wavenet.checkpoints import newest_checkpoint, read_checkpoint
 from wavenet.data import AudioDataModule
 from wavenet.model import WaveNet
 from wavenet.training import LitWaveNet
@@ -91,7 +92,7 @@ class TrainingCLI(LightningCLI):
         if settings.trainer.precision is None:
             settings.trainer.precision = default_precision(settings.trainer.accelerator)
         if settings.get("ckpt_path"):
-            check_checkpoint(Path(settings.ckpt_path))
+            read_checkpoint(Path(settings.ckpt_path))  # refused here, before anything is built
         callbacks: list[Any] = [ProgressBar()]
         if self.config.subcommand == "fit":
             self.run = run_folder(settings.runs, settings.name, settings.ckpt_path)
@@ -191,44 +192,6 @@ def _new_folder(runs: Path, name: str) -> Path:
         except FileExistsError:
             continue
     raise FileExistsError(f"{runs} has 10000 runs called {name}; give another --name.")
-
-
-def newest_checkpoint(runs: Path, name: str | None) -> Path:
-    """The newest RUNS/*/checkpoints/last.ckpt, of runs called NAME or NAME-2, ... where a name is given."""
-    found = [
-        path
-        for path in runs.glob("*/checkpoints/last.ckpt")
-        if name is None or path.parts[-3] == name or path.parts[-3].rpartition("-")[0] == name
-    ]
-    if not found:
-        called = f" called {name}" if name else ""
-        raise FileNotFoundError(
-            f"--ckpt_path last: there is no run{called} with a checkpoint in {runs}. "
-            "Leave --ckpt_path out to start one, or give the path of a .ckpt file."
-        )
-    return max(found, key=lambda path: path.stat().st_mtime)
-
-
-def check_checkpoint(path: Path) -> None:
-    """Raises before anything is built where the checkpoint is missing, cut short, or more than weights and numbers."""
-    if not path.is_file():
-        raise FileNotFoundError(f"--ckpt_path {path}: there is no such file. `last` takes the newest run's.")
-    import pickle
-
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"--ckpt_path {path} was refused: it is not a plain checkpoint of tensors and numbers, and loading it could "
-            f"run code from it. ({str(error).splitlines()[0]})"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"--ckpt_path {path} is cut short or damaged ({str(error).splitlines()[0]}). "
-            "Take an older checkpoint: best.ckpt lies beside last.ckpt."
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
-        raise ValueError(f"--ckpt_path {path} is not a training checkpoint of this library.")
 
 
 def default_precision(accelerator: str) -> str:

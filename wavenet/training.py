@@ -16,6 +16,7 @@ from torch import Tensor
 from wavenet.distributions import negative_log_likelihood
 from wavenet.likelihood import nats_per_sample
 from wavenet.model import WaveNet
+from wavenet.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -215,6 +216,7 @@ class LitWaveNet(pl.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["wavenet_version"] = __version__
         checkpoint["samples_seen"] = int(self._scored)
         checkpoint["nonfinite_steps"] = self.nonfinite_steps
 

@@ -1,0 +1,132 @@
+"""Draw audio from a trained WaveNet and write it as wav: `python generate.py --help`."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from wavenet.audio import load_audio, save_audio
+from wavenet.checkpoints import load_model, newest_export
+from wavenet.engines import ENGINES
+from wavenet.generation import stream, with_progress
+from wavenet.plotting import save_plot
+
+CHUNK = 256  # samples between two looks at the clock and at Ctrl-C
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        description="Draw audio from a trained WaveNet and write it as wav.",
+        epilog="example: python generate.py --labels digit=7,speaker=jackson --seconds 1 --batch 4 --plot digits.png",
+    )
+    p.add_argument(
+        "--checkpoint", type=Path, help="a run, its model/ folder or a .ckpt file; default: newest in --runs"
+    )
+    p.add_argument("--runs", type=Path, default=Path("runs"), help="where to look for the newest run (%(default)s)")
+    p.add_argument("--out", type=Path, help="wav to write; with --batch N, N files NAME-0.wav ...; default: a new name")
+    p.add_argument("--seconds", type=float, default=2.0, help="length of each clip, without its prompt (%(default)s)")
+    p.add_argument(
+        "--batch", type=int, default=1, help="clips at once; clip i sounds the same in every batch (%(default)s)"
+    )
+    p.add_argument("--labels", type=labels, default={}, metavar="NAME=VALUE,...", help="left out: drawn from the seed")
+    p.add_argument("--prompt", type=Path, help="audio file to go on from, any rate and channels; it opens the result")
+    p.add_argument("--mel-from", type=Path, help="audio whose mel spectrogram steers a model trained for it")
+    p.add_argument(
+        "--temperature", type=float, default=1.0, help="below 1 safer, 0 the likeliest code every time (%(default)s)"
+    )
+    p.add_argument("--top-k", type=int, default=0, help="draw among the k likeliest codes; 0: all (%(default)s)")
+    p.add_argument(
+        "--top-p", type=float, default=1.0, help="draw among the likeliest codes that reach p; 1: all (%(default)s)"
+    )
+    p.add_argument("--seed", type=int, default=0, help="clip i is drawn from seed + i (%(default)s)")
+    p.add_argument(
+        "--engine", default="auto", choices=["auto", *ENGINES], help="auto: the fastest for this machine (%(default)s)"
+    )
+    p.add_argument(
+        "--precision",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="of weights and activations (%(default)s)",
+    )
+    p.add_argument("--device", default="auto", help="auto: cuda where there is one; or cpu, cuda, cuda:1")
+    p.add_argument("--plot", type=Path, help="PNG to write: waveform and spectrogram of each clip")
+    return p
+
+
+def labels(text: str) -> dict[str, str]:
+    """ "digit=7,speaker=jackson" -> {"digit": "7", "speaker": "jackson"}."""
+    pairs = [item.partition("=") for item in text.split(",") if item]
+    if not all(name and equals and value for name, equals, value in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE,NAME=VALUE, like digit=7,speaker=jackson")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def run(args: argparse.Namespace) -> None:
+    model = load_model(args.checkpoint or newest_export(args.runs))
+    device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device)
+    prompt = load_audio(args.prompt, model.sample_rate) if args.prompt else None
+    mel = load_audio(args.mel_from, model.sample_rate) if args.mel_from else None  # refused by a model without mel
+    chunks = stream(
+        model,
+        chunk_size=CHUNK,
+        seconds=args.seconds,
+        batch_size=args.batch,
+        labels=args.labels,
+        prompt=prompt,
+        mel=mel,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        seed=args.seed,
+        engine=args.engine,
+        precision=args.precision,
+    )
+    done = [] if prompt is None else [model.codec.decode(model.codec.encode(prompt)).expand(args.batch, -1)]
+    interrupted = False
+    try:
+        for chunk in with_progress(chunks, round(args.seconds * model.sample_rate), args.batch, model.sample_rate):
+            done.append(chunk)
+    except KeyboardInterrupt:
+        interrupted = True
+    if not done:
+        raise KeyboardInterrupt
+    write(args, torch.cat(done, dim=1), model.sample_rate)
+    if interrupted:
+        sys.exit("interrupted: what was made so far is written")
+
+
+def write(args: argparse.Namespace, clips: torch.Tensor, sample_rate: int) -> None:
+    out = args.out or new_name(Path("generated.wav"))
+    paths = [out] if len(clips) == 1 else [out.with_stem(f"{out.stem}-{index}") for index in range(len(clips))]
+    for path, clip in zip(paths, clips, strict=True):
+        save_audio(path, clip, sample_rate)
+        print(path)
+    if args.plot:
+        save_plot(args.plot, list(clips), sample_rate, [path.stem for path in paths])
+        print(args.plot)
+
+
+def new_name(path: Path) -> Path:
+    """The path, or NAME_2, NAME_3, ... where earlier results have it, alone or as a batch."""
+    number, candidate = 1, path
+    while candidate.exists() or candidate.with_stem(f"{candidate.stem}-0").exists():
+        number += 1
+        candidate = path.with_stem(f"{path.stem}_{number}")
+    return candidate
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        run(parser().parse_args())
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: nothing was made yet")
+
+
+if __name__ == "__main__":
+    main()
