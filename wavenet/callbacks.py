@@ -5,7 +5,7 @@ import math
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -17,6 +17,7 @@ from wavenet.audio import save_audio
 from wavenet.generation import generate
 from wavenet.model import WaveNet
 from wavenet.plotting import plot_clips
+from wavenet.training import LitWaveNet
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class WeightAverage(EMAWeightAveraging):
     def network(self) -> WaveNet:
         """The averaged network."""
         assert self._average_model is not None
-        return self._average_model.module.network
+        module = cast(LitWaveNet, self._average_model.module)
+        return module.network
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -101,7 +103,7 @@ class LastCheckpoint(ModelCheckpoint):
             signal.signal(signal.SIGINT, self._previous_handler)
 
     def _save_now(self, trainer: pl.Trainer) -> None:
-        if trainer.fast_dev_run or self._last_global_step_saved == trainer.global_step:
+        if is_trial(trainer) or self._last_global_step_saved == trainer.global_step:
             return
         assert self.dirpath is not None
         self._save_checkpoint(trainer, str(Path(self.dirpath, "last.ckpt")))
@@ -145,7 +147,7 @@ class Samples(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or bits is None:
             return
         self._validations += 1
-        if not trainer.is_global_zero or trainer.log_dir is None or trainer.fast_dev_run:
+        if not trainer.is_global_zero or trainer.log_dir is None or is_trial(trainer):
             return
         run = Path(trainer.log_dir)
         network = averaged_network(trainer, pl_module)
@@ -183,6 +185,11 @@ class Samples(pl.Callback):
                 writer.add_audio(f"{name}/{index}", clip, step, sample_rate=sample_rate)
             titles = [f"{name} {index}" for index in range(len(clips))]
             writer.add_figure(f"{name}/pictures", plot_clips(clips, sample_rate, titles), step)
+
+
+def is_trial(trainer: Any) -> bool:
+    """--trainer.fast_dev_run: nothing is to be left behind."""
+    return bool(trainer.fast_dev_run)
 
 
 def averaged_network(trainer: pl.Trainer, pl_module: Any) -> WaveNet:

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from wavenet.callbacks import LastCheckpoint, ProgressBar, Samples, WeightAverage, averaged_network
+from wavenet.callbacks import LastCheckpoint, ProgressBar, Samples, WeightAverage, averaged_network, is_trial
 from wavenet.checkpoints import newest_checkpoint, read_checkpoint
 from wavenet.data import AudioDataModule
 from wavenet.model import WaveNet
@@ -113,11 +113,12 @@ class TrainingCLI(LightningCLI):
 
     @rank_zero_only
     def after_fit(self) -> None:
-        if self.run is None or self.trainer.fast_dev_run:
+        trainer: Any = self.trainer
+        if self.run is None or is_trial(self.trainer):
             return
         if not (self.run / "model" / "config.json").is_file():  # a run too short for a validation
             averaged_network(self.trainer, self.model).save_pretrained(self.run / "model")
-        samples = next(callback for callback in self.trainer.callbacks if isinstance(callback, Samples))
+        samples = next(callback for callback in trainer.callbacks if isinstance(callback, Samples))
         network = WaveNet.from_pretrained(self.run / "model").to(self.trainer.strategy.root_device)
         samples.write(network, self.run, "final")
         print(summary(self.run, network, samples.count, self.trainer.callback_metrics.get("val_bits")), flush=True)
@@ -183,7 +184,7 @@ def run_folder(runs: str, name: str | None, checkpoint: str | None) -> Path:
 
 def _new_folder(runs: Path, name: str) -> Path:
     """RUNS/NAME, or RUNS/NAME-2, ... where that is taken; mkdir decides between two processes that start at once."""
-    if rank_zero_only.rank != 0:
+    if getattr(rank_zero_only, "rank", 0):
         return runs / name
     for folder in [runs / name, *(runs / f"{name}-{index}" for index in range(2, 10000))]:
         try:

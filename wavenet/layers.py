@@ -218,6 +218,8 @@ class ResidualStack(nn.Module):
         others: as for `ResidualBlock`.
     """
 
+    blocks: list[ResidualBlock]
+
     def __init__(
         self,
         dilations: Sequence[int],
@@ -231,7 +233,7 @@ class ResidualStack(nn.Module):
         super().__init__()
         if not dilations:
             raise ValueError("ResidualStack got no dilations; it needs at least one block.")
-        self.blocks = nn.ModuleList(
+        self.blocks = nn.ModuleList(  # type: ignore[assignment]
             ResidualBlock(
                 residual_channels,
                 gate_channels,
@@ -283,7 +285,7 @@ class ResidualStack(nn.Module):
     def _sum_skips(self, gates: list[Tensor]) -> Tensor:
         """sum_l W_s,l z_l as one matrix product over all blocks' gates: no skip tensor is written in each block."""
         weight = torch.cat([block.skip.weight for block in self.blocks], dim=1)
-        bias = torch.stack([block.skip.bias for block in self.blocks]).sum(0)
+        bias = torch.stack([block.skip.bias for block in self.blocks if block.skip.bias is not None]).sum(0)
         z = torch.cat([gate.transpose(1, 2) for gate in gates], dim=-1)  # (B, T, L * gate_channels)
         return F.linear(z, weight.squeeze(-1), bias).transpose(1, 2)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from wavenet.distributions import negative_log_likelihood
@@ -155,7 +156,7 @@ class LitWaveNet(pl.LightningModule):
         bits = mean_over_scored(nats, scored) * BITS
         self.log(name, bits, on_epoch=True, on_step=False, prog_bar=True, batch_size=count, sync_dist=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         settings: dict[str, Any] = {"lr": self.hparams["learning_rate"], "betas": tuple(self.hparams["betas"])}
         if self.hparams["optimizer"] == "adamw":

@@ -13,13 +13,14 @@ Shapes: B streams, L layers, K kernel size, C residual, G gate, S skip channels,
 
 import copy
 from collections.abc import Mapping
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wavenet.distributions import Sampling
 from wavenet.engines import EngineState
-from wavenet.layers import ResidualBlock
+from wavenet.layers import CausalConv1d, ResidualBlock
 from wavenet.model import WaveNet
 
 
@@ -117,7 +118,7 @@ class TorchEngine:
         """Weights in the layout of the products above, each (inputs, outputs)."""
         model, blocks = self._model, list(self._model.stack.blocks)
         self._embedding = model.embedding.weight
-        self._input, self._input_bias = _rows(model.input.weight), model.input.bias
+        self._input, self._input_bias = _rows(model.input.weight), _bias(model.input)
         dilated = torch.stack([block.dilated.weight for block in blocks])  # (L, 2G, C, K)
         self._past_taps = dilated[..., :-1].permute(0, 3, 2, 1).flatten(1, 2)  # (L, (K - 1) * C, 2G)
         self._now_taps = dilated[..., -1].transpose(1, 2).contiguous()  # (L, C, 2G)
@@ -126,8 +127,9 @@ class TorchEngine:
             None if block.residual is None else self._scale * _with_bias(block.residual) for block in blocks
         ]
         self._skip = torch.cat([_with_bias(block.skip) for block in blocks])  # (L * (G + 1), S)
-        self._head, self._head_bias = _rows(model.head[1].weight), model.head[1].bias
-        self._out, self._out_bias = _rows(model.head[3].weight), model.head[3].bias
+        hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
+        self._head, self._head_bias = _rows(hidden.weight), _bias(hidden)
+        self._out, self._out_bias = _rows(out.weight), _bias(out)
         self._bias = self._biases(blocks)
         history = [block.dilated.history for block in blocks]
         dilation = torch.tensor([block.dilated.dilation[0] for block in blocks])
@@ -142,8 +144,7 @@ class TorchEngine:
         condition = self._model.condition(self._labels)
         rows = []
         for block in blocks:
-            assert block.dilated.bias is not None
-            row = block.dilated.bias.expand(self._batch_size, -1)
+            row = _bias(block.dilated).expand(self._batch_size, -1)
             if block.condition is not None and condition is not None:
                 row = row + block.condition(condition)[..., 0]
             rows.append(row)
@@ -169,7 +170,11 @@ def _rows(weight: Tensor) -> Tensor:
     return weight.permute(2, 1, 0).flatten(0, 1)
 
 
-def _with_bias(convolution: nn.Conv1d) -> Tensor:
-    """A 1x1 convolution -> (in + 1, out), its bias the last row."""
+def _bias(convolution: CausalConv1d) -> Tensor:
     assert convolution.bias is not None
-    return torch.cat([_rows(convolution.weight), convolution.bias[None]])
+    return convolution.bias
+
+
+def _with_bias(convolution: CausalConv1d) -> Tensor:
+    """A 1x1 convolution -> (in + 1, out), its bias the last row."""
+    return torch.cat([_rows(convolution.weight), _bias(convolution)[None]])
