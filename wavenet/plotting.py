@@ -1,7 +1,7 @@
 """Owns the pictures of audio: waveform over spectrogram. Needs matplotlib; knows nothing of models."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,20 +32,41 @@ def plot_clips(clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str])
         wave, picture = axes[0, column], axes[1, column]
         wave.plot(torch.arange(len(audio)) / sample_rate, audio, linewidth=0.5)
         wave.set(ylim=(-1, 1), xlim=(0, seconds), title=title)
-        decibels, _ = spectrogram_db(audio, sample_rate)
-        picture.imshow(
-            decibels.numpy(),
-            origin="lower",
-            aspect="auto",
-            extent=(0, seconds, 0, sample_rate / 2000),
-            cmap="magma",
-            vmin=FLOOR_DB,
-            vmax=0,
-        )
+        _show_spectrogram(picture, audio, sample_rate)
         picture.set(xlabel="time (s)")
     axes[0, 0].set(ylabel="amplitude")
     axes[1, 0].set(ylabel="frequency (kHz)")
     return figure
+
+
+def plot_spectrograms(rows: Mapping[str, Sequence[Tensor]], sample_rate: int, titles: Sequence[str]) -> Any:
+    """A figure of spectrograms, one named row of clips under the other; clips in a column share their title."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.6 * len(titles) + 0.8, 1.9 * len(rows) + 0.4), layout="constrained")
+    axes = figure.subplots(len(rows), len(titles), squeeze=False, sharey=True)
+    for row, (name, clips) in zip(axes, rows.items(), strict=True):
+        row[0].set(ylabel=f"{name}\nkHz")
+        for picture, audio in zip(row, clips, strict=True):
+            _show_spectrogram(picture, audio.detach().cpu().float(), sample_rate)
+    for picture, title in zip(axes[0], titles, strict=True):
+        picture.set_title(title, fontsize=9)
+    for picture in axes[-1]:
+        picture.set(xlabel="s")
+    return figure
+
+
+def _show_spectrogram(picture: Any, audio: Tensor, sample_rate: int) -> None:
+    decibels, _ = spectrogram_db(audio, sample_rate)
+    picture.imshow(
+        decibels.numpy(),
+        origin="lower",
+        aspect="auto",
+        extent=(0, len(audio) / sample_rate, 0, sample_rate / 2000),
+        cmap="magma",
+        vmin=FLOOR_DB,
+        vmax=0,
+    )
 
 
 def save_plot(path: str | os.PathLike[str], clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str]) -> None:

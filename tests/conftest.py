@@ -1,0 +1,94 @@
+"""What the tests of the core share: tolerances, settings of torch, small awkward models. Knows nothing of any one room.
+
+Shapes: B batch, C channels, T time, Q classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from wavenet import WaveNet
+
+# Largest difference allowed between two ways to the same value, relative to the largest value where that is above 1.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2}
+LABELS = {"digit": ["0", "1", "2"], "speaker": ["ann", "bob"]}
+
+
+@pytest.fixture(autouse=True)
+def _reproducible_torch() -> Iterator[None]:
+    """Fixed seed, one thread (small tensors gain nothing from more), and float32 that is float32 on every device."""
+    threads, tf32 = torch.get_num_threads(), (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+
+
+def assert_close(actual: Tensor, expected: Tensor, where: object = "") -> None:
+    """Same shape and dtype, and equal within the dtype's tolerance."""
+    assert actual.shape == expected.shape, f"{where}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    assert actual.dtype == expected.dtype, f"{where}: {actual.dtype}, expected {expected.dtype}"
+    if not expected.numel():
+        return
+    scale = max(1.0, float(expected.detach().abs().max()))
+    error = float((actual.detach() - expected.detach()).abs().max())
+    assert error <= TOLERANCE[expected.dtype] * scale, f"{where}: error {error:.2e} at values up to {scale:.2g}"
+
+
+def small_model(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: Any) -> WaveNet:
+    """A model of odd sizes whose weights are large enough that the next code depends on the whole receptive field."""
+    sizes = {"cycles": 2, "layers_per_cycle": 3, "kernel_size": 2, "sample_rate": 8000, "residual_scale": 0.8}
+    channels = {"residual_channels": 5, "gate_channels": 7, "skip_channels": 17, "head_channels": 11}
+    model = WaveNet(**{**sizes, **channels, "condition_channels": 3, **settings}).to(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            fan_in = 1 if "embedding" in name else max(1, parameter[0].numel())
+            parameter.copy_(0.3 * values if parameter.dim() == 1 else 1.7 * values / fan_in**0.5)
+    return model.eval()
+
+
+def some_labels(batch_size: int) -> dict[str, Tensor]:
+    """Ids for LABELS that differ between neighbouring streams."""
+    streams = torch.arange(batch_size)
+    return {"digit": streams % 3, "speaker": (streams + 1) % 2}
+
+
+def some_codes(batch_size: int, time: int, seed: int = 1) -> Tensor:
+    return torch.randint(256, (batch_size, time), generator=torch.Generator().manual_seed(seed))
+
+
+def some_uniforms(batch_size: int, time: int, seed: int = 2) -> Tensor:
+    return torch.rand(batch_size, time, generator=torch.Generator().manual_seed(seed))
+
+
+def shifted(model: WaveNet, codes: Tensor) -> Tensor:
+    """What the model hears when it predicts `codes`: silence, then all but the last."""
+    return torch.cat([codes.new_full((len(codes), 1), model.codec.silence), codes[:, :-1]], dim=1)
+
+
+def cuttings(time: int, history: int, seed: int = 0) -> list[list[int]]:
+    """Ways to cut `time` samples: whole, one by one, just under and over the history, and at random."""
+    generator = torch.Generator().manual_seed(seed)
+    random: list[int] = []
+    while sum(random) < time:
+        random.append(int(torch.randint(1, max(3, history + 3), (), generator=generator)))
+    sizes = {size for size in (history - 1, history, history + 1) if 1 <= size < time}
+    even = [[size] * (time // size + 1) for size in sorted(sizes)]
+    return [[time], [1] * time, *(_ending_at(time, lengths) for lengths in (*even, random, random[::-1]))]
+
+
+def _ending_at(time: int, lengths: Sequence[int]) -> list[int]:
+    kept: list[int] = []
+    for length in lengths:
+        if left := min(length, time - sum(kept)):
+            kept.append(left)
+    return kept
+
+
