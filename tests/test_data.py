@@ -854,3 +854,14 @@ def test_every_setting_has_a_help_text_for_the_command_line() -> None:
     settings = [action for action in parser._actions if action.dest.startswith("data.")]
     assert len(settings) == 17
     assert [action.dest for action in settings if not action.help] == []
+
+
+def test_label_names_choose_among_the_labels_found(tmp_path: Path) -> None:
+    for name in ("0_ann_0.wav", "1_bob_1.wav", "0_bob_2.wav"):
+        soundfile.write(tmp_path / name, 0.1 * np.random.default_rng(0).standard_normal(400), 8000)
+    pattern = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_"
+    settings = {"root": str(tmp_path), "sample_rate": 8000, "label_pattern": pattern}
+    assert AudioDataModule(**settings, label_names=["speaker"]).labels == {"speaker": ["ann", "bob"]}
+    assert AudioDataModule(**settings, label_names=[]).labels == {}
+    with pytest.raises(ValueError, match=r"\['note'\].*\['digit', 'speaker'\]"):
+        _ = AudioDataModule(**settings, label_names=["note"]).labels

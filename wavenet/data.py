@@ -606,6 +606,7 @@ class AudioDataModule(LightningDataModule):
         label_from_folder: Name of the label that is taken from the parent folder's name, such as "speaker".
         metadata: CSV with a header: `path` (relative to root), optionally `split` (train, val, test), every other
             column a label. Found relative to the working folder or to root. Files it does not list are not used.
+        label_names: The labels to keep of those found; [] for an unconditional model. All by default.
         val_pattern: Regular expression over the relative path; clips it matches are for validation.
         test_pattern: Regular expression over the relative path; clips it matches are for testing.
         val_fraction: Share of the clips for validation where neither the CSV nor val_pattern says.
@@ -628,6 +629,7 @@ class AudioDataModule(LightningDataModule):
         label_pattern: str | None = None,
         label_from_folder: str | None = None,
         metadata: str | None = None,
+        label_names: list[str] | None = None,
         val_pattern: str | None = None,
         test_pattern: str | None = None,
         val_fraction: float = 0.05,
@@ -650,7 +652,7 @@ class AudioDataModule(LightningDataModule):
         )
         self.root, self.sample_rate, self.prepare = Path(root), sample_rate, prepare
         self.label_pattern = _pattern("label_pattern", label_pattern)
-        self.label_from_folder, self.metadata = label_from_folder, metadata
+        self.label_from_folder, self.metadata, self.label_names = label_from_folder, metadata, label_names
         self.val_pattern, self.test_pattern = (
             _pattern("val_pattern", val_pattern),
             _pattern("test_pattern", test_pattern),
@@ -721,6 +723,16 @@ class AudioDataModule(LightningDataModule):
         return metadata
 
     def _label(self, paths: Sequence[str], metadata: Metadata | None) -> dict[str, dict[str, str]]:
+        found = self._find_labels(paths, metadata)
+        if self.label_names is None:
+            return found
+        names = sorted({name for values in found.values() for name in values})
+        unknown = sorted(set(self.label_names) - set(names))
+        if unknown:
+            raise ValueError(f"--data.label_names asks for {unknown}, but the labels found are {names}.")
+        return {path: {name: values[name] for name in self.label_names} for path, values in found.items()}
+
+    def _find_labels(self, paths: Sequence[str], metadata: Metadata | None) -> dict[str, dict[str, str]]:
         if self.label_pattern is not None:
             return labels_from_pattern(paths, self.label_pattern)
         if self.label_from_folder is not None:

@@ -1,0 +1,363 @@
+"""Properties of `wavenet.training`: the loss, exact validation, the optimiser, skipped steps, averaged weights."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from tiny_runs import RATE, VAL_PATTERN, differing, module, network, trainer, write_corpus
+from torch import Tensor, nn
+
+import wavenet
+from wavenet.callbacks import WeightAverage, averaged_network
+from wavenet.data import AudioDataModule
+from wavenet.likelihood import nats_per_sample
+from wavenet.training import LitWaveNet, mean_over_scored
+
+CLIP_LIMIT = 2000  # longer than every clip, so that a crop is a whole clip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def exact_bits(model: wavenet.WaveNet, data: AudioDataModule, split: str) -> float:
+    """Over the samples of all clips of a split, clip by clip, through the public function."""
+    clips = data.clips(split)
+    bits = [
+        wavenet.bits_per_sample(model, torch.from_numpy(data.codes(clip).copy()), clip.labels) * clip.length
+        for clip in clips
+    ]
+    return sum(bits) / sum(clip.length for clip in clips)
+
+
+def built(data: AudioDataModule, **settings: Any) -> LitWaveNet:
+    """A LitWaveNet with its network, without a trainer."""
+    lit = network(sample_rate=RATE, labels=data.labels, **settings)
+    lit.configure_model()
+    return lit
+
+
+def loss_of(lit: LitWaveNet, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    lit.trainer = trainer()
+    monkeypatch.setattr(lit, "log", lambda *args, **kwargs: None)
+    return lit.training_step(batch, 0)
+
+
+class Recorder(pl.Callback):
+    """Copies of the weights, learning rates and optimiser moments as a run goes by."""
+
+    def __init__(self) -> None:
+        self.before: list[dict[str, Tensor]] = []
+        self.after: list[dict[str, Tensor]] = []
+        self.moments: list[list[dict[str, Any]]] = []
+        self.validated: list[dict[str, Tensor]] = []
+        self.rates: list[float] = []
+        self.logged: list[dict[str, float]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, lit: Any, batch: Any, batch_idx: int) -> None:
+        self.before.append(weights(lit.network))
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer: pl.Trainer, lit: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.after.append(weights(lit.network))
+        moments = trainer.optimizers[0].state.values()
+        self.moments.append([{name: value.clone() for name, value in moment.items()} for moment in moments])
+        self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, lit: Any, *batch: Any) -> None:
+        self.validated.append(weights(lit.network))
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def fit(data: AudioDataModule, lit: LitWaveNet, *callbacks: pl.Callback, **settings: Any) -> tuple[pl.Trainer, Recorder]:
+    recorder = Recorder()
+    runner = trainer(callbacks=[*callbacks, recorder], **settings)
+    runner.fit(lit, data)
+    return runner, recorder
+
+
+# --- the loss ---
+
+
+def test_the_loss_is_bits_per_sample_of_the_same_clips(corpus: Path) -> None:
+    data = module(corpus, crop_samples=CLIP_LIMIT, batch_size=8)
+    assert len(data.clips("train")) == 8
+    lit = network()
+    _, recorder = fit(data, lit, max_steps=1, gradient_clip_val=1.0)
+    lit.network.load_state_dict(recorder.before[0])
+    assert recorder.logged[0]["bits"] == pytest.approx(exact_bits(lit.network, data, "train"), rel=1e-5)
+
+
+def test_a_crop_is_scored_as_the_whole_clip_is_at_the_same_place(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module(corpus, crop_samples=100, batch_size=6)
+    lit = built(data)
+    batch = data.batches(receptive_field=lit.receptive_field)[0]
+    assert (batch["scored"][:, 0] > 0).sum() >= 3, "crops from the middle of clips"
+    loss = loss_of(lit, batch, monkeypatch)
+    whole = [torch.from_numpy(data.codes(clip).copy()) for clip in data.clips("train")]
+    numbers = [{name: torch.tensor([data.labels[name].index(clip.labels[name])]) for name in clip.labels} for clip in data.clips("train")]
+    nats = []
+    for row, (start, stop) in zip(batch["codes"], batch["scored"].tolist(), strict=True):
+        wanted = row[1 + start : 1 + stop]
+        (found,) = [(i, s) for i, codes in enumerate(whole) for s in places(codes, wanted)]
+        index, place = found
+        exact = nats_per_sample(lit.network, whole[index][None], numbers[index])[0]
+        nats.append(exact[place : place + len(wanted)])
+    assert float(loss) == pytest.approx(float(torch.cat(nats).mean()), rel=1e-5)
+
+
+def places(codes: Tensor, wanted: Tensor) -> list[int]:
+    windows = codes.unfold(0, len(wanted), 1) if len(wanted) <= len(codes) else codes.new_zeros(0, len(wanted))
+    return torch.nonzero((windows == wanted).all(dim=1)).flatten().tolist()
+
+
+def test_only_scored_positions_have_a_gradient(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module(corpus, crop_samples=100, batch_size=6)
+    lit = built(data)
+    batch = data.batches(receptive_field=lit.receptive_field)[0]
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, logits: Tensor) -> None:
+        logits.retain_grad()
+        kept.append(logits)
+
+    lit.network.register_forward_hook(keep)
+    loss_of(lit, batch, monkeypatch).backward()
+    gradient = kept[0].grad
+    assert gradient is not None
+    touched = gradient.abs().sum(dim=1) > 0
+    position = torch.arange(touched.shape[1])
+    scored = (position >= batch["scored"][:, :1]) & (position < batch["scored"][:, 1:])
+    assert not scored.all() and torch.equal(touched, scored)
+
+
+def test_what_pads_a_row_changes_neither_loss_nor_gradients(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module(corpus, crop_samples=CLIP_LIMIT, batch_size=6)
+    lit = built(data)
+    batch = data.batches(receptive_field=lit.receptive_field)[0]
+    results = []
+    for fill in (128, 7, 255):
+        codes = batch["codes"].clone()
+        for row, stop in zip(codes, batch["scored"][:, 1].tolist(), strict=True):
+            row[stop + 1 :] = fill
+        lit.zero_grad()
+        loss = loss_of(lit, {**batch, "codes": codes}, monkeypatch)
+        loss.backward()
+        results.append({"loss": loss.detach(), **{n: p.grad for n, p in lit.named_parameters() if p.grad is not None}})
+    assert len(results[0]) == 1 + len(list(lit.parameters()))
+    assert not differing(results[0], results[1]) and not differing(results[0], results[2])
+
+
+def test_the_mean_is_over_scored_values_whatever_the_others_are() -> None:
+    values = torch.tensor([[9.0, 1.0, 2.0, 9.0], [5.0, float("nan"), float("inf"), 9.0]])
+    assert float(mean_over_scored(values, torch.tensor([[1, 3], [0, 1]]))) == pytest.approx((1 + 2 + 5) / 3)
+
+
+# --- validation ---
+
+
+@pytest.mark.parametrize("val_batch_size", [1, 3, 16])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_validation_is_exact_for_every_batch_size_and_precision(
+    corpus: Path, val_batch_size: int, precision: str
+) -> None:
+    data = module(corpus, val_batch_size=val_batch_size)
+    lit = network()
+    runner = trainer(precision=precision, limit_val_batches=None)
+    (metrics,) = runner.validate(lit, data, verbose=False)
+    with torch.no_grad():
+        for parameter in lit.network.parameters():  # away from the start, where all codes are about as likely
+            parameter.mul_(3)
+    (later,) = runner.validate(lit, data, verbose=False)
+    assert later["val_bits"] == pytest.approx(exact_bits(lit.network, data, "val"), rel=1e-5)
+    assert abs(later["val_bits"] - metrics["val_bits"]) > 0.01
+
+
+def test_the_training_step_does_run_in_bfloat16_where_asked(corpus: Path) -> None:
+    """Otherwise the test above would say nothing."""
+    bits = []
+    for precision in ("32-true", "bf16-mixed"):
+        _, recorder = fit(module(corpus), network(), max_steps=1, precision=precision)
+        bits.append(recorder.logged[0]["bits"])
+    assert bits[0] != bits[1] and bits[0] == pytest.approx(bits[1], rel=0.02)
+
+
+def test_the_test_split_is_scored_exactly(corpus: Path) -> None:
+    data = module(corpus, test_pattern=r"_3\.wav$", val_batch_size=1)
+    lit = network()
+    (metrics,) = trainer().test(lit, data, verbose=False)
+    assert metrics["test_bits"] == pytest.approx(exact_bits(lit.network, data, "test"), rel=1e-5)
+
+
+# --- the optimiser ---
+
+
+def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine(corpus: Path) -> None:
+    lit = network(learning_rate=0.01, warmup_steps=4, final_lr_ratio=0.1)
+    _, recorder = fit(module(corpus), lit, max_steps=10)
+    wanted = [0.25, 0.5, 0.75, 1.0, 1.0, 0.9397114, 0.775, 0.55, 0.325, 0.1602886]
+    assert recorder.rates == pytest.approx([0.01 * factor for factor in wanted], rel=1e-5)
+
+
+def test_the_learning_rate_stays_where_no_last_step_is_known(corpus: Path) -> None:
+    lit = network(learning_rate=0.01, warmup_steps=2)
+    _, recorder = fit(module(corpus), lit, max_steps=-1, max_time={"seconds": 1})
+    assert recorder.rates[:4] == pytest.approx([0.005, 0.01, 0.01, 0.01])
+    assert set(recorder.rates[4:]) == {0.01}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_adamw_shrinks_weights_without_a_gradient_and_adam_leaves_them(corpus: Path, optimizer: str) -> None:
+    data = module(corpus)
+    lit = network(optimizer=optimizer, weight_decay=0.5, warmup_steps=0, learning_rate=0.01)
+    _, recorder = fit(data, lit, max_steps=1)
+    batch = data.batches(receptive_field=lit.receptive_field)[0]
+    unused = sorted(set(range(256)) - set(batch["codes"].flatten().tolist()))
+    assert len(unused) > 20
+    before, after = (recorded[0]["embedding.weight"][unused] for recorded in (recorder.before, recorder.after))
+    torch.testing.assert_close(after, before * (1 - 0.01 * 0.5 if optimizer == "adamw" else 1), rtol=1e-6, atol=0)
+
+
+# --- steps that are not finite ---
+
+
+class Poisoned(LitWaveNet):
+    """Its loss is not a number in the batches told."""
+
+    bad: tuple[int, ...] = ()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        return loss * float("nan") if batch_idx in self.bad else loss
+
+
+def poisoned(*bad: int, **settings: Any) -> Poisoned:
+    lit = Poisoned(**network(**settings).hparams)
+    lit.bad = bad
+    return lit
+
+
+@pytest.mark.parametrize("gradient_clip_val", [None, 1.0])
+def test_a_step_that_is_not_finite_changes_nothing_is_counted_and_the_run_goes_on(
+    corpus: Path, gradient_clip_val: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    lit = poisoned(2, 3, 5)
+    with caplog.at_level(logging.WARNING, logger="wavenet.training"):
+        _, recorder = fit(module(corpus), lit, max_steps=8, gradient_clip_val=gradient_clip_val)
+    unchanged = [not differing(before, after) for before, after in zip(recorder.before, recorder.after, strict=True)]
+    assert unchanged == [False, False, True, True, False, True, False, False]
+    for now, then in zip(recorder.moments[3], recorder.moments[1], strict=True):
+        assert now and not differing(now, then)
+    assert lit.nonfinite_steps == 3
+    assert [logged.get("nonfinite_steps") for logged in recorder.logged] == [None, None, 1, 2, 2, 3, 3, 3]
+    assert [record.message.split(" skipped")[0] for record in caplog.records] == ["step 2", "step 3", "step 5"]
+
+
+def test_many_steps_in_a_row_that_are_not_finite_stop_the_run_with_advice(corpus: Path) -> None:
+    lit = poisoned(1, 3, 4, 5, max_nonfinite_steps=3)
+    with pytest.raises(ValueError, match=r"3 steps in a row.*--model\.learning_rate"):
+        fit(module(corpus), lit, max_steps=8)
+    assert lit.nonfinite_steps == 4
+
+
+# --- averaged weights ---
+
+
+def test_the_average_is_the_exponential_one_and_is_what_a_run_ends_with(corpus: Path) -> None:
+    lit = network()
+    runner, recorder = fit(module(corpus), lit, WeightAverage(decay=0.5), max_steps=4)
+    average = recorder.after[0]
+    for current in recorder.after[1:]:
+        average = {name: 0.5 * average[name] + 0.5 * current[name] for name in average}
+    exported = averaged_network(runner, lit).state_dict()
+    for name, value in average.items():
+        torch.testing.assert_close(exported[name], value, rtol=1e-6, atol=1e-7)
+    assert differing(exported, recorder.after[-1])
+    assert not differing(exported, lit.network.state_dict())
+
+
+def test_the_average_is_validated_and_training_goes_on_with_the_others(corpus: Path) -> None:
+    lit, average = network(), WeightAverage(decay=0.5)
+    _, recorder = fit(
+        module(corpus), lit, average, max_steps=4, limit_val_batches=1, val_check_interval=2, check_val_every_n_epoch=None
+    )
+    expected = {name: 0.5 * value + 0.5 * recorder.after[1][name] for name, value in recorder.after[0].items()}
+    assert len(recorder.validated) == 2
+    for name, value in expected.items():
+        torch.testing.assert_close(recorder.validated[0][name], value, rtol=1e-6, atol=1e-7)
+    assert differing(recorder.validated[0], recorder.after[1])
+    assert not differing(recorder.before[2], recorder.after[1])
+
+
+def test_before_the_average_starts_the_present_weights_are_validated(corpus: Path) -> None:
+    lit, average = network(), WeightAverage(decay=0.5, start_step=3)
+    _, recorder = fit(
+        module(corpus), lit, average, max_steps=4, limit_val_batches=1, val_check_interval=2, check_val_every_n_epoch=None
+    )
+    assert not differing(recorder.validated[0], recorder.after[1])
+
+
+# --- compiling, and what comes from the data ---
+
+
+def test_a_compiled_network_trains_on_the_same_losses_and_saves_the_same_names(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[nn.Module] = []
+    compile_module = nn.Module.compile
+
+    def eager(self: nn.Module) -> None:
+        compiled.append(self)
+        compile_module(self, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", eager)
+    runs = []
+    for flag in (False, True):
+        lit = network(compile=flag)
+        _, recorder = fit(module(corpus), lit, WeightAverage(decay=0.5), max_steps=3)
+        runs.append((recorder, lit))
+    (plain, _), (fast, lit) = runs
+    assert compiled == [lit.network]
+    assert [logged["bits"] for logged in plain.logged] == pytest.approx([logged["bits"] for logged in fast.logged])
+    assert plain.after[-1].keys() == fast.after[-1].keys()
+
+
+def test_sample_rate_and_labels_come_from_the_data(corpus: Path) -> None:
+    lit = network()
+    fit(module(corpus, sample_rate=4000), lit, max_steps=1)
+    assert lit.network.sample_rate == 4000
+    assert lit.network.labels == {"digit": ["0", "1"], "speaker": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"sample_rate": 16000}, "sample_rate = 16000, but this data has sample_rate = 8000"),
+        ({"labels": {"digit": ["7", "8"]}}, "trained with labels = .*'7'.* but this data has labels = .*'speaker'"),
+    ],
+)
+def test_data_with_other_facts_than_the_model_is_refused(corpus: Path, facts: Mapping[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        fit(module(corpus), network(**facts), max_steps=1)
+
+
+def test_a_network_needs_its_facts_from_somewhere() -> None:
+    with pytest.raises(ValueError, match="needs sample_rate"):
+        network().configure_model()
+    with pytest.raises(RuntimeError, match="built when training starts"):
+        _ = network().network
+
+
+def test_a_network_is_built_once(corpus: Path) -> None:
+    lit = built(module(corpus, val_pattern=VAL_PATTERN))
+    first = lit.network
+    lit.configure_model()
+    assert lit.network is first
