@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -23,25 +23,46 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, without the run's version number."""
+    """Lightning's bar, without the run's version number, and with its total and rate right in a resumed epoch too."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=5)
+
+    def on_train_start(self, *_: Any) -> None:
+        super().on_train_start()
+        self._count_from_resumed_step()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self._count_from_resumed_step()
+
+    def _count_from_resumed_step(self) -> None:
+        """In a run of max_steps, one epoch, Lightning would count from here on and say `?` for the total."""
+        trainer: Any = self.trainer
+        done, total = (steps * trainer.accumulate_grad_batches for steps in (trainer.global_step, trainer.max_steps))
+        if done and total > 0:
+            bar = self.train_progress_bar
+            bar.total, bar.initial, bar.n = total, done, done
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
-class WeightAverage(EMAWeightAveraging):
+class WeightAverage(WeightAveraging):
     """Exponential moving average of the weights: validated, sampled from and exported in place of the last ones.
 
+        average += (1 - min(decay, (1 + n) / (10 + n))) (weights - average)   after the n-th step
+
+    so that the random start is forgotten within the first steps instead of after several times 1 / (1 - decay).
+
     Args:
-        decay: Share of the old average kept at each step.
-        start_step: Step from which weights are averaged.
+        decay: Share of the old average kept at each step; 0 for no averaging.
     """
 
-    def __init__(self, decay: float = 0.999, start_step: int = 0) -> None:
-        super().__init__(decay=decay, update_starting_at_step=start_step)
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"--ema.decay must be at least 0 and below 1, but got {decay}.")
+        super().__init__(avg_fn=lambda average, weights, n: average.lerp(weights, 1 - min(decay, _warm(float(n)))))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._device = trainer.strategy.root_device  # the module is still on the CPU here
@@ -53,6 +74,10 @@ class WeightAverage(EMAWeightAveraging):
         assert self._average_model is not None
         module = cast(LitWaveNet, self._average_model.module)
         return module.network
+
+
+def _warm(step: float) -> float:
+    return (1 + step) / (10 + step)
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -34,6 +34,8 @@ DESCRIPTION = """Train a WaveNet on a folder of audio.
 def main(arguments: Sequence[str], default_config: Path) -> None:
     """Run the command line. Errors of the caller end in one message and status 1, not in a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for room in ("wavenet.generation", "wavenet.engines"):  # said once by generate.py; here at every validation
+        logging.getLogger(room).setLevel(logging.WARNING)
     _quiet()
     try:
         arguments = complete_arguments(list(arguments), default_config)

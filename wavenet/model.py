@@ -228,7 +228,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = _existing(folder, "config.json")
     try:
         config = json.loads(path.read_text())
-        written_by, format_version, model = config["library_version"], config["format_version"], config["model"]
+        written_by, format_version, model = config["library_version"], config["format_version"], {**config["model"]}
         codec_classes = config["codec"]["classes"]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not the config.json of a saved WaveNet ({error!r}).") from error
