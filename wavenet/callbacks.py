@@ -1,5 +1,6 @@
 """Owns what happens beside the training loop: averaged weights, checkpoints, Ctrl-C, samples, pictures, the export."""
 
+import io
 import logging
 import math
 import signal
@@ -11,9 +12,11 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from wavenet.audio import save_audio
+from wavenet.files import write_whole
 from wavenet.generation import generate
 from wavenet.model import WaveNet
 from wavenet.plotting import plot_clips
@@ -78,6 +81,19 @@ class WeightAverage(WeightAveraging):
 
 def _warm(step: float) -> float:
     return (1 + step) / (10 + step)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all.
+
+    Lightning's own are first written to the system's temporary folder; where that is another file system they are copied
+    from there, and a process killed meanwhile leaves half a `last.ckpt` in place of the whole one before.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(path, content.getvalue())
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -172,9 +188,10 @@ class Samples(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or bits is None:
             return
         self._validations += 1
-        if not trainer.is_global_zero or trainer.log_dir is None or is_trial(trainer):
+        folder = trainer.log_dir  # every rank asks: it is a broadcast
+        if not trainer.is_global_zero or folder is None or is_trial(trainer):
             return
-        run = Path(trainer.log_dir)
+        run = Path(folder)
         network = averaged_network(trainer, pl_module)
         if bits < self._best:
             self._best = float(bits)

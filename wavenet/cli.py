@@ -14,7 +14,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from wavenet.callbacks import LastCheckpoint, ProgressBar, Samples, WeightAverage, averaged_network, is_trial
+from wavenet.callbacks import (
+    LastCheckpoint,
+    ProgressBar,
+    Samples,
+    WeightAverage,
+    WholeCheckpoints,
+    averaged_network,
+    is_trial,
+)
 from wavenet.checkpoints import newest_checkpoint, read_checkpoint
 from wavenet.data import AudioDataModule
 from wavenet.model import WaveNet
@@ -104,6 +112,7 @@ class TrainingCLI(LightningCLI):
             if settings.trainer.logger in (None, True):
                 callbacks.append(LearningRateMonitor())
         self.trainer_defaults["callbacks"] = callbacks
+        self.trainer_defaults["plugins"] = [WholeCheckpoints()]
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         settings = self.config[self.config.subcommand]

@@ -14,7 +14,7 @@ def spectrogram_db(audio: Tensor, sample_rate: int) -> tuple[Tensor, int]:
     """audio (T,) -> power in dB relative to the loudest point, (bins, frames), and the hop in samples; 32 ms Hann window."""
     window = max(16, round(0.032 * sample_rate))
     hop = max(1, window // 8)
-    padded = torch.nn.functional.pad(audio.float(), (window // 2, window))
+    padded = torch.nn.functional.pad(audio.float(), (window // 2, window - window // 2))
     spectrum = torch.stft(padded, window, hop, window=torch.hann_window(window), center=False, return_complex=True)
     power = spectrum.abs().square()
     return (10 * torch.log10(power / power.max().clamp_min(1e-12) + 1e-12)).clamp_min(FLOOR_DB), hop

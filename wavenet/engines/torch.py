@@ -46,9 +46,9 @@ class TorchEngine:
             self._ring[offset + (self._time + torch.arange(h, device=self._ring.device)) % h] if h else self._ring[:0]
             for offset, h in zip(self._offsets.tolist(), self._histories.tolist(), strict=True)
         ]
-        blocks = tuple(history.permute(1, 2, 0).contiguous() for history in histories)
+        blocks = tuple(_value(history.permute(1, 2, 0)) for history in histories)
         window = self._window.view(self._batch_size, -1, self._embedding.shape[1])
-        return EngineState(self._code.clone(), (window.transpose(1, 2).clone(), blocks))
+        return EngineState(self._code.clone(), (_value(window.transpose(1, 2)), blocks))
 
     @state.setter
     def state(self, state: EngineState) -> None:
@@ -163,6 +163,11 @@ class TorchEngine:
             (self._now_taps[layer], filter_, gate_half, self._gates[:, layer, :-1], self._gates[:, layer], residual)
             for layer, residual in enumerate(self._residuals)
         ]
+
+
+def _value(buffer: Tensor) -> Tensor:
+    """A contiguous copy: nothing that later sampling writes to, and no inference tensor, leaves the engine."""
+    return buffer.clone(memory_format=torch.contiguous_format)
 
 
 def _rows(weight: Tensor) -> Tensor:

@@ -1,0 +1,43 @@
+"""What the README says is true of the repository: its snippets run, its commands and paths exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_readme_has_snippets() -> None:
+    assert len(SNIPPETS) >= 3
+
+
+@pytest.mark.parametrize("index", range(len(SNIPPETS)))
+def test_readme_snippet_runs(index: int, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SNIPPETS[index]], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_names_only_files_that_exist() -> None:
+    tree = README.split("## What is where")[1].split("```")[1]
+    names = re.findall(r"^ {2}(\S+\.py)(?:, (\S+\.py))?", tree, re.MULTILINE)
+    for name in (name for pair in names for name in pair if name):
+        assert (ROOT / "wavenet" / name).is_file(), name
+    for path in re.findall(r"(?:\(|configs/|`python )((?:data|configs|benchmarks|tests)/[\w./-]+)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_configs_in_the_readme_are_those_there_are() -> None:
+    listed = re.search(r"^configs/ +one YAML a recipe: (.*)$", README, re.MULTILINE)
+    assert listed is not None
+    assert set(listed[1].split(", ")) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    assert "pip install -e '.[dev]' && pytest" in README
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "pip install --quiet -e '.[dev]'" in ci and re.search(r"^pytest$", ci, re.MULTILINE)
