@@ -124,7 +124,7 @@ class LastCheckpoint(ModelCheckpoint):
         interrupted = self._interrupted
         if trainer.world_size > 1:  # the ranks stop after the same step
             interrupted = trainer.strategy.reduce_boolean_decision(interrupted, all=False)
-        if interrupted:
+        if interrupted and _between_steps(trainer):
             self._save_now(trainer)
             raise KeyboardInterrupt
 
@@ -144,7 +144,7 @@ class LastCheckpoint(ModelCheckpoint):
             signal.signal(signal.SIGINT, self._previous_handler)
 
     def _save_now(self, trainer: pl.Trainer) -> None:
-        if is_trial(trainer) or self._last_global_step_saved == trainer.global_step:
+        if is_trial(trainer) or self._last_global_step_saved == trainer.global_step or not _between_steps(trainer):
             return
         assert self.dirpath is not None
         self._save_checkpoint(trainer, str(Path(self.dirpath, "last.ckpt")))
@@ -155,6 +155,12 @@ class LastCheckpoint(ModelCheckpoint):
         if not path.is_file():
             return "It had not come to a checkpoint yet; start it again."
         return f"Go on with: python train.py --ckpt_path {path}"
+
+
+def _between_steps(trainer: Any) -> bool:
+    """Not among the batches of an accumulated step: gradients are not saved, so a run could not go on from there."""
+    done = trainer.fit_loop.batch_idx + 1
+    return bool(trainer.is_last_batch) or done % trainer.accumulate_grad_batches == 0
 
 
 class Samples(pl.Callback):

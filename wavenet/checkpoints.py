@@ -61,7 +61,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} was refused: it is not a plain checkpoint of tensors and numbers, and loading it could run code from "
             "it. Use it only with the program that wrote it, if you trust that."
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except (RuntimeError, EOFError, OSError) as error:  # what a zip without its end raises, by where it was cut
         raise ValueError(
             f"{path} is cut short or damaged ({str(error).splitlines()[0]}). "
             "Take an older checkpoint: best.ckpt lies beside last.ckpt."

@@ -1,5 +1,7 @@
 """Owns the command `train.py`: subcommands, defaults by machine, where a run lies. Knows nothing of networks or losses."""
 
+import contextlib
+import errno
 import logging
 import os
 import sys
@@ -29,6 +31,7 @@ from wavenet.model import WaveNet
 from wavenet.training import LitWaveNet
 
 RUN_VARIABLE = "WAVENET_RUN"  # how the processes that Lightning starts for DDP learn the folder of the first
+USAGE = "python train.py [fit | validate | test] [--config FILE] [--SETTING VALUE ...]"
 DESCRIPTION = """Train a WaveNet on a folder of audio.
 
   python train.py                                                    fit with configs/default.yaml
@@ -49,9 +52,10 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
         arguments = complete_arguments(list(arguments), default_config)
         TrainingCLI(arguments)
     except (ValueError, FileNotFoundError, FileExistsError, OSError) as error:
+        _remove_empty_run()
         if os.environ.get("WAVENET_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}\n(WAVENET_TRACEBACK=1 shows where)")
+        sys.exit(f"error: {error}{_advice(error)}\n(WAVENET_TRACEBACK=1 shows where)")
 
 
 class TrainingCLI(LightningCLI):
@@ -75,7 +79,10 @@ class TrainingCLI(LightningCLI):
                 "devices": 1,
                 "max_steps": 10000,
             },
-            parser_kwargs={"description": DESCRIPTION},
+            parser_kwargs={
+                "description": DESCRIPTION,
+                **{name: {"usage": USAGE} for name in self.subcommands()},
+            },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=arguments,
@@ -112,7 +119,6 @@ class TrainingCLI(LightningCLI):
             if settings.trainer.logger in (None, True):
                 callbacks.append(LearningRateMonitor())
         self.trainer_defaults["callbacks"] = callbacks
-        self.trainer_defaults["plugins"] = [WholeCheckpoints()]
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         settings = self.config[self.config.subcommand]
@@ -120,6 +126,8 @@ class TrainingCLI(LightningCLI):
             kwargs["logger"] = False
         elif settings.trainer.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(str(self.run.parent), name=self.run.name, version="")
+        given = self._get(self.config_init, "trainer")["plugins"] or []
+        kwargs["plugins"] = [*(given if isinstance(given, list) else [given]), WholeCheckpoints()]
         return super().instantiate_trainer(**kwargs)
 
     @rank_zero_only
@@ -191,6 +199,20 @@ def run_folder(runs: str, name: str | None, checkpoint: str | None) -> Path:
         folder = _new_folder(Path(runs), name or "run")
     os.environ[RUN_VARIABLE] = str(folder)
     return folder
+
+
+def _advice(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return ". The disk is full. What was saved before is whole: free some space and add --ckpt_path last."
+    return ""
+
+
+def _remove_empty_run() -> None:
+    """A run that failed before it wrote anything leaves no folder."""
+    folder = os.environ.get(RUN_VARIABLE)
+    if folder and not getattr(rank_zero_only, "rank", 0):
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()
 
 
 def _new_folder(runs: Path, name: str) -> Path:

@@ -39,7 +39,8 @@ class Sampling:
         if self.temperature == 0:
             return logits.argmax(dim=-1)
         cumulative = self.probabilities(logits).cumsum(dim=-1)
-        edge = uniforms.to(cumulative.dtype).unsqueeze(-1) * cumulative[:, -1:]
+        below_one = 1 - torch.finfo(cumulative.dtype).eps / 2  # a finer uniform would round to 1, past the last edge
+        edge = uniforms.to(cumulative.dtype).clamp(max=below_one).unsqueeze(-1) * cumulative[:, -1:]
         return torch.searchsorted(cumulative, edge, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -59,6 +60,15 @@ class Sampling:
             kept = torch.zeros_like(ordered).scatter(-1, codes, torch.where(before < self.top_p, ordered, 0))
             probabilities = kept / kept.sum(dim=-1, keepdim=True)
         return probabilities
+
+
+def refuse_not_finite(logits: Tensor) -> None:
+    """Raises ValueError for NaN or infinite logits: drawn from, they would give codes that look like any others."""
+    if not torch.isfinite(logits).all():
+        raise ValueError(
+            "The model's logits are not finite (NaN or infinity), so there is nothing to draw from: its weights are "
+            "damaged or its training diverged. Take an earlier checkpoint, or train with a lower learning rate."
+        )
 
 
 def negative_log_likelihood(logits: Tensor, codes: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -96,7 +96,8 @@ def stream(
         raise ValueError(f"batch_size and chunk_size must be at least 1, but got {batch_size} and {chunk_size}.")
     if mel is not None:
         raise ValueError("This model is not conditioned on mel spectrograms; leave mel out.")
-    chosen = label_ids(model.labels, _with_drawn_labels(model, labels or {}, batch_size, seed), batch_size)
+    chosen = label_ids(model.labels, labels or {}, batch_size)
+    chosen |= label_ids(model.labels, _draw_labels(model, chosen, batch_size, seed), batch_size)
     runner = build_engine(model, batch_size, chosen, engine=engine, precision=precision)
     if prompt is not None:
         _prefill(runner, _prompt_codes(model, prompt, batch_size))
@@ -124,28 +125,26 @@ def _generators(seed: int, batch_size: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + index) for index in range(batch_size)]
 
 
-def _with_drawn_labels(
-    model: WaveNet, labels: Mapping[str, str | Sequence[str]], batch_size: int, seed: int
-) -> dict[str, str | Sequence[str]]:
-    """Labels that were left out are drawn for each stream from its own seed."""
+def _draw_labels(model: WaveNet, given: Container[str], batch_size: int, seed: int) -> dict[str, list[str]]:
+    """The labels that were left out, drawn for each stream from its own seed."""
     drawn = {
         name: [random.Random(f"{name} {seed + index}").choice(categories) for index in range(batch_size)]
         for name, categories in model.labels.items()
-        if name not in labels
+        if name not in given
     }
     for name, categories in drawn.items():
         logger.info("label %s drawn: %s", name, ", ".join(categories))
-    return {**labels, **drawn}
+    return drawn
 
 
 def _prompt_codes(model: WaveNet, prompt: Tensor, batch_size: int) -> Tensor:
-    clips = prompt.expand(batch_size, -1) if prompt.dim() <= 2 and prompt.numel() else prompt
-    if clips.dim() != 2 or clips.shape[1] == 0:
+    clips = prompt.unsqueeze(0) if prompt.dim() == 1 else prompt
+    if clips.dim() != 2 or len(clips) not in (1, batch_size) or clips.shape[1] == 0:
         raise ValueError(
             f"A prompt is audio of shape (time,) or ({batch_size}, time) with at least one sample, "
             f"but got {tuple(prompt.shape)}."
         )
-    return model.codec.encode(clips)
+    return model.codec.encode(clips.expand(batch_size, -1))
 
 
 def _prefill(engine: Engine, codes: Tensor) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from wavenet.distributions import Sampling
+from wavenet.distributions import Sampling, refuse_not_finite
 from wavenet.engines import EngineState
 from wavenet.model import ModelState, WaveNet
 
@@ -37,14 +37,16 @@ class NaiveEngine:
 
     @torch.inference_mode()
     def prime(self, codes: Tensor) -> Tensor:
-        self._inputs = torch.cat([self._inputs, codes], dim=1)
+        self._inputs = torch.cat([self._inputs, codes.to(self._inputs.device)], dim=1)
         return self._logits(self._inputs[:, :-1])[..., -codes.shape[1] :]
 
     @torch.inference_mode()
     def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
         start = self._inputs.shape[1]
         for u in uniforms.to(self._inputs.device).unbind(1):
-            code = sampling.draw(self._logits(self._inputs, last=True), u)
+            logits = self._logits(self._inputs, last=True)
+            refuse_not_finite(logits)
+            code = sampling.draw(logits, u)
             self._inputs = torch.cat([self._inputs, code[:, None]], dim=1)
         return self._inputs[:, start:].clone()
 

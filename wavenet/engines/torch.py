@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from wavenet.distributions import Sampling
+from wavenet.distributions import Sampling, refuse_not_finite
 from wavenet.engines import EngineState
 from wavenet.layers import CausalConv1d, ResidualBlock
 from wavenet.model import WaveNet
@@ -72,7 +72,10 @@ class TorchEngine:
         codes = torch.empty((steps, self._batch_size), dtype=torch.int64, device=self._code.device)
         rows = zip(uniforms.to(self._code.device).unbind(1), reads, writes, codes.unbind(0), strict=True)
         for u, read, write, out in rows:
-            self._code = out.copy_(sampling.draw(self._logits(read, write), u))
+            logits = self._logits(read, write)
+            self._code = out.copy_(sampling.draw(logits, u))
+        if steps:
+            refuse_not_finite(logits)  # once a call, not once a sample: what is not finite stays so
         self._code = self._code.clone()
         self._time += steps
         return codes.T.contiguous()
