@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import re
 from pathlib import Path
 
@@ -168,11 +169,10 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypa
     save_audio(path, torch.zeros(10), 8000)
     before = path.read_bytes()
 
-    def fail_half_way(file: Path, *args: object, **kwargs: object) -> None:
-        file.write_bytes(b"RIFF")
+    def fail_when_flushed(handle: int) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(soundfile, "write", fail_half_way)
+    monkeypatch.setattr(os, "fsync", fail_when_flushed)
     with pytest.raises(OSError, match="no space left"):
         save_audio(path, torch.ones(10), 8000)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

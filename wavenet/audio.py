@@ -4,15 +4,16 @@ Knows nothing of codes, models or data sets. Shapes: C channels, T time. torchau
 where they are used, so that `import wavenet` needs torch alone.
 """
 
+import io
 import logging
-import os
 import re
-import uuid
 from fractions import Fraction
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from wavenet.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -108,15 +109,9 @@ def save_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
     """
     import soundfile
 
-    path = Path(path)
-    pcm = _pcm16(path, audio)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        soundfile.write(temporary, pcm.numpy(), sample_rate, subtype="PCM_16", format="WAV")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path, buffer = Path(path), io.BytesIO()
+    soundfile.write(buffer, _pcm16(path, audio).numpy(), sample_rate, subtype="PCM_16", format="WAV")
+    write_whole(path, buffer.getvalue())
 
 
 def _pcm16(path: Path, audio: Tensor) -> Tensor:

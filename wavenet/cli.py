@@ -34,16 +34,23 @@ RUN_VARIABLE = "WAVENET_RUN"  # how the processes that Lightning starts for DDP 
 USAGE = "python train.py [fit | validate | test] [--config FILE] [--SETTING VALUE ...]"
 DESCRIPTION = """Train a WaveNet on a folder of audio.
 
-  python train.py                                                    fit with configs/default.yaml
-  python train.py --config configs/fsdd.yaml --data.root DIR         another recipe, your folder
-  python train.py --ckpt_path last                                   go on with the newest run, exactly
-  python train.py validate --ckpt_path runs/NAME/checkpoints/best.ckpt
-  python train.py fit --help                                         every setting
+  python train.py                                                 fit with configs/default.yaml
+  python train.py --config configs/folder.yaml --data.root DIR    your own folder of audio
+  python train.py --ckpt_path last                                go on with the newest run, exactly
+  python train.py validate --ckpt_path PATH                       exact bits per sample of a checkpoint
+  python train.py test --ckpt_path PATH                           the same on the test clips
+  python train.py fit --help                                      every setting, with its default
+
+Settings of a config are overridden by name: --model.residual_channels 128 --trainer.max_steps 20000. A run leaves
+RUNS/NAME/ with config.yaml, checkpoints/, model/, samples/ and TensorBoard events.
 """
 
 
 def main(arguments: Sequence[str], default_config: Path) -> None:
     """Run the command line. Errors of the caller end in one message and status 1, not in a traceback."""
+    if list(arguments) in (["-h"], ["--help"]):
+        print(DESCRIPTION)
+        return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for room in ("wavenet.generation", "wavenet.engines"):  # said once by generate.py; here at every validation
         logging.getLogger(room).setLevel(logging.WARNING)
