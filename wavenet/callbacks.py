@@ -4,6 +4,7 @@ import io
 import logging
 import math
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -65,7 +66,13 @@ class WeightAverage(WeightAveraging):
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"--ema.decay must be at least 0 and below 1, but got {decay}.")
-        super().__init__(avg_fn=lambda average, weights, n: average.lerp(weights, 1 - min(decay, _warm(float(n)))))
+        self.decay = decay
+        super().__init__(multi_avg_fn=self._update)
+
+    def _update(self, averages: Sequence[Tensor], weights: Sequence[Tensor], n: Tensor | int) -> None:
+        """All weights in one launch and with one look at n; n counts the updates so far."""
+        share = min(self.decay, (1 + float(n)) / (10 + float(n)))
+        torch._foreach_lerp_(list(averages), list(weights), 1 - share)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._device = trainer.strategy.root_device  # the module is still on the CPU here
@@ -77,10 +84,6 @@ class WeightAverage(WeightAveraging):
         assert self._average_model is not None
         module = cast(LitWaveNet, self._average_model.module)
         return module.network
-
-
-def _warm(step: float) -> float:
-    return (1 + step) / (10 + step)
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -45,7 +45,8 @@ class LitWaveNet(pl.LightningModule):
         weight_decay: AdamW's decay; not used by adam.
         warmup_steps: Steps of linear warm-up.
         final_lr_ratio: Share of the learning rate left at the last step, after a half cosine.
-        compile: Run the training forward through torch.compile (needs a C++ compiler on CPU; a minute to start).
+        compile: Run the training forward through torch.compile: a minute or two to start, a C++ compiler needed on CPU.
+            There it was 1.9 times faster in float32, and slower in bfloat16 (benchmarks/results/log.md).
         max_nonfinite_steps: Stop after so many steps in a row with a loss or gradient that is not finite.
         sample_rate: In Hz; taken from the data where none is given.
         labels: Names and categories; taken from the data where none are given.
