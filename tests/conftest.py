@@ -14,6 +14,7 @@ from wavenet import WaveNet
 
 # Largest difference allowed between two ways to the same value, relative to the largest value where that is above 1.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2}
+LOGITS = 2.0  # standard deviation of a small model's logits
 LABELS = {"digit": ["0", "1", "2"], "speaker": ["ann", "bob"]}
 
 
@@ -41,17 +42,24 @@ def assert_close(actual: Tensor, expected: Tensor, where: object = "") -> None:
 
 
 def small_model(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: Any) -> WaveNet:
-    """A model of odd sizes whose weights are large enough that the next code depends on the whole receptive field."""
+    """A model of odd sizes, its weights large enough that the next code depends on all of the receptive field.
+
+    The logits are scaled to a deviation of LOGITS: codes drawn from them are neither noise nor always the same.
+    """
     sizes = {"cycles": 2, "layers_per_cycle": 3, "kernel_size": 2, "sample_rate": 8000, "residual_scale": 0.8}
     channels = {"residual_channels": 5, "gate_channels": 7, "skip_channels": 17, "head_channels": 11}
-    model = WaveNet(**{**sizes, **channels, "condition_channels": 3, **settings}).to(dtype)
+    model = WaveNet(**{**sizes, **channels, "condition_channels": 3, **settings}).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            fan_in = 1 if "embedding" in name else max(1, parameter[0].numel())
+            fan_in = 3 if "embedding" in name else max(1, parameter[0].numel())
             parameter.copy_(0.3 * values if parameter.dim() == 1 else 1.7 * values / fan_in**0.5)
-    return model.eval()
+        labels = {name: torch.arange(8) % len(categories) for name, categories in model.labels.items()}
+        logits = model(some_codes(8, 64), labels)
+        for parameter in model.head[3].parameters():
+            parameter.mul_(LOGITS / logits.std())
+    return model.to(dtype).eval()
 
 
 def some_labels(batch_size: int) -> dict[str, Tensor]:
@@ -90,5 +98,3 @@ def _ending_at(time: int, lengths: Sequence[int]) -> list[int]:
         if left := min(length, time - sum(kept)):
             kept.append(left)
     return kept
-
-

@@ -58,11 +58,13 @@ def tensors(state: Any) -> Iterator[Tensor]:
 
 
 def block(dtype: torch.dtype = F64, **settings: Any) -> ResidualBlock:
+    torch.manual_seed(0)
     sizes = {"residual_channels": 5, "gate_channels": 7, "skip_channels": 17, "kernel_size": 3, "dilation": 2}
     return ResidualBlock(**{**sizes, "residual_scale": math.sqrt(0.5), **settings}).to(dtype)
 
 
 def stack(dtype: torch.dtype = F64, **settings: Any) -> ResidualStack:
+    torch.manual_seed(0)
     sizes: dict[str, Any] = {"dilations": [1, 2, 4, 1, 2], "residual_channels": 5, "gate_channels": 7}
     return ResidualStack(**{**sizes, "skip_channels": 17, "residual_scale": 0.8, **settings}).to(dtype)
 
@@ -72,6 +74,7 @@ def stack(dtype: torch.dtype = F64, **settings: Any) -> ResidualStack:
 
 def double_loop(x: Tensor, weight: Tensor, bias: Tensor, dilation: int, groups: int) -> Tensor:
     """The definition, one multiplication at a time."""
+    weight, bias = weight.detach(), bias.detach()
     batch, inputs, time = x.shape
     outputs, per_group, taps = weight.shape
     y = torch.zeros(batch, outputs, time, dtype=x.dtype)
@@ -210,23 +213,28 @@ def test_features_of_another_shape_are_refused_with_the_likely_mistake(
 
 
 def conv_of(**settings: Any) -> CausalConv1d:
+    torch.manual_seed(0)
     return CausalConv1d(6, 9, **{"kernel_size": 3, "dilation": 2, "dtype": F64, **settings})
 
 
 @pytest.mark.parametrize(
-    ("module", "condition"),
+    ("build", "condition"),
     [
-        (conv_of(), None),
-        (conv_of(groups=3), None),
-        (conv_of(kernel_size=1), None),
-        (block(residual_channels=6), None),
-        (block(residual_channels=6, condition_channels=3), features(2, 3, 13)),
-        (block(residual_channels=6, last=True), None),
-        (stack(residual_channels=6, condition_channels=3), features(2, 3, 13)),
+        (conv_of, None),
+        (lambda: conv_of(groups=3), None),
+        (lambda: conv_of(kernel_size=1), None),
+        (lambda: block(residual_channels=6), None),
+        (lambda: block(residual_channels=6, condition_channels=3), features(2, 3, 13)),
+        (lambda: block(residual_channels=6, last=True), None),
+        (lambda: stack(residual_channels=6, condition_channels=3), features(2, 3, 13)),
     ],
     ids=["conv", "grouped", "kernel-1", "block", "conditioned-block", "last-block", "stack"],
 )
-def test_a_change_at_t_leaves_outputs_before_t_bit_identical(module: Any, condition: Tensor | None) -> None:
+def test_a_change_at_t_leaves_outputs_before_t_bit_identical(
+    build: Callable[[], Any], condition: Tensor | None
+) -> None:
+    module = build()
+
     def outputs(x: Tensor, h: Tensor | None) -> tuple[Tensor, ...]:
         y = module(x) if h is None else module(x, h)
         return y if isinstance(y, tuple) else (y,)
@@ -271,7 +279,7 @@ def test_the_taps_of_a_convolution_by_gradient(kernel_size: int, dilation: int) 
 
 
 @pytest.mark.parametrize(
-    ("kernel_size", "dilations"), [(2, [1, 2, 4, 8]), (2, [1, 2, 1, 2]), (3, [1, 2, 4]), (2, [5]), (1, [1, 2])]
+    ("kernel_size", "dilations"), [(2, [1, 2, 4, 8]), (2, [1, 2, 1, 2]), (3, [1, 2, 4]), (2, [1]), (1, [1, 2])]
 )
 def test_receptive_field_of_a_stack_is_what_the_gradient_reaches(kernel_size: int, dilations: list[int]) -> None:
     module, x = stack(dilations=dilations, kernel_size=kernel_size), features(1, 5, 60).requires_grad_()
@@ -391,8 +399,13 @@ def compositions(total: int) -> Iterator[list[int]]:
         yield from ([first, *rest] for rest in compositions(total - first))
 
 
-@pytest.mark.parametrize("module", [conv_of(), conv_of(groups=3), block(residual_channels=6)])
-def test_every_cutting_of_a_short_clip_is_forward(module: Any) -> None:
+@pytest.mark.parametrize(
+    "build",
+    [conv_of, lambda: conv_of(groups=3), lambda: block(residual_channels=6)],
+    ids=["conv", "grouped", "block"],
+)
+def test_every_cutting_of_a_short_clip_is_forward(build: Callable[[], Any]) -> None:
+    module = build()
     all_cuttings = list(compositions(8))
     assert len(all_cuttings) == 2**7
     for lengths in all_cuttings:
@@ -401,7 +414,9 @@ def test_every_cutting_of_a_short_clip_is_forward(module: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [F64, F32])
 @pytest.mark.parametrize("condition_time", [0, 1, 37])
-@pytest.mark.parametrize(("kernel_size", "dilation", "last"), [(1, 1, False), (2, 8, False), (3, 5, True), (5, 1, False)])
+@pytest.mark.parametrize(
+    ("kernel_size", "dilation", "last"), [(1, 1, False), (2, 8, False), (3, 5, True), (5, 1, False)]
+)
 def test_steps_of_a_block_concatenate_to_forward(
     kernel_size: int, dilation: int, last: bool, condition_time: int, dtype: torch.dtype
 ) -> None:
@@ -439,8 +454,14 @@ def test_steps_of_a_model_concatenate_to_forward(
 # The state is a value
 
 
-STATEFUL: list[Any] = [conv_of(), conv_of(kernel_size=1), conv_of(groups=2), block(residual_channels=6)]
-STATEFUL += [stack(residual_channels=6), small_model()]
+STATEFUL: list[Callable[[], Any]] = [
+    conv_of,
+    lambda: conv_of(kernel_size=1),
+    lambda: conv_of(groups=3),
+    lambda: block(residual_channels=6),
+    lambda: stack(residual_channels=6),
+    small_model,
+]
 STATEFUL_IDS = ["conv", "kernel-1", "grouped", "block", "stack", "model"]
 
 
@@ -448,21 +469,25 @@ def inputs_of(module: Any, time: int, seed: int = 0) -> Tensor:
     return some_codes(3, time, seed) if hasattr(module, "codec") else features(3, 6, time, seed=seed)
 
 
-@pytest.mark.parametrize("module", STATEFUL, ids=STATEFUL_IDS)
+@pytest.mark.parametrize("build", STATEFUL, ids=STATEFUL_IDS)
 @pytest.mark.parametrize("n", [1, 3, 30])
-def test_step_never_writes_to_the_state_it_was_given(module: Any, n: int) -> None:
+def test_step_never_writes_to_the_state_it_was_given(build: Callable[[], Any], n: int) -> None:
+    module = build()
     _, state = module.step(inputs_of(module, 9), module.init_state(3))
     before = [part.clone() for part in tensors(state)]
     _, after = module.step(inputs_of(module, n, seed=5), state)
     assert all(torch.equal(now, then) for now, then in zip(tensors(state), before, strict=True))
     assert all(new.untyped_storage().data_ptr() != old.untyped_storage().data_ptr() or not old.numel()
                for new, old in zip(tensors(after), tensors(state), strict=True))  # fmt: skip
-    assert any(not torch.equal(new, old) for new, old in zip(tensors(after), before, strict=True)) or not before[0].numel()
+    assert (
+        any(not torch.equal(new, old) for new, old in zip(tensors(after), before, strict=True)) or not before[0].numel()
+    )
 
 
-@pytest.mark.parametrize("module", STATEFUL, ids=STATEFUL_IDS)
+@pytest.mark.parametrize("build", STATEFUL, ids=STATEFUL_IDS)
 @pytest.mark.parametrize("n", [1, 3, 30])
-def test_state_is_canonical_and_holds_no_memory_but_its_own(module: Any, n: int) -> None:
+def test_state_is_canonical_and_holds_no_memory_but_its_own(build: Callable[[], Any], n: int) -> None:
+    module = build()
     start = module.init_state(3)
     _, state = module.step(inputs_of(module, n), start)
     convolutions = [part for part in module.modules() if isinstance(part, CausalConv1d) and part.kernel_size[0] > 1]
@@ -490,8 +515,9 @@ def test_state_does_not_follow_later_changes_of_the_input() -> None:
     assert torch.equal(state, before)
 
 
-@pytest.mark.parametrize("module", STATEFUL, ids=STATEFUL_IDS)
-def test_a_forked_state_goes_both_ways(module: Any) -> None:
+@pytest.mark.parametrize("build", STATEFUL, ids=STATEFUL_IDS)
+def test_a_forked_state_goes_both_ways(build: Callable[[], Any]) -> None:
+    module = build()
     past, left, right = inputs_of(module, 11), inputs_of(module, 7, seed=3), inputs_of(module, 5, seed=4)
     _, state = module.step(past, module.init_state(3))
     for future in (left, right, left):
@@ -525,8 +551,9 @@ def test_a_stack_state_with_other_parts_is_refused() -> None:
 # Gradients go through steps
 
 
-@pytest.mark.parametrize("module", STATEFUL, ids=STATEFUL_IDS)
-def test_gradients_through_steps_are_those_of_forward(module: Any) -> None:
+@pytest.mark.parametrize("build", STATEFUL, ids=STATEFUL_IDS)
+def test_gradients_through_steps_are_those_of_forward(build: Callable[[], Any]) -> None:
+    module = build()
     x = inputs_of(module, 17)
     leaves = [*module.parameters(), *([x.requires_grad_()] if x.is_floating_point() else [])]
 
@@ -555,8 +582,13 @@ def test_gradcheck_through_steps_of_a_block() -> None:
 # Compilers
 
 
-@pytest.mark.parametrize("module", [*STATEFUL, block(residual_channels=6, condition_channels=2)])
-def test_forward_and_step_compile_without_a_graph_break(module: Any) -> None:
+@pytest.mark.parametrize(
+    "build",
+    [*STATEFUL, lambda: block(residual_channels=6, condition_channels=2)],
+    ids=[*STATEFUL_IDS, "conditioned-block"],
+)
+def test_forward_and_step_compile_without_a_graph_break(build: Callable[[], Any]) -> None:
+    module = build()
     torch.compiler.reset()
     x = inputs_of(module, 12)
     condition = (features(3, 2, 12),) if getattr(module, "condition_channels", 0) else ()

@@ -77,7 +77,9 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def fit(data: AudioDataModule, lit: LitWaveNet, *callbacks: pl.Callback, **settings: Any) -> tuple[pl.Trainer, Recorder]:
+def fit(
+    data: AudioDataModule, lit: LitWaveNet, *callbacks: pl.Callback, **settings: Any
+) -> tuple[pl.Trainer, Recorder]:
     recorder = Recorder()
     runner = trainer(callbacks=[*callbacks, recorder], **settings)
     runner.fit(lit, data)
@@ -103,7 +105,10 @@ def test_a_crop_is_scored_as_the_whole_clip_is_at_the_same_place(corpus: Path, m
     assert (batch["scored"][:, 0] > 0).sum() >= 3, "crops from the middle of clips"
     loss = loss_of(lit, batch, monkeypatch)
     whole = [torch.from_numpy(data.codes(clip).copy()) for clip in data.clips("train")]
-    numbers = [{name: torch.tensor([data.labels[name].index(clip.labels[name])]) for name in clip.labels} for clip in data.clips("train")]
+    numbers = [
+        {name: torch.tensor([data.labels[name].index(clip.labels[name])]) for name in clip.labels}
+        for clip in data.clips("train")
+    ]
     nats = []
     for row, (start, stop) in zip(batch["codes"], batch["scored"].tolist(), strict=True):
         wanted = row[1 + start : 1 + stop]
@@ -273,10 +278,10 @@ def test_many_steps_in_a_row_that_are_not_finite_stop_the_run_with_advice(corpus
 
 def test_the_average_is_the_exponential_one_and_is_what_a_run_ends_with(corpus: Path) -> None:
     lit = network()
-    runner, recorder = fit(module(corpus), lit, WeightAverage(decay=0.5), max_steps=4)
+    runner, recorder = fit(module(corpus), lit, WeightAverage(decay=0.2), max_steps=4)
     average = recorder.after[0]
-    for current in recorder.after[1:]:
-        average = {name: 0.5 * average[name] + 0.5 * current[name] for name in average}
+    for share, current in zip((2 / 11, 0.2, 0.2), recorder.after[1:], strict=True):  # of the old; 2 / 11 to warm up
+        average = {name: share * average[name] + (1 - share) * current[name] for name in average}
     exported = averaged_network(runner, lit).state_dict()
     for name, value in average.items():
         torch.testing.assert_close(exported[name], value, rtol=1e-6, atol=1e-7)
@@ -287,9 +292,17 @@ def test_the_average_is_the_exponential_one_and_is_what_a_run_ends_with(corpus: 
 def test_the_average_is_validated_and_training_goes_on_with_the_others(corpus: Path) -> None:
     lit, average = network(), WeightAverage(decay=0.5)
     _, recorder = fit(
-        module(corpus), lit, average, max_steps=4, limit_val_batches=1, val_check_interval=2, check_val_every_n_epoch=None
+        module(corpus),
+        lit,
+        average,
+        max_steps=4,
+        limit_val_batches=1,
+        val_check_interval=2,
+        check_val_every_n_epoch=None,
     )
-    expected = {name: 0.5 * value + 0.5 * recorder.after[1][name] for name, value in recorder.after[0].items()}
+    share = 2 / 11  # of the first weights in the second average
+    first, second = recorder.after[:2]
+    expected = {name: share * value + (1 - share) * second[name] for name, value in first.items()}
     assert len(recorder.validated) == 2
     for name, value in expected.items():
         torch.testing.assert_close(recorder.validated[0][name], value, rtol=1e-6, atol=1e-7)
@@ -297,12 +310,10 @@ def test_the_average_is_validated_and_training_goes_on_with_the_others(corpus: P
     assert not differing(recorder.before[2], recorder.after[1])
 
 
-def test_before_the_average_starts_the_present_weights_are_validated(corpus: Path) -> None:
-    lit, average = network(), WeightAverage(decay=0.5, start_step=3)
-    _, recorder = fit(
-        module(corpus), lit, average, max_steps=4, limit_val_batches=1, val_check_interval=2, check_val_every_n_epoch=None
-    )
-    assert not differing(recorder.validated[0], recorder.after[1])
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_a_decay_that_is_no_share_is_refused(decay: float) -> None:
+    with pytest.raises(ValueError, match=f"ema.decay .* got {decay}"):
+        WeightAverage(decay=decay)
 
 
 # --- compiling, and what comes from the data ---

@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, OSError) as error:  # what a zip without its end raises, by where it was cut
         raise ValueError(
-            f"{path} is cut short or damaged ({str(error).splitlines()[0]}). "
+            f"{path} is cut short or damaged ({(str(error) or 'it is empty').splitlines()[0]}). "
             "Take an older checkpoint: best.ckpt lies beside last.ckpt."
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -65,6 +66,15 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
         sys.exit(f"error: {error}{_advice(error)}\n(WAVENET_TRACEBACK=1 shows where)")
 
 
+class SettingsFile(SaveConfigCallback):
+    """The run's config.yaml; without the checkpoint it went on from, so that the file starts another run like it."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        config = config.clone()
+        config.ckpt_path = None
+        super().__init__(parser, config, **kwargs)
+
+
 class TrainingCLI(LightningCLI):
     """LightningCLI with this library's model, data, callbacks and run folders."""
 
@@ -73,7 +83,7 @@ class TrainingCLI(LightningCLI):
         super().__init__(
             LitWaveNet,
             AudioDataModule,
-            save_config_callback=SaveConfigCallback if arguments[:1] == ["fit"] else None,
+            save_config_callback=SettingsFile if arguments[:1] == ["fit"] else None,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             trainer_defaults={
@@ -275,5 +285,8 @@ def _quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*treespec, LeafSpec.*",
         ".*is smaller than the logging interval.*",
+        ".*ended before the epoch ended and your dataloader is not resumable.*",  # it is: see data.ResumableSampler
+        ".*callbacks used to create the checkpoint need to be provided.*",
+        ".*The dirpath has changed from.*",
     ):
         warnings.filterwarnings("ignore", pattern)

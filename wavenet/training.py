@@ -22,6 +22,19 @@ from wavenet.version import __version__
 logger = logging.getLogger(__name__)
 
 BITS = 1 / math.log(2)  # per nat
+NETWORK_SETTINGS = (
+    "cycles",
+    "layers_per_cycle",
+    "kernel_size",
+    "residual_channels",
+    "gate_channels",
+    "skip_channels",
+    "head_channels",
+    "condition_channels",
+    "residual_scale",
+    "sample_rate",
+    "labels",
+)
 
 
 class LitWaveNet(pl.LightningModule):
@@ -98,20 +111,7 @@ class LitWaveNet(pl.LightningModule):
         if self.wavenet is not None:
             return
         self._take_from_data()
-        keys = (
-            "cycles",
-            "layers_per_cycle",
-            "kernel_size",
-            "residual_channels",
-            "gate_channels",
-            "skip_channels",
-            "head_channels",
-            "condition_channels",
-            "residual_scale",
-            "sample_rate",
-            "labels",
-        )
-        self.wavenet = WaveNet(**{key: self.hparams[key] for key in keys})
+        self.wavenet = WaveNet(**{name: self.hparams[name] for name in NETWORK_SETTINGS})
         if self.hparams["compile"]:
             self.wavenet.compile()
 
@@ -223,8 +223,19 @@ class LitWaveNet(pl.LightningModule):
         checkpoint["nonfinite_steps"] = self.nonfinite_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._refuse_other_network(checkpoint["hyper_parameters"])
         self._scored = torch.tensor(checkpoint["samples_seen"])
         self.nonfinite_steps = checkpoint["nonfinite_steps"]
+
+    def _refuse_other_network(self, trained: Mapping[str, Any]) -> None:
+        """Tables of other labels may have the same size: they would load, and mean something else."""
+        for name in NETWORK_SETTINGS:
+            theirs, mine = trained.get(name), self.hparams[name]
+            if theirs != mine:
+                raise ValueError(
+                    f"The checkpoint was trained with {name} = {theirs}, but here {name} = {mine}. "
+                    "Use the model and data settings it was trained with (its run's config.yaml), or train a new model."
+                )
 
 
 def mean_over_scored(values: Tensor, scored: Tensor) -> Tensor:

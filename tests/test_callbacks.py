@@ -1,0 +1,394 @@
+"""What a run leaves, and how it goes on: resumed after kill -9 and Ctrl-C, in a folder of its own, on two processes."""
+
+import os
+import random
+import re
+import shlex
+import signal
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import RATE, arguments, differing, load, module, start, train, write_corpus
+
+import wavenet
+from wavenet.data import AudioDataModule
+from wavenet.training import LitWaveNet
+
+MAX_STEPS = 120  # of a run that is killed: long enough to be killed before its end
+PATIENCE = 120  # seconds until a process counts as stuck
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_corpus(tmp_path_factory.mktemp("corpus"))
+    module(root).prepare_data()
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a finished run."""
+    place = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        train(*arguments(corpus, ema__decay=0.5))
+    return place / "runs" / "default"
+
+
+@pytest.fixture(scope="module")
+def board(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "audio": 0})
+    events.Reload()
+    return events
+
+
+def output(process: Any) -> str:
+    return process.communicate(timeout=PATIENCE)[0]
+
+
+def wait_for(path: Path, process: Any) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.is_file():
+        assert process.poll() is None, f"ended early: {output(process)}"
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.005)
+
+
+def states(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Averaged weights, current weights and optimiser moments, by name."""
+    found = {f"average {name}": value for name, value in checkpoint["state_dict"].items()}
+    found |= {f"current {name}": value for name, value in checkpoint["current_model_state"].items()}
+    for index, moments in checkpoint["optimizer_states"][0]["state"].items():
+        found |= {f"{name} {index}": value for name, value in moments.items()}
+    return found
+
+
+# --- what a run leaves ---
+
+
+def test_a_run_leaves_its_settings_checkpoints_export_and_samples(folder: Path) -> None:
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert settings["model"]["cycles"] == 1 and settings["ema"]["decay"] == 0.5
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in (folder / "model").iterdir()) == ["config.json", "model.safetensors"]
+    names = [f"{stem}-{index}.wav" for stem in ("final", "step-0000002", "step-0000004") for index in (0, 1)]
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == names
+    for path in (folder / "samples").iterdir():
+        info = soundfile.info(path)
+        assert (info.samplerate, info.frames, info.channels, info.subtype) == (RATE, 80, 1, "PCM_16")
+
+
+def test_the_export_is_the_best_checkpoint(folder: Path) -> None:
+    exported = wavenet.WaveNet.from_pretrained(folder / "model")
+    best = load(folder / "checkpoints" / "best.ckpt")["state_dict"]
+    assert not differing({f"wavenet.{name}": value for name, value in exported.state_dict().items()}, best)
+    assert exported.sample_rate == RATE and exported.labels == {"digit": ["0", "1"], "speaker": ["a", "b"]}
+
+
+def test_the_checkpoint_holds_average_and_current_weights_apart(folder: Path) -> None:
+    last = load(folder / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == 4
+    assert differing(last["state_dict"], last["current_model_state"])
+
+
+def test_the_best_checkpoint_has_the_lowest_validation(folder: Path, board: EventAccumulator) -> None:
+    lowest = min(board.Scalars("val_bits"), key=lambda event: event.value)
+    assert load(folder / "checkpoints" / "best.ckpt")["global_step"] in (lowest.step, lowest.step + 1)
+
+
+def test_the_scalars_are_on_tensorboard_at_their_steps(board: EventAccumulator) -> None:
+    assert {"bits", "val_bits", "samples_seen", "grad_norm"} <= set(board.Tags()["scalars"])
+    assert [event.step for event in board.Scalars("bits")] == [0, 1, 2, 3]
+    assert len(board.Scalars("val_bits")) == 2
+    assert all(5 < event.value < 10 for event in board.Scalars("bits") + board.Scalars("val_bits"))
+
+
+def test_samples_seen_counts_the_scored_samples(corpus: Path, board: EventAccumulator) -> None:
+    data = module(corpus)
+    batches = data.batches(receptive_field=9)
+    counts = [int((batches[i]["scored"][:, 1] - batches[i]["scored"][:, 0]).sum()) for i in range(4)]
+    assert [event.value for event in board.Scalars("samples_seen")] == [sum(counts[: i + 1]) for i in range(4)]
+
+
+def test_generated_and_real_audio_and_pictures_are_on_tensorboard(board: EventAccumulator) -> None:
+    tags = board.Tags()
+    assert set(tags["audio"]) == {"generated/0", "generated/1", "real/0", "real/1"}
+    assert set(tags["images"]) == {"generated/pictures", "real/pictures"}
+    assert [event.step for event in board.Audio("generated/0")] == [2, 4]
+    assert [event.step for event in board.Audio("real/0")] == [2]
+    sound = board.Audio("real/1")[0]
+    assert (sound.sample_rate, sound.length_frames, sound.content_type) == (RATE, 80, "audio/wav")
+    picture = board.Images("generated/pictures")[0]
+    assert picture.width > 200 and picture.encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_the_real_clip_on_tensorboard_is_a_validation_clip(corpus: Path, board: EventAccumulator) -> None:
+    data = module(corpus)
+    wanted = wavenet.MuLaw().decode(torch.from_numpy(data.codes(data.clips("val")[0])[:80].copy()))
+    with tempfile.TemporaryFile() as file:
+        file.write(board.Audio("real/0")[0].encoded_audio_string)
+        file.seek(0)
+        heard, _ = soundfile.read(file, dtype="float32")
+    assert torch.allclose(torch.from_numpy(heard), wanted, atol=1e-3)
+
+
+def test_a_trial_run_leaves_nothing(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(*arguments(corpus), "--trainer.fast_dev_run=2")
+    left = [path for path in (tmp_path / "runs").rglob("*") if path.is_file() and path.suffix != ".yaml"]
+    assert left == []
+
+
+def test_a_run_too_short_for_a_validation_exports_its_model(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(*arguments(corpus, trainer__max_steps=1))
+    exported = wavenet.WaveNet.from_pretrained(tmp_path / "runs/default/model")
+    last = load(tmp_path / "runs/default/checkpoints/last.ckpt")["state_dict"]
+    assert not differing({f"wavenet.{name}": value for name, value in exported.state_dict().items()}, last)
+    assert "not validated" in capsys.readouterr().out
+
+
+# --- a folder for every run ---
+
+
+def test_a_run_never_overwrites_an_earlier_one(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = arguments(corpus, trainer__max_steps=1)
+    train(*short)
+    first = {path: path.read_bytes() for path in (tmp_path / "runs/default").rglob("*") if path.is_file()}
+    train(*short)
+    train(*short, "--name", "mine")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["default", "default-2", "mine"]
+    assert {path: path.read_bytes() for path in (tmp_path / "runs/default").rglob("*") if path.is_file()} == first
+
+
+def test_two_runs_that_start_at_once_have_two_folders(corpus: Path, tmp_path: Path) -> None:
+    processes = [start(tmp_path, *arguments(corpus, trainer__max_steps=1)) for _ in range(2)]
+    for process in processes:
+        text = output(process)
+        assert process.returncode == 0, text
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["default", "default-2"]
+    for name in ("default", "default-2"):
+        assert (tmp_path / "runs" / name / "checkpoints/last.ckpt").is_file()
+
+
+# --- going on ---
+
+WAYS = {
+    "plain": {},
+    "accumulating": {"trainer.accumulate_grad_batches": 2},
+    "with a worker": {"data.num_workers": 1},
+}
+
+
+def run_settings(corpus: Path, way: str) -> list[str]:
+    """Validation at odd batches, so that it falls into the middle of an accumulation too."""
+    long = {"trainer.max_steps": MAX_STEPS, "trainer.val_check_interval": 37, "samples.every_n_validations": 0}
+    return arguments(corpus, **{**long, **WAYS[way]})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_killed_and_resumed_ends_with_the_weights_of_one_that_was_not(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = run_settings(corpus, way)
+    train(*settings, "--name=whole")
+    process = start(tmp_path, *settings, "--name=killed")
+    last = tmp_path / "runs/killed/checkpoints/last.ckpt"
+    wait_for(last, process)
+    time.sleep(random.random() * 0.3)
+    os.killpg(process.pid, signal.SIGKILL)
+    output(process)
+    reached = load(last)["global_step"]
+    assert process.returncode == -signal.SIGKILL and 0 < reached < MAX_STEPS
+    train("--ckpt_path", "last", "--name", "killed")
+    whole, resumed = load(tmp_path / "runs/whole/checkpoints/last.ckpt"), load(last)
+    assert whole["global_step"] == resumed["global_step"] == MAX_STEPS
+    assert not differing(states(whole), states(resumed)), f"resumed after step {reached}"
+    assert whole["samples_seen"] == resumed["samples_seen"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["killed", "whole"]
+
+
+@pytest.mark.parametrize("way", ["plain", "accumulating"])
+@pytest.mark.parametrize("batch", [10, 11, 36])
+def test_ctrl_c_in_any_batch_saves_and_says_the_command_that_goes_on_exactly(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    interrupt_in: Callable[[int], None],
+    way: str,
+    batch: int,
+) -> None:
+    """With two batches to a step, 10 is the first of a step and 11 the second; a validation follows 36."""
+    monkeypatch.chdir(tmp_path)
+    settings = [*run_settings(corpus, way), "--trainer.max_steps=40", "--checkpoint.every_n_steps=100"]
+    train(*settings, "--name=whole")
+    interrupt_in(batch)
+    with pytest.raises(SystemExit) as stopped:
+        train(*settings)
+    assert stopped.value.code not in (0, None)
+    last = tmp_path / "runs/default/checkpoints/last.ckpt"
+    step, command = told(capsys.readouterr().out)
+    assert step == ((batch + 2) // 2 if way == "accumulating" else batch + 1) == load(last)["global_step"]
+    train(*command)
+    whole, resumed = load(tmp_path / "runs/whole/checkpoints/last.ckpt"), load(last)
+    assert whole["global_step"] == resumed["global_step"] == 40
+    assert not differing(states(whole), states(resumed))
+    assert whole["samples_seen"] == resumed["samples_seen"]
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_still_saves(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = [*run_settings(corpus, "with a worker"), "--trainer.max_steps=1000", "--checkpoint.every_n_steps=7"]
+    process = start(tmp_path, *settings)
+    last = tmp_path / "runs/default/checkpoints/last.ckpt"
+    wait_for(last, process)
+    time.sleep(random.random() * 0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    text = output(process)
+    assert process.returncode > 0 and "Traceback" not in text, text
+    step, command = told(text)
+    assert load(last)["global_step"] == step
+    train(*command, f"--trainer.max_steps={step + 3}")
+    assert load(last)["global_step"] == step + 3
+
+
+@pytest.fixture
+def interrupt_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Arms one Ctrl-C, in the training step of a batch."""
+    handler = signal.getsignal(signal.SIGINT)
+    training_step = LitWaveNet.training_step
+    armed: list[int] = []
+
+    def step(self: LitWaveNet, batch: Any, batch_idx: int) -> torch.Tensor:
+        if armed == [batch_idx]:
+            armed.clear()
+            signal.raise_signal(signal.SIGINT)
+        return training_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(LitWaveNet, "training_step", step)
+    yield armed.append
+    signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+
+
+def told(text: str) -> tuple[int, list[str]]:
+    """The step after which a run says it stopped, and the arguments it says to go on with."""
+    found = re.search(r"Stopped after step (\d+)\. Go on with: (python train\.py .+)", text)
+    assert found is not None, text
+    words = shlex.split(found[2])
+    assert words[:2] == ["python", "train.py"]
+    return int(found[1]), words[2:]
+
+
+def test_a_resumed_run_goes_on_where_its_logs_and_best_stand(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(*arguments(corpus))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        train("--ckpt_path", "last", "--trainer.max_steps=8")
+    assert not [warning for warning in warned if "resum" in str(warning.message)], "it is exact"
+    events = EventAccumulator(str(tmp_path / "runs/default"))
+    events.Reload()
+    seen = [event.value for event in events.Scalars("samples_seen")]
+    assert [event.step for event in events.Scalars("samples_seen")] == list(range(8))
+    assert seen == sorted(seen) and len(set(seen)) == 8
+    assert load(tmp_path / "runs/default/checkpoints/last.ckpt")["global_step"] == 8
+
+
+def test_a_checkpoint_is_written_beside_its_place_and_moved_there(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A temporary file on another file system would be copied, not moved: a kill meanwhile would leave half of it."""
+    monkeypatch.chdir(tmp_path)
+    moved: list[tuple[Path, Path]] = []
+    for name in ("rename", "replace"):
+        move = getattr(os, name)
+
+        def record(source: Any, target: Any, *args: Any, move: Any = move, **kwargs: Any) -> None:
+            moved.append((Path(source).resolve().parent, Path(target).resolve()))
+            move(source, target, *args, **kwargs)
+
+        monkeypatch.setattr(os, name, record)
+    train(*arguments(corpus, trainer__max_steps=2))
+    checkpoints = tmp_path.resolve() / "runs/default/checkpoints"
+    places = {target: source for source, target in moved}
+    assert places[checkpoints / "last.ckpt"] == places[checkpoints / "best.ckpt"] == checkpoints
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(*arguments(corpus))
+    last = tmp_path / "runs/default/checkpoints/last.ckpt"
+    before = last.read_bytes()
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, full)
+    with pytest.raises(SystemExit, match=r"error: .*No space left on device"):
+        train("--ckpt_path", "last", "--trainer.max_steps=8")
+    assert last.read_bytes() == before
+    assert [path.name for path in last.parent.iterdir() if path.name not in ("last.ckpt", "best.ckpt")] == []
+
+
+# --- two processes ---
+
+
+def test_two_processes_train_and_validate_as_one_does(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that stay as they are make the figures comparable; 5 validation clips do not share out evenly."""
+    monkeypatch.chdir(tmp_path)
+    settings = arguments(corpus, data__val_pattern=r"_[45]\.wav$|1_b_3\.wav$", model__weight_decay=0)
+    process = start(tmp_path, *settings, "--trainer.devices=2", "--trainer.strategy=ddp", "--model.learning_rate=0")
+    text = output(process)
+    assert process.returncode == 0, text
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["default"]
+    train(*settings, "--name=one", "--model.learning_rate=0")
+    figures = []
+    for name in ("default", "one"):
+        events = EventAccumulator(str(tmp_path / "runs" / name))
+        events.Reload()
+        figures.append([event.value for event in events.Scalars("val_bits")])
+        if name == "default":
+            assert len(events.Scalars("bits")) == 4
+            seen = [event.value for event in events.Scalars("samples_seen")]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-6) and len(figures[0]) == 2
+    data = module(corpus, val_pattern=r"_[45]\.wav$|1_b_3\.wav$")
+    assert len(data.clips("val")) == 5
+    shares = [data.batches(receptive_field=9, rank=rank, world_size=2)[0]["scored"] for rank in (0, 1)]
+    assert seen[0] == sum(int((share[:, 1] - share[:, 0]).sum()) for share in shares)
+
+
+def test_two_processes_share_the_clips_of_a_pass_between_them(corpus: Path) -> None:
+    data: AudioDataModule = module(corpus, crop_samples=2000, batch_size=2)
+    rows: list[set[bytes]] = []
+    for rank in (0, 1):
+        batches = data.batches(receptive_field=9, rank=rank, world_size=2)
+        assert len(batches) == 2
+        rows.append({bytes(row[: 1 + stop].tolist()) for i in range(2) for row, stop in rows_of(batches[i])})
+    assert len(rows[0]) == len(rows[1]) == 4 and not rows[0] & rows[1]
+
+
+def rows_of(batch: dict[str, Any]) -> list[tuple[torch.Tensor, int]]:
+    return list(zip(batch["codes"], batch["scored"][:, 1].tolist(), strict=True))

@@ -1,0 +1,338 @@
+"""The command `train.py`: what it fills in, its help, its subcommands, and its errors in one message."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_runs import REPOSITORY, arguments, environment, load, module, train, write_corpus
+
+import wavenet
+from wavenet.cli import complete_arguments, default_precision, newest_checkpoint
+
+DEFAULT = Path("configs/default.yaml")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_corpus(tmp_path_factory.mktemp("corpus"))
+    module(root).prepare_data()
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which one run was made. Not written to."""
+    place = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        train(*arguments(corpus, samples__count=1), "--data.test_pattern=_3\\.wav$")
+    return place
+
+
+@pytest.fixture
+def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, the present folder."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(*args: object) -> str:
+    """The message of a run that ends with an error."""
+    with pytest.raises(SystemExit) as stopped:
+        train(*args)
+    message = str(stopped.value.code)
+    assert message.startswith("error: ") and message.endswith("\n(WAVENET_TRACEBACK=1 shows where)"), message
+    return message.removesuffix("\n(WAVENET_TRACEBACK=1 shows where)")
+
+
+def refused_in_one_line(*args: object) -> str:
+    message = refused(*args)
+    assert "\n" not in message
+    return message
+
+
+# --- what is filled in ---
+
+
+@pytest.mark.parametrize(
+    ("given", "completed"),
+    [
+        ([], ["fit", "--name", "default", "--config", "configs/default.yaml"]),
+        (["fit"], ["fit", "--name", "default", "--config", "configs/default.yaml"]),
+        (["--a.b", "1"], ["fit", "--name", "default", "--config", "configs/default.yaml", "--a.b", "1"]),
+        (["--config", "x/mine.yaml"], ["fit", "--name", "mine", "--config", "x/mine.yaml"]),
+        (["-c=x/mine.yaml"], ["fit", "--name", "mine", "-c=x/mine.yaml"]),
+        (["--name=n"], ["fit", "--config", "configs/default.yaml", "--name=n"]),
+        (["--help"], ["--help"]),
+        (["test", "--help"], ["test", "--help"]),
+        (["--data.root", "x", "-h"], ["fit", "--data.root", "x", "-h"]),
+        (
+            ["validate", "--ckpt_path=elsewhere.ckpt"],
+            ["validate", "--config", "configs/default.yaml", "--ckpt_path=elsewhere.ckpt"],
+        ),
+    ],
+)
+def test_fit_with_the_default_config_is_meant_where_nothing_else_is_said(
+    given: list[str], completed: list[str]
+) -> None:
+    assert complete_arguments(given, DEFAULT) == completed
+
+
+def checkpoint(place: Path, name: str, age: int) -> Path:
+    path = place / "runs" / name / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    os.utime(path, (1_000_000 - age, 1_000_000 - age))
+    return path.relative_to(place)
+
+
+def test_last_is_the_newest_run_of_that_name_with_its_own_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old, new, other = (checkpoint(tmp_path, name, age) for name, age in (("a", 3), ("a-2", 2), ("a-b", 1)))
+    assert newest_checkpoint(Path("runs")) == other
+    assert newest_checkpoint(Path("runs"), "a") == new
+    for run in (old, new, other):
+        (run.parent.parent / "config.yaml").touch()
+    own = ["fit", "--config", "runs/a-b/config.yaml", "--x=1", "--ckpt_path", "runs/a-b/checkpoints/last.ckpt"]
+    assert complete_arguments(["--ckpt_path", "last", "--x=1"], DEFAULT) == own
+    found = complete_arguments(["--config=c/a.yaml", "--ckpt_path=last"], DEFAULT)
+    assert found == ["fit", "--config=c/a.yaml", "--ckpt_path", "runs/a-2/checkpoints/last.ckpt"]
+    named = complete_arguments(["validate", "--name", "a-2", "--ckpt_path", "last"], DEFAULT)
+    assert named[-2:] == ["--ckpt_path", "runs/a-2/checkpoints/last.ckpt"]
+
+
+@pytest.mark.parametrize(("name", "called"), [((), ""), (("--name=b",), " called b")])
+def test_last_without_a_run_says_where_it_looked(
+    name: tuple[str, ...], called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if name:
+        checkpoint(tmp_path, "a", 0)
+    message = refused_in_one_line("--ckpt_path", "last", *name)
+    assert f"there is no run{called} with a checkpoint in runs" in message
+    assert not (tmp_path / "runs" / "b").exists()
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu"])
+def test_the_default_precision_is_one_that_trains(accelerator: str) -> None:
+    assert default_precision(accelerator) in ("32-true", "bf16-mixed")
+
+
+# --- help ---
+
+
+def test_help_shows_the_ways_to_start_and_the_settings() -> None:
+    for args, says in (
+        (["--help"], ["python train.py --ckpt_path last", "python train.py validate", "fit --help", "--config"]),
+        (["fit", "--help"], ["--data.root", "--model.cycles", "--ema.decay", "--trainer.max_steps", "--checkpoint."]),
+    ):
+        command = [sys.executable, str(REPOSITORY / "train.py"), *args]
+        done = subprocess.run(command, env=environment(COLUMNS="120"), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and done.stderr == ""
+        for text in says:
+            assert text in done.stdout, text
+
+
+def test_every_setting_of_ours_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train("fit", "--help")
+    assert stopped.value.code in (0, None)
+    lines = capsys.readouterr().out.splitlines()
+    ours = [
+        i for i, line in enumerate(lines) if line.startswith(("  --data.", "  --model.", "  --ema.", "  --samples."))
+    ]
+    assert len(ours) > 35
+    bare = [lines[i] for i in ours if "(" not in " ".join(lines[i : i + 5])]
+    assert not bare
+
+
+@pytest.mark.parametrize("setting", ["--model.chanels=3", "--data.rot=x", "--nonsense=1", "--trainer.max_stepz=2"])
+def test_an_unknown_setting_is_named_without_the_whole_help(
+    here: Path, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train(setting)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert setting.lstrip("-").split("=")[0].split(".")[-1] in message
+    assert "Traceback" not in message and len(message.splitlines()) < 12, message
+
+
+@pytest.mark.parametrize("setting", ["--model.cycles=many", "--model.optimizer=sgd", "--data.normalize=loud"])
+def test_a_value_of_the_wrong_kind_is_shown(here: Path, setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train(setting)
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and setting.split("=")[1] in message and "Traceback" not in message
+
+
+def test_an_unknown_subcommand_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train("trian")
+    assert stopped.value.code not in (0, None) and "trian" in capsys.readouterr().err
+
+
+# --- validate and test ---
+
+
+def printed_bits(text: str, name: str) -> float:
+    (line,) = [line for line in text.splitlines() if name in line]
+    return float(line.replace("│", " ").replace("┃", " ").split()[-1])
+
+
+@pytest.mark.parametrize(("command", "name", "split"), [("validate", "val_bits", "val"), ("test", "test_bits", "test")])
+def test_a_checkpoint_is_scored_with_the_settings_of_its_run(
+    corpus: Path, place: Path, capsys: pytest.CaptureFixture[str], command: str, name: str, split: str
+) -> None:
+    before = sorted(place.rglob("*"))
+    train(command, "--ckpt_path", "runs/default/checkpoints/best.ckpt")
+    shown = printed_bits(capsys.readouterr().out, name)
+    model = wavenet.WaveNet.from_pretrained(place / "runs/default/model")
+    data = module(corpus, test_pattern=r"_3\.wav$")
+    clips = data.clips(split)
+    bits = [wavenet.bits_per_sample(model, torch.from_numpy(data.codes(clip).copy()), clip.labels) for clip in clips]
+    exact = sum(each * clip.length for each, clip in zip(bits, clips, strict=True)) / sum(c.length for c in clips)
+    assert shown == pytest.approx(exact, rel=1e-5)
+    assert sorted(place.rglob("*")) == before, "scoring leaves nothing behind"
+
+
+def test_a_run_keeps_settings_that_start_another_like_it(corpus: Path, place: Path) -> None:
+    train("--ckpt_path", "last", "--trainer.max_steps=5")
+    settings = yaml.safe_load((place / "runs/default/config.yaml").read_text())
+    assert settings["data"]["root"] == str(corpus) and settings["trainer"]["max_steps"] == 5
+    train("--config", "runs/default/config.yaml", "--name=again", "--trainer.max_steps=1")
+    assert load(place / "runs/again/checkpoints/last.ckpt")["global_step"] == 1
+    assert load(place / "runs/default/checkpoints/last.ckpt")["global_step"] == 5
+
+
+def test_test_without_a_test_split_says_how_to_make_one(place: Path) -> None:
+    message = refused_in_one_line("test", "--ckpt_path", "last", "--data.test_pattern=null")
+    assert "The split 'test' has no clips" in message and "--data.test_pattern" in message
+
+
+# --- errors ---
+
+
+def test_a_missing_folder_is_named(here: Path) -> None:
+    message = refused_in_one_line(*arguments(here / "nowhere"))
+    assert "nowhere' does not exist; name the folder that holds the audio" in message
+    assert not list(here.rglob("*.ckpt"))
+
+
+def test_an_empty_folder_says_so(here: Path) -> None:
+    (here / "empty").mkdir()
+    assert "holds no audio (.wav" in refused_in_one_line(*arguments(here / "empty"))
+
+
+def test_a_folder_of_other_files_says_what_it_found(here: Path) -> None:
+    (here / "texts").mkdir()
+    (here / "texts" / "a.txt").write_text("not audio")
+    assert "1 of .txt" in refused_in_one_line(*arguments(here / "texts"))
+
+
+def test_a_run_that_is_refused_leaves_no_folder_and_the_next_has_its_name(corpus: Path, here: Path) -> None:
+    refused(*arguments(here / "nowhere"))
+    assert not (here / "runs").exists() or not list((here / "runs").iterdir())
+    train(*arguments(corpus, trainer__max_steps=1))
+    assert [path.name for path in (here / "runs").iterdir()] == ["default"]
+
+
+def test_labels_that_match_nothing_say_which_files(corpus: Path, here: Path) -> None:
+    message = refused_in_one_line(*arguments(corpus), "--data.label_pattern=(?P<who>x+)_")
+    assert "misses 12 of 12 files, such as '0_a_0.wav'" in message
+
+
+def test_a_missing_checkpoint_is_named(corpus: Path, here: Path) -> None:
+    assert "gone.ckpt: there is no such" in refused_in_one_line(*arguments(corpus), "--ckpt_path=gone.ckpt")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.6, 0.9, 0.999])
+def test_a_checkpoint_cut_short_is_refused_with_the_other_one(place: Path, kept: float) -> None:
+    path = place / "runs/default/checkpoints/last.ckpt"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    message = refused_in_one_line("--ckpt_path", "last")
+    assert "last.ckpt" in message and "best.ckpt" in message
+    assert not (place / "runs/default-2").exists()
+
+
+class Payload:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(place: Path, command: str, how: str) -> None:
+    ran = place / "ran"
+    path = place / "runs/default/checkpoints/last.ckpt"
+    contents = {**load(path), "extra": Payload(ran)}
+    if how == "torch":
+        torch.save(contents, path)
+    else:
+        path.write_bytes(pickle.dumps(contents))
+    message = refused_in_one_line(command, "--ckpt_path", str(path))
+    assert "last.ckpt" in message and "was refused" in message
+    assert not ran.exists()
+    torch.load(path, weights_only=False) if how == "torch" else pickle.loads(path.read_bytes())
+    assert ran.exists(), "the payload works where it is let"
+
+
+@pytest.mark.parametrize("content", [{"weights": torch.zeros(3)}, [1, 2, 3]])
+def test_a_file_of_something_else_is_refused(place: Path, content: object) -> None:
+    torch.save(content, place / "other.ckpt")
+    message = refused_in_one_line("validate", "--ckpt_path=other.ckpt")
+    assert "other.ckpt is not a training checkpoint of this library" in message
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+@pytest.mark.parametrize("digits", ["78", "789"])
+def test_a_checkpoint_of_other_labels_is_refused_with_both(place: Path, command: str, digits: str) -> None:
+    """Two digits make tables of the same size, which would load."""
+    other = write_corpus(place / "other", digits)
+    message = refused_in_one_line(command, "--ckpt_path", "last", f"--data.root={other}")
+    assert "'0', '1'" in message and "'7', '8'" in message
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_a_checkpoint_of_another_sample_rate_is_refused_with_both(place: Path, command: str) -> None:
+    message = refused_in_one_line(command, "--ckpt_path", "last", "--data.sample_rate=4000")
+    assert "8000" in message and "4000" in message
+
+
+def test_a_checkpoint_of_another_size_is_refused(place: Path) -> None:
+    message = refused_in_one_line("validate", "--ckpt_path", "last", "--model.residual_channels=8")
+    assert "residual_channels = 4" in message and "residual_channels = 8" in message
+
+
+def test_the_traceback_is_there_where_it_is_asked_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAVENET_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="does not exist"):
+        train(*arguments(here / "nowhere"))
+
+
+def test_an_error_of_the_command_is_its_last_words_and_its_status(here: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments(here / "nowhere")]
+    done = subprocess.run(command, env=environment(), cwd=here, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-2].startswith("error: --data.root")

@@ -1,0 +1,353 @@
+"""Properties of the engines: one meaning, whoever computes it.
+
+Codes are drawn by inverse CDF, so two engines may part where a uniform lies on an edge of the CDF, within float error.
+In float64 that does not happen here and equality is exact; in float32 a stream is compared up to such a place.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from conftest import LABELS, TOLERANCE, assert_close, shifted, small_model, some_codes, some_labels, some_uniforms
+from torch import Tensor
+
+from wavenet import Sampling, WaveNet
+from wavenet.engines import Engine, EngineState, build_engine
+
+F64, F32 = torch.float64, torch.float32
+NAMES = ["naive", "torch"]
+PRECISIONS = {F64: "float64", F32: "float32", torch.bfloat16: "bfloat16"}
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+SAMPLINGS = [
+    Sampling(),
+    Sampling(0.0),
+    Sampling(0.6),
+    Sampling(1.0, top_k=5),
+    Sampling(1.1, 0, 0.8),
+    Sampling(2.0, 9, 0.5),
+]
+
+
+def engine_of(name: str, model: WaveNet, batch_size: int = 3, dtype: torch.dtype = F64) -> Engine:
+    labels = some_labels(batch_size) if model.labels else None
+    return build_engine(model, batch_size, labels, engine=name, precision=PRECISIONS[dtype])
+
+
+def drawn(engine: Engine, uniforms: Tensor, sampling: Sampling = Sampling(), cuts: Sequence[int] = ()) -> Tensor:  # noqa: B008
+    """Codes (B, T) on the CPU, asked for in pieces that end at `cuts`."""
+    pieces = uniforms.tensor_split(list(cuts), dim=1)
+    return torch.cat([engine.sample(piece, sampling) for piece in pieces], dim=1).cpu()
+
+
+def assert_diverse(codes: Tensor, least: int = 20) -> None:
+    """Codes that hardly vary would make any two engines agree."""
+    assert min(len(row.unique()) for row in codes) >= least
+    assert len(codes) == 1 or not torch.equal(codes[0], codes[1])
+
+
+def parted_on_edge(model: WaveNet, first: Tensor, second: Tensor, uniforms: Tensor, labels: Any = None) -> int:
+    """Samples (all streams together) on which two sets of codes (B, T) agree, up to the first difference of each.
+
+    Asserts that each such difference is the uniform's place: within 1e-5 of the CDF's edge between the two codes.
+    """
+    with torch.no_grad():
+        logits = model.to(F64)(shifted(model, first), labels)
+    rows = logits.softmax(dim=1).cumsum(dim=1)  # (B, Q, T)
+    agreed = 0
+    for stream, differs in enumerate(first != second):
+        places = differs.nonzero().flatten().tolist()
+        agreed += places[0] if places else len(differs)
+        if places:
+            t = places[0]
+            low, high = sorted((int(first[stream, t]), int(second[stream, t])))
+            edges = rows[stream, low:high, t]
+            distance = float((edges - float(uniforms[stream, t])).abs().max())
+            assert distance < 1e-5, f"stream {stream} parted at {t}: {low} or {high}, {distance:.1e} from the edge"
+    return agreed
+
+
+# Naive and torch
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("settings", "batch_size", "samples"),
+    [
+        ({"kernel_size": 1}, 3, 200),
+        ({"kernel_size": 2}, 1, 500),
+        ({"kernel_size": 2, "labels": LABELS}, 7, 300),
+        ({"kernel_size": 3, "residual_scale": 1.0}, 3, 300),
+        ({"kernel_size": 3, "labels": LABELS, "layers_per_cycle": 4}, 3, 200),
+        ({"kernel_size": 2, "cycles": 1, "layers_per_cycle": 1}, 1, 300),
+        ({"kernel_size": 5, "cycles": 1, "layers_per_cycle": 2, "head_channels": None}, 3, 200),
+    ],
+    ids=lambda value: ",".join(str(item) for item in value) if isinstance(value, dict) else None,
+)
+def test_engines_give_the_same_codes_from_the_same_uniforms(
+    settings: dict[str, Any], batch_size: int, samples: int, device: str
+) -> None:
+    model, uniforms = small_model(**settings).to(device), some_uniforms(batch_size, samples)
+    codes = [drawn(engine_of(name, model, batch_size), uniforms) for name in NAMES]
+    assert torch.equal(codes[0], codes[1])
+    assert_diverse(codes[0])
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_engines_give_the_same_codes_however_they_draw(sampling: Sampling) -> None:
+    model, uniforms = small_model(labels=LABELS), some_uniforms(3, 150)
+    codes = [drawn(engine_of(name, model), uniforms, sampling) for name in NAMES]
+    assert torch.equal(codes[0], codes[1])
+    if sampling.temperature:
+        assert_diverse(codes[0], least=10)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("prompt", [1, 2, 15, 16, 17, 100])
+def test_engines_give_the_same_codes_after_a_prompt(prompt: int, device: str) -> None:
+    model, uniforms, given = small_model().to(device), some_uniforms(3, 80), some_codes(3, prompt)
+    codes = []
+    for name in NAMES:
+        engine = engine_of(name, model)
+        engine.prime(given)
+        codes.append(drawn(engine, uniforms))
+    assert torch.equal(codes[0], codes[1])
+    assert not torch.equal(codes[0], drawn(engine_of("naive", model), uniforms))
+
+
+@pytest.mark.parametrize("kernel_size", [1, 2, 3])
+def test_engines_give_the_same_codes_in_float32_but_for_edges(kernel_size: int) -> None:
+    model, uniforms = small_model(dtype=F32, kernel_size=kernel_size), some_uniforms(7, 500)
+    first, second = (drawn(engine_of(name, model, 7, F32), uniforms) for name in NAMES)
+    assert_diverse(first)
+    assert parted_on_edge(model, first, second, uniforms) > 0.5 * first.numel()
+
+
+@pytest.mark.gpu
+def test_the_cuda_engine_gives_the_codes_of_the_cpu_but_for_edges() -> None:
+    model, uniforms = small_model(dtype=F32, labels=LABELS), some_uniforms(7, 300)
+    first = drawn(engine_of("torch", model, 7, F32), uniforms)
+    second = drawn(engine_of("torch", small_model(dtype=F32, labels=LABELS).to("cuda"), 7, F32), uniforms)
+    assert parted_on_edge(model, first, second, uniforms, some_labels(7)) > 0.5 * first.numel()
+
+
+# Engines and the model
+
+
+@pytest.mark.parametrize(
+    ("settings", "batch_size", "sampling"),
+    [
+        ({"kernel_size": 2, "layers_per_cycle": 6}, 1, Sampling()),
+        ({"kernel_size": 3, "layers_per_cycle": 5, "labels": LABELS}, 3, Sampling(0.9, 0, 0.95)),
+    ],
+    ids=["kernel-2", "kernel-3"],
+)
+def test_thousands_of_codes_are_those_of_one_teacher_forced_forward(
+    settings: dict[str, Any], batch_size: int, sampling: Sampling
+) -> None:
+    """The codes an engine drew, given back to `forward`, must be drawn again from its logits by the same uniforms."""
+    model, uniforms = small_model(**settings), some_uniforms(batch_size, 3000)
+    assert model.receptive_field > 100
+    codes = drawn(engine_of("torch", model, batch_size), uniforms, sampling, cuts=[1, 130, 131, 2000])
+    with torch.no_grad():
+        logits = model(shifted(model, codes), some_labels(batch_size) if model.labels else None)
+    again = torch.stack([sampling.draw(logits[..., t], uniforms[:, t]) for t in range(3000)], dim=1)
+    assert torch.equal(again, codes)
+    assert_diverse(codes, least=60)
+
+
+@pytest.mark.parametrize("dtype", [F64, F32])
+@pytest.mark.parametrize("name", NAMES)
+def test_primed_logits_are_those_of_forward_in_one_piece_or_many(name: str, dtype: torch.dtype) -> None:
+    model, codes = small_model(dtype=dtype, labels=LABELS), some_codes(3, 60)
+    expected = model(shifted(model, codes), some_labels(3))
+    for cuts in ([], [1], [59], [7, 8, 30]):
+        engine = engine_of(name, model, dtype=dtype)
+        logits = torch.cat([engine.prime(piece) for piece in codes.tensor_split(cuts, dim=1)], dim=-1)
+        assert_close(logits.clone(), expected.detach(), f"cuts {cuts}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("settings", [{"kernel_size": 1}, {}, {"kernel_size": 3, "labels": LABELS}], ids=str)
+def test_state_after_any_number_of_samples_is_that_of_steps_over_the_codes(name: str, settings: dict[str, Any]) -> None:
+    model, engine = small_model(**settings), engine_of(name, small_model(**settings))
+    heard = torch.empty(3, 0, dtype=torch.long)
+    for samples in (0, 1, 2, 13, 1, 40):  # short of the history, past it, and round the ring more than once
+        heard = torch.cat([heard, drawn(engine, some_uniforms(3, samples, seed=samples))], dim=1) if samples else heard
+        assert_state(engine.state, model, heard)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pieces", [[1], [5, 1, 30], [100]])
+def test_state_after_a_prompt_is_that_of_steps_over_its_codes(name: str, pieces: list[int]) -> None:
+    model, codes = small_model(labels=LABELS), some_codes(3, sum(pieces))
+    engine = engine_of(name, model)
+    for piece in codes.split(pieces, dim=1):
+        engine.prime(piece)
+    assert_state(engine.state, model, codes)
+
+
+def assert_state(state: EngineState, model: WaveNet, heard: Tensor) -> None:
+    """The state after `heard` (B, T): its last code waits, all before it went through `step`."""
+    labels = some_labels(len(heard)) if model.labels else None
+    inputs = torch.cat([torch.full((len(heard), 1), model.codec.silence), heard], dim=1)
+    expected = model.init_state(len(heard))
+    if inputs.shape[1] > 1:
+        _, expected = model.step(inputs[:, :-1], expected, labels)
+    assert torch.equal(state.code, inputs[:, -1])
+    for actual, wanted in zip((state.model[0], *state.model[1]), (expected[0], *expected[1]), strict=True):
+        assert_close(actual, wanted, f"after {heard.shape[1]} samples")
+        assert actual.is_contiguous() and not actual.is_inference()
+
+
+# The state is canonical
+
+
+@pytest.mark.parametrize(("before", "after"), [("naive", "torch"), ("torch", "naive"), ("torch", "torch")])
+@pytest.mark.parametrize("settings", [{"kernel_size": 1}, {}, {"kernel_size": 3, "labels": LABELS}], ids=str)
+@pytest.mark.parametrize("handover", [0, 5, 70])
+def test_a_stream_handed_over_in_the_middle_goes_on_the_same(
+    before: str, after: str, settings: dict[str, Any], handover: int
+) -> None:
+    model, uniforms = small_model(**settings), some_uniforms(3, 110)
+    whole = drawn(engine_of("torch", model), uniforms)
+    first, second = engine_of(before, model), engine_of(after, model)
+    drawn(second, some_uniforms(3, 9, seed=8))  # what it did before must not matter
+    head = drawn(first, uniforms[:, :handover]) if handover else whole[:, :0]
+    second.state = first.state
+    tail = drawn(second, uniforms[:, handover:])
+    assert torch.equal(torch.cat([head, tail], dim=1), whole)
+    assert torch.equal(drawn(first, uniforms[:, handover:]), tail), "the first engine, going on by itself"
+    assert_diverse(whole)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_handed_over_stream_can_be_primed(name: str) -> None:
+    model, uniforms, codes = small_model(labels=LABELS), some_uniforms(3, 30), some_codes(3, 25)
+    first, second = engine_of("torch", model), engine_of(name, model)
+    drawn(first, uniforms)
+    second.state = first.state
+    assert_close(second.prime(codes).clone(), first.prime(codes).clone())
+    assert torch.equal(drawn(second, uniforms), drawn(first, uniforms))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_once_read_is_not_changed_by_later_sampling(name: str) -> None:
+    engine, uniforms = engine_of(name, small_model()), some_uniforms(3, 40)
+    drawn(engine, uniforms)
+    state = engine.state
+    kept = [part.clone() for part in (state.code, state.model[0], *state.model[1])]
+    after = drawn(engine, uniforms)
+    engine.prime(some_codes(3, 30))
+    assert all(torch.equal(*pair) for pair in zip((state.code, state.model[0], *state.model[1]), kept, strict=True))
+    engine.state = state
+    assert torch.equal(drawn(engine, uniforms), after), "rewound, the stream is the same"
+    assert all(torch.equal(*pair) for pair in zip((state.code, state.model[0], *state.model[1]), kept, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_codes_once_drawn_are_not_changed_by_later_sampling(name: str) -> None:
+    engine = engine_of(name, small_model())
+    codes = engine.sample(some_uniforms(3, 20), Sampling())
+    kept = codes.clone()
+    engine.sample(some_uniforms(3, 20, seed=3), Sampling())
+    assert torch.equal(codes, kept) and codes.shape == (3, 20) and codes.dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("cuts", [range(1, 60), [1], [59], [15, 16, 17, 31, 32, 33]], ids=str)
+def test_asking_in_pieces_changes_nothing(name: str, cuts: Sequence[int]) -> None:
+    model, uniforms = small_model(), some_uniforms(3, 60)
+    assert torch.equal(drawn(engine_of(name, model), uniforms, cuts=cuts), drawn(engine_of(name, model), uniforms))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stream_is_the_same_alone_and_in_a_batch(name: str) -> None:
+    model, uniforms = small_model(), some_uniforms(7, 80)
+    together = drawn(engine_of(name, model, 7), uniforms)
+    for stream in (0, 3, 6):
+        alone = drawn(engine_of(name, model, 1), uniforms[stream : stream + 1])
+        assert torch.equal(alone[0], together[stream])
+
+
+# An engine owns its weights
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_later_changes_to_the_model_do_not_reach_a_built_engine(name: str) -> None:
+    model, uniforms = small_model(), some_uniforms(3, 60)
+    untouched = drawn(engine_of(name, model), uniforms)
+    engine = engine_of(name, model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(drawn(engine, uniforms), untouched)
+    assert not torch.equal(drawn(engine_of(name, model), uniforms), untouched)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_engine_leaves_the_model_as_it_was(name: str) -> None:
+    model = small_model(dtype=F32).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    engine = engine_of(name, model, dtype=torch.bfloat16)
+    drawn(engine, some_uniforms(3, 9))
+    engine.prime(some_codes(3, 9))
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    model(some_codes(1, 5)).sum().backward()
+
+
+# bfloat16
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_logits_are_close(name: str) -> None:
+    model, codes = small_model(dtype=F32, labels=LABELS), some_codes(3, 60)
+    logits = engine_of(name, model, dtype=torch.bfloat16).prime(codes).clone()
+    assert_close(logits, model(shifted(model, codes), some_labels(3)).detach().to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_codes_lie_where_the_float32_cdf_puts_their_uniforms(name: str) -> None:
+    model, uniforms = small_model(dtype=F32, labels=LABELS), some_uniforms(7, 100)
+    codes = drawn(engine_of(name, model, 7, torch.bfloat16), uniforms)
+    with torch.no_grad():
+        cdf = model(shifted(model, codes), some_labels(7)).softmax(dim=1).cumsum(dim=1)  # (B, Q, T)
+    above = cdf.gather(1, codes[:, None])[:, 0]
+    below = above - cdf.diff(dim=1, prepend=torch.zeros(7, 1, 100)).gather(1, codes[:, None])[:, 0]
+    outside = torch.maximum(below - uniforms, uniforms - above).clamp_min(0)
+    assert float(outside.mean()) < 0.01 and float(outside.max()) < 4 * TOLERANCE[torch.bfloat16]
+    assert_diverse(codes)
+
+
+# The choice
+
+
+def test_auto_logs_its_choice_and_gives_what_it_chose(caplog: pytest.LogCaptureFixture) -> None:
+    model, uniforms = small_model(), some_uniforms(2, 20)
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        engine = build_engine(model, 2, precision="float64")
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert all(word in record.getMessage() for word in ("torch", "cpu", "float64", "batch 2"))
+    assert torch.equal(drawn(engine, uniforms), drawn(engine_of("torch", model, 2), uniforms))
+
+
+def test_a_named_engine_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        engine_of("naive", small_model())
+    assert caplog.records == []
+
+
+def test_an_unknown_engine_or_precision_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"engine 'fast'.*auto, naive, torch"):
+        build_engine(small_model(), 1, engine="fast")
+    with pytest.raises(ValueError, match=r"precision 'float8'.*float32, bfloat16, float64"):
+        build_engine(small_model(), 1, precision="float8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_engine_for_a_model_with_labels_wants_them(name: str) -> None:
+    with pytest.raises(ValueError, match=r"\['digit', 'speaker'\]"):
+        build_engine(small_model(labels=LABELS), 1, engine=name).prime(some_codes(1, 3))

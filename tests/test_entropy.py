@@ -1,0 +1,140 @@
+"""A source whose entropy is known: training comes within 2% of it, and never below it.
+
+The source is an autoregression on its own mu-law codes, so that nothing is hidden from the model:
+
+    x_t = 2 r cos(w) d(c_{t-1}) - r^2 d(c_{t-2}) + sigma n_t,    c_t = encode(x_t),    d = decode,  n_t normal
+
+p(c_t | c_{t-1}, c_{t-2}) is then the normal distribution between the two edges that encode to c_t, exactly. Before the
+first sample there is silence, as the model sees it. The mean of -log2 p over a realisation estimates the entropy rate.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import soundfile
+import torch
+from tiny_runs import RATE, module, trainer
+from torch import Tensor
+
+import wavenet
+from wavenet.callbacks import WeightAverage, averaged_network
+from wavenet.likelihood import nats_per_sample
+from wavenet.training import LitWaveNet
+
+CODEC = wavenet.MuLaw()
+RADIUS, ANGLE, SIGMA = 0.9, 2 * math.pi * 0.05, 0.05  # a resonance at a twentieth of the sample rate
+CLIPS, LENGTH = 160, 8000
+STEPS = 600
+
+
+def edges() -> Tensor:
+    """(Q - 1,) float64: the audio between every two neighbouring codes, the inverse of the codec's curve half way."""
+    between = (torch.arange(1, CODEC.classes, dtype=torch.float64) - 0.5) / CODEC.mu * 2 - 1
+    return torch.sign(between) * torch.expm1(between.abs() * math.log1p(CODEC.mu)) / CODEC.mu
+
+
+def predicted(codes: Tensor) -> Tensor:
+    """codes (B, T) -> the mean of x_{t+1} after each, (B, T) float64; before the first there is silence."""
+    audio = CODEC.decode(codes).double()
+    silence = CODEC.decode(torch.tensor([CODEC.silence])).double()
+    earlier = torch.cat([silence.expand(len(codes), 1), audio[:, :-1]], dim=1)
+    return 2 * RADIUS * math.cos(ANGLE) * audio - RADIUS**2 * earlier
+
+
+def exact_bits(codes: Tensor) -> Tensor:
+    """codes (B, T) -> -log2 p of each given those before, (B, T) float64."""
+    silence = codes.new_full((len(codes), 1), CODEC.silence)
+    mean = predicted(torch.cat([silence, codes[:, :-1]], dim=1))
+    limits = torch.cat([torch.tensor([-math.inf]), edges(), torch.tensor([math.inf])])
+    low, high = (limits[codes + side] - mean for side in (0, 1))
+    low, high = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)  # the tail where cdfs are not near 1
+    p = torch.special.ndtr(high / SIGMA) - torch.special.ndtr(low / SIGMA)
+    return -torch.log2(p)
+
+
+def draw(clips: int, length: int, seed: int) -> Tensor:
+    """(clips, length) codes of the source."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = SIGMA * torch.randn(clips, length, dtype=torch.float64, generator=generator)
+    codes = torch.full((clips, 2), CODEC.silence)
+    drawn = []
+    for t in range(length):
+        codes = torch.stack([codes[:, 1], CODEC.encode(predicted(codes)[:, 1] + noise[:, t])], dim=1)
+        drawn.append(codes[:, 1])
+    return torch.stack(drawn, dim=1)
+
+
+@dataclass(frozen=True)
+class Mean:
+    value: float
+    error: float  # standard error
+
+    @classmethod
+    def of_clips(cls, values: Tensor) -> "Mean":
+        """Of (B, T) values whose rows are independent."""
+        means = values.mean(dim=1)
+        return cls(float(means.mean()), float(means.std() / math.sqrt(len(means))))
+
+
+def test_the_probabilities_of_the_source_are_those_of_its_codes() -> None:
+    """They sum to one after any two codes, and agree with counting what the codec makes of many draws."""
+    for first, second in ((128, 128), (10, 250), (200, 180), (255, 255)):
+        history = torch.tensor([[first, second]])
+        mean = predicted(history)[0, 1]
+        p = 2 ** -exact_bits(torch.cat([history.expand(256, 2), torch.arange(256)[:, None]], dim=1))[:, 2]
+        assert float(p.sum()) == pytest.approx(1, abs=1e-12)
+        draws = mean + SIGMA * torch.randn(200_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        frequencies = torch.bincount(CODEC.encode(draws), minlength=256) / len(draws)
+        assert float((frequencies - p).abs().max()) < 5 * 0.5 / math.sqrt(len(draws))
+
+
+def test_the_source_uses_many_codes_and_is_far_from_uniform() -> None:
+    codes = draw(16, 4000, seed=0)
+    assert len(codes.unique()) > 200
+    assert 3 < Mean.of_clips(exact_bits(codes)).value < 7
+
+
+@pytest.mark.slow
+def test_bits_per_sample_come_within_two_percent_of_the_entropy_and_not_below(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = draw(CLIPS, LENGTH, seed=1)
+    for number, clip in enumerate(CODEC.decode(codes)):
+        soundfile.write(tmp_path / f"{number:03d}.wav", clip.numpy(), RATE, "FLOAT")
+    data = module(tmp_path, label_pattern=None, val_pattern=r"0[0-2]\d\.wav", crop_samples=2048, batch_size=8)
+    held_out = torch.stack([torch.from_numpy(data.codes(clip).copy()) for clip in data.clips("val")]).long()
+    numbers = [int(Path(clip.path).stem) for clip in data.clips("val")]
+    assert torch.equal(held_out, codes[numbers]), "the codes survive the way through the files"
+
+    pl.seed_everything(0, verbose=False)
+    lit = LitWaveNet(
+        cycles=1,
+        layers_per_cycle=2,
+        residual_channels=64,
+        gate_channels=64,
+        skip_channels=128,
+        learning_rate=3e-3,
+        warmup_steps=100,
+        weight_decay=0.0,
+    )
+    runner = trainer(max_steps=STEPS, callbacks=[WeightAverage(decay=0.99)], gradient_clip_val=1.0)
+    runner.fit(lit, data)
+    (metrics,) = runner.validate(lit, data, verbose=False)
+    with torch.no_grad():
+        model_bits = nats_per_sample(averaged_network(runner, lit), held_out).double() / math.log(2)
+    exact = exact_bits(held_out)
+    entropy, above = Mean.of_clips(exact), Mean.of_clips(model_bits - exact)
+    longer = Mean.of_clips(exact_bits(draw(256, 4000, seed=2)))
+    with capsys.disabled():
+        print(
+            f"\nentropy rate {longer.value:.4f} +- {longer.error:.4f} bits (another realisation), "
+            f"{entropy.value:.4f} +- {entropy.error:.4f} (held out); validated {metrics['val_bits']:.4f}, "
+            f"above it by {above.value:.4f} +- {above.error:.4f}, {100 * above.value / entropy.value:.2f}%"
+        )
+    assert metrics["val_bits"] == pytest.approx(float(model_bits.mean()), rel=1e-5)
+    assert abs(entropy.value - longer.value) < 4 * math.hypot(entropy.error, longer.error)
+    assert above.value < 0.02 * entropy.value
+    assert above.value > -3 * above.error

@@ -1,0 +1,286 @@
+"""Properties of generate and stream: what a seed means, what a prompt means, and what is refused."""
+
+import itertools
+import logging
+import math
+from typing import Any
+
+import pytest
+import torch
+from conftest import LABELS, shifted, small_model, some_codes
+from torch import Tensor
+
+import wavenet.generation
+from wavenet import MuLaw, Sampling, generate, label_ids, stream
+from wavenet.engines import build_engine
+
+CODEC = MuLaw()
+
+
+def some_audio(*shape: int) -> Tensor:
+    return CODEC.decode(some_codes(1, math.prod(shape))).view(shape)
+
+
+def uniforms_of(seed: int, time: int) -> Tensor:
+    return torch.rand(time, generator=torch.Generator().manual_seed(seed))
+
+
+# What comes out
+
+
+def test_audio_is_float32_in_range_and_as_long_as_asked() -> None:
+    model = small_model()
+    audio = generate(model, num_samples=50, batch_size=3)
+    assert audio.shape == (3, 50) and audio.dtype == torch.float32 and audio.device.type == "cpu"
+    assert float(audio.abs().max()) <= 1 and len(audio.unique()) > 20
+    assert not audio.is_inference() and not audio.requires_grad
+    assert generate(model, seconds=0.01).shape == (1, 80)  # at the model's 8 kHz
+
+
+@pytest.mark.parametrize("engine", ["naive", "torch", "auto"])
+def test_a_seed_is_uniforms_through_the_inverse_cdf_of_forward(engine: str) -> None:
+    model = small_model()
+    audio = generate(model, num_samples=60, seed=11, engine=engine, precision="float64", temperature=0.9)
+    codes = CODEC.encode(audio)
+    logits = model(shifted(model, codes))[0].T  # (T, Q)
+    assert torch.equal(Sampling(0.9).draw(logits, uniforms_of(11, 60)), codes[0])
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.5}])
+def test_every_way_of_drawing_reaches_the_engine(settings: dict[str, Any]) -> None:
+    model = small_model()
+    assert not torch.equal(generate(model, num_samples=60, **settings), generate(model, num_samples=60))
+
+
+def test_temperature_zero_does_not_depend_on_the_seed() -> None:
+    model = small_model()
+    first, second = (generate(model, num_samples=60, temperature=0, seed=seed) for seed in (0, 1))
+    assert torch.equal(first, second)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = small_model().train()
+    generate(model, num_samples=5)
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+
+
+# Seeds
+
+
+def test_the_same_seed_sounds_the_same_and_another_does_not() -> None:
+    model = small_model()
+    assert torch.equal(generate(model, num_samples=60, seed=3), generate(model, num_samples=60, seed=3))
+    assert not torch.equal(generate(model, num_samples=60, seed=3), generate(model, num_samples=60, seed=4))
+
+
+def test_generating_neither_reads_nor_moves_the_global_seed() -> None:
+    model = small_model(labels=LABELS)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = generate(model, num_samples=30)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(generate(model, num_samples=30), first)
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+@pytest.mark.parametrize("engine", ["naive", "torch"])
+def test_stream_i_of_any_batch_sounds_like_seed_plus_i_alone(engine: str, labels: dict[str, list[str]] | None) -> None:
+    model = small_model(labels=labels)
+    settings: dict[str, Any] = {"num_samples": 60, "engine": engine, "precision": "float64"}
+    together = generate(model, batch_size=5, seed=7, **settings)
+    for index in (0, 1, 4):
+        assert torch.equal(generate(model, seed=7 + index, **settings)[0], together[index])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_a_shorter_result_is_the_beginning_of_a_longer_one() -> None:
+    model = small_model()
+    longer = generate(model, num_samples=2100, precision="float64")  # past the chunks that generate works in
+    assert torch.equal(generate(model, num_samples=1500, precision="float64"), longer[:, :1500])
+
+
+# Streams
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 64, 200, 1000])
+def test_chunks_of_a_stream_are_what_generate_gives(chunk_size: int) -> None:
+    model = small_model(labels=LABELS)
+    settings: dict[str, Any] = {"num_samples": 200, "batch_size": 3, "seed": 2, "precision": "float64", "top_p": 0.9}
+    chunks = list(stream(model, chunk_size=chunk_size, **settings))
+    assert [chunk.shape[1] for chunk in chunks[:-1]] == [chunk_size] * (len(chunks) - 1)
+    assert torch.equal(torch.cat(chunks, dim=1), generate(model, **settings))
+
+
+def test_a_stream_without_a_length_goes_on() -> None:
+    model = small_model()
+    chunks = list(itertools.islice(stream(model, chunk_size=50, batch_size=2, precision="float64"), 40))
+    assert all(chunk.shape == (2, 50) for chunk in chunks)
+    assert torch.equal(torch.cat(chunks, dim=1), generate(model, num_samples=2000, batch_size=2, precision="float64"))
+
+
+def test_two_streams_side_by_side_do_not_disturb_each_other() -> None:
+    model = small_model()
+    settings: dict[str, Any] = {"num_samples": 90, "precision": "float64"}
+    pairs = list(zip(*(stream(model, chunk_size=30, seed=seed, **settings) for seed in (0, 1)), strict=True))
+    for index, seed in enumerate((0, 1)):
+        alone = generate(model, seed=seed, **settings)
+        assert torch.equal(torch.cat([pair[index] for pair in pairs], dim=1), alone)
+
+
+def test_a_chunk_once_given_is_not_written_again() -> None:
+    chunks = stream(small_model(), chunk_size=20)
+    first = next(chunks)
+    kept = first.clone()
+    next(chunks)
+    assert torch.equal(first, kept)
+
+
+# Labels
+
+
+def test_labels_steer_each_stream() -> None:
+    model = small_model(labels=LABELS)
+    settings: dict[str, Any] = {"num_samples": 60, "precision": "float64"}
+    for name, options in LABELS.items():
+        fixed = {other: categories[0] for other, categories in LABELS.items() if other != name}
+        alone = [generate(model, labels={**fixed, name: option}, **settings) for option in options]
+        assert all(not torch.equal(first, second) for first, second in itertools.combinations(alone, 2))
+        each = generate(model, labels={**fixed, name: [options[1], options[0]]}, batch_size=2, **settings)
+        assert torch.equal(each[0], alone[1][0])
+
+
+def test_labels_left_out_are_drawn_for_each_stream_from_its_seed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    model = small_model(labels=LABELS)
+    settings: dict[str, Any] = {"num_samples": 40, "precision": "float64"}
+    with caplog.at_level(logging.INFO, logger="wavenet.generation"):
+        audio = generate(model, batch_size=12, labels={"speaker": "bob"}, seed=20, **settings)
+    (message,) = [record.getMessage() for record in caplog.records if "drawn" in record.getMessage()]
+    digits = message.split(": ")[1].split(", ")
+    assert "digit" in message and len(digits) == 12 and set(digits) == {"0", "1", "2"}
+    for index in (0, 5, 11):
+        told = generate(model, labels={"speaker": "bob", "digit": digits[index]}, seed=20 + index, **settings)
+        assert torch.equal(told[0], audio[index])
+
+
+# Prompts
+
+
+@pytest.mark.parametrize("engine", ["naive", "torch"])
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_prompt_is_heard_before_the_first_sample(engine: str, batched: bool) -> None:
+    model = small_model(labels=LABELS)
+    prompt = some_audio(3, 70) if batched else some_audio(70)
+    labels = {"digit": ["2", "0", "1"], "speaker": "ann"}
+    audio = generate(
+        model, num_samples=50, batch_size=3, prompt=prompt, labels=labels, seed=4, engine=engine, precision="float64"
+    )
+    heard = torch.cat([CODEC.encode(prompt.expand(3, -1)), CODEC.encode(audio)], dim=1)
+    logits = model(shifted(model, heard), label_ids(LABELS, labels, 3))
+    for index in range(3):
+        again = Sampling().draw(logits[index, :, 70:].T, uniforms_of(4 + index, 50))
+        assert torch.equal(again, heard[index, 70:])
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 70, 71])
+def test_a_prompt_is_the_same_however_it_is_prefilled(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    model, prompt = small_model(), some_audio(71)
+    whole = generate(model, num_samples=50, prompt=prompt, precision="float64")
+    monkeypatch.setattr(wavenet.generation, "PREFILL_CHUNK", chunk)
+    assert torch.equal(generate(model, num_samples=50, prompt=prompt, precision="float64"), whole)
+    assert not torch.equal(generate(model, num_samples=50, precision="float64"), whole)
+
+
+def test_a_free_run_goes_on_from_its_own_beginning_as_from_a_prompt() -> None:
+    """Given the uniforms of the second half, an engine primed with the first half gives the second."""
+    model = small_model()
+    codes = CODEC.encode(generate(model, num_samples=200, seed=6, precision="float64"))
+    engine = build_engine(model, 1, engine="torch", precision="float64")
+    engine.prime(codes[:, :120])
+    assert torch.equal(engine.sample(uniforms_of(6, 200)[None, 120:], Sampling()), codes[:, 120:])
+
+
+@pytest.mark.parametrize("shape", [(2, 30), (3, 2, 30), (0,), (3, 0), ()])
+def test_a_prompt_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"prompt is audio of shape \(time,\) or \(3, time\)") as error:
+        generate(small_model(), num_samples=5, batch_size=3, prompt=torch.zeros(shape))
+    assert str(shape) in str(error.value)
+
+
+def test_a_prompt_with_nan_or_of_integers_is_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        generate(small_model(), num_samples=5, prompt=torch.tensor([0.0, math.nan]))
+    with pytest.raises(ValueError, match="floating-point audio"):
+        generate(small_model(), num_samples=5, prompt=torch.zeros(9, dtype=torch.int16))
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seconds": 1.0, "num_samples": 5}, "not both"),
+        ({"num_samples": 0}, "at least one sample"),
+        ({"num_samples": -3}, "at least one sample"),
+        ({"seconds": 0.0}, "at least one sample"),
+        ({"seconds": -1.0}, "at least one sample"),
+        ({"seconds": 1e-6}, "at least one sample"),
+        ({"num_samples": 5, "batch_size": 0}, "batch_size"),
+        ({"num_samples": 5, "temperature": -1.0}, "temperature"),
+        ({"num_samples": 5, "top_k": -1}, "top_k"),
+        ({"num_samples": 5, "top_p": 0.0}, "top_p"),
+        ({"num_samples": 5, "engine": "fast"}, "engine 'fast'.*naive, torch"),
+        ({"num_samples": 5, "precision": "int4"}, "precision 'int4'"),
+        ({"num_samples": 5, "mel": torch.zeros(1, 80, 4)}, "mel"),
+        ({"num_samples": 5, "labels": {"pitch": "c"}}, "'pitch'.*digit, speaker"),
+        ({"num_samples": 5, "labels": {"digit": "9"}}, "'9'.*0, 1, 2"),
+        ({"num_samples": 5, "labels": {"digit": ["1", "2"]}}, "2 categories for a batch of 1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_at_the_call(settings: dict[str, Any], message: str) -> None:
+    model = small_model(labels=LABELS)
+    with pytest.raises(ValueError, match=message):
+        generate(model, **settings)
+    with pytest.raises(ValueError, match=message):
+        stream(model, **settings)  # before anybody asks for a chunk
+
+
+def test_generate_without_a_length_is_refused_and_names_stream() -> None:
+    with pytest.raises(ValueError, match=r"seconds or num_samples.*stream"):
+        generate(small_model())
+
+
+def test_a_chunk_size_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="chunk_size"):
+        stream(small_model(), chunk_size=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("engine", ["naive", "torch"])
+def test_logits_that_are_not_finite_are_refused(engine: str, temperature: float, bad: float) -> None:
+    model = small_model()
+    with torch.no_grad():
+        dict(model.named_parameters())["head.3.weight"][7, 3] = bad
+    with pytest.raises(ValueError, match="not finite"):
+        generate(model, num_samples=9, engine=engine, temperature=temperature)
+
+
+# Progress and logs
+
+
+def test_progress_goes_to_stderr_and_nothing_else_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    quiet = generate(small_model(), num_samples=300, batch_size=2)
+    assert capfd.readouterr() == ("", "")
+    shown = generate(small_model(), num_samples=300, batch_size=2, progress=True)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "600/600" in captured.err and "x real time" in captured.err and "samples/s" in captured.err
+    assert torch.equal(shown, quiet)
+
+
+def test_auto_says_what_it_chose(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        generate(small_model(), num_samples=3)
+    assert any("engine: torch" in record.getMessage() for record in caplog.records)

@@ -1,0 +1,163 @@
+"""Properties of the exact likelihood: the same value however it is computed, and that of a distribution."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from conftest import LABELS, assert_close, shifted, small_model, some_codes, some_labels
+from torch import Tensor
+
+from wavenet import MuLaw, WaveNet, bits_per_sample, nats_per_sample
+
+CODEC = MuLaw()
+NAMED = {"digit": ["0", "1", "2"], "speaker": ["bob", "ann", "bob"]}  # some_labels(3) by name
+
+
+def by_hand(model: WaveNet, codes: Tensor, labels: dict[str, Tensor] | None = None) -> Tensor:
+    """-ln p of each code, one forward over all that went before it at a time: (B, T)."""
+    heard, columns = shifted(model, codes), []
+    for t in range(codes.shape[1]):
+        logits = model(heard[:, : t + 1], labels)[..., -1]
+        columns.append(-logits.log_softmax(dim=-1)[torch.arange(len(codes)), codes[:, t]])
+    return torch.stack(columns, dim=1).detach()
+
+
+def uniform(model: WaveNet) -> WaveNet:
+    with torch.no_grad():
+        for parameter in model.head[3].parameters():
+            parameter.zero_()
+    return model
+
+
+@pytest.mark.parametrize("settings", [{}, {"labels": LABELS}, {"kernel_size": 3}, {"kernel_size": 1}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_nats_are_those_of_a_loop_over_prefixes(settings: dict[str, Any], dtype: torch.dtype) -> None:
+    model, codes = small_model(dtype=dtype, **settings), some_codes(3, 40)
+    labels = some_labels(3) if model.labels else None
+    expected = by_hand(model, codes, labels)
+    for chunk_size in (1, 7, 39, 40, 41):
+        assert_close(nats_per_sample(model, codes, labels, chunk_size).detach(), expected, f"chunk size {chunk_size}")
+
+
+def test_the_first_sample_is_scored_from_silence() -> None:
+    model, codes = small_model(), some_codes(1, 5)
+    first = -model(torch.full((1, 1), CODEC.silence))[0, :, 0].log_softmax(-1)[codes[0, 0]]
+    assert_close(nats_per_sample(model, codes)[0, 0], first)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 13, 300, 1000, 16384])
+def test_bits_do_not_depend_on_the_chunk_size(chunk_size: int) -> None:
+    model, codes = small_model(labels=LABELS), some_codes(3, 300)
+    bits = bits_per_sample(model, codes, NAMED, chunk_size=chunk_size)
+    expected = nats_per_sample(model, codes, some_labels(3)).mean().item() / math.log(2)
+    assert bits == pytest.approx(expected, rel=1e-12) and 7 < bits < 12
+
+
+def test_bits_of_a_batch_are_those_of_its_clips_alone() -> None:
+    model, codes = small_model(labels=LABELS), some_codes(3, 90)
+    alone = [
+        bits_per_sample(model, codes[index], {name: values[index] for name, values in NAMED.items()})
+        for index in range(3)
+    ]
+    assert bits_per_sample(model, codes, NAMED) == pytest.approx(sum(alone) / 3, rel=1e-12)
+    assert max(alone) - min(alone) > 1e-3
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_lengths_leave_out_what_lies_beyond_and_weigh_every_sample_the_same(as_tensor: bool) -> None:
+    model, codes, lengths = small_model(), some_codes(3, 90), [90, 1, 37]
+    nats = [nats_per_sample(model, codes[i : i + 1, :n]).sum().item() for i, n in enumerate(lengths)]
+    given = torch.tensor(lengths) if as_tensor else lengths
+    bits = bits_per_sample(model, codes, lengths=given)
+    assert bits == pytest.approx(sum(nats) / sum(lengths) / math.log(2), rel=1e-12)
+    codes[1, 1:], codes[2, 37:] = 7, 9
+    assert bits_per_sample(model, codes, lengths=given) == bits
+
+
+def test_audio_is_scored_as_its_codes() -> None:
+    model, codes = small_model(), some_codes(2, 60)
+    bits = bits_per_sample(model, codes)
+    assert bits_per_sample(model, CODEC.decode(codes)) == bits
+    assert bits_per_sample(model, codes.to(torch.uint8)) == bits
+    assert isinstance(bits, float)
+
+
+def test_a_uniform_model_needs_exactly_eight_bits() -> None:
+    assert bits_per_sample(uniform(small_model()), some_codes(2, 100)) == pytest.approx(8.0, abs=1e-12)
+    assert bits_per_sample(uniform(small_model(dtype=torch.float32)), some_codes(2, 100)) == pytest.approx(8, abs=1e-6)
+
+
+def test_the_probabilities_of_all_clips_sum_to_one() -> None:
+    """Every clip of two samples, 65,536 of them: the model is a distribution over clips."""
+    model, total = small_model(), 0.0
+    with torch.inference_mode():
+        for first in torch.arange(256).split(16):
+            clips = torch.cartesian_prod(first, torch.arange(256))  # (16 * 256, 2)
+            total += float(nats_per_sample(model, clips).sum(dim=1).neg().exp().sum())
+    assert total == pytest.approx(1.0, abs=1e-12)
+
+
+def test_no_sample_is_scored_with_itself_or_what_follows_in_view() -> None:
+    model, codes = small_model(), some_codes(1, 50)
+    before = nats_per_sample(model, codes)
+    for t in (0, 1, 20, 49):
+        moved = codes.clone()
+        moved[:, t] = (moved[:, t] + 100) % 256
+        assert torch.equal(nats_per_sample(model, moved)[:, :t], before[:, :t])
+
+
+def test_labels_change_the_likelihood() -> None:
+    model, codes = small_model(labels=LABELS), some_codes(2, 50)
+    bits = {digit: bits_per_sample(model, codes, {"digit": digit, "speaker": "ann"}) for digit in LABELS["digit"]}
+    assert len(set(bits.values())) == 3
+
+
+def test_likelihood_can_be_trained_through() -> None:
+    model, codes = small_model(), some_codes(2, 30)
+    parameters = list(model.parameters())
+    chunked = torch.autograd.grad(nats_per_sample(model, codes, chunk_size=7).sum(), parameters)
+    whole = torch.autograd.grad(nats_per_sample(model, codes).sum(), parameters)
+    for actual, expected in zip(chunked, whole, strict=True):
+        assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (2, 3, 4), ()])
+def test_audio_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"shape \(time,\) or \(batch, time\)") as error:
+        bits_per_sample(small_model(), torch.zeros(shape))
+    assert str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize("lengths", [[5], [5, 5, 5], [0, 5], [-1, 5], [5, 11], [[5, 5]]])
+def test_lengths_that_do_not_fit_are_refused(lengths: Any) -> None:
+    with pytest.raises(ValueError, match=r"2 numbers in 1\.\.10"):
+        bits_per_sample(small_model(), some_codes(2, 10), lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, r"\['digit', 'speaker'\]"),
+        ({"digit": "1"}, r"\['digit', 'speaker'\]"),
+        ({"digit": "1", "speaker": "eve"}, "'eve'.*ann, bob"),
+        ({"digit": "1", "speaker": "ann", "pitch": "c"}, "'pitch'"),
+        ({"digit": ["1"], "speaker": "ann"}, "1 categories for a batch of 2"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bits_per_sample(small_model(labels=LABELS), some_codes(2, 10), labels)
+
+
+def test_nan_and_chunks_of_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 NaN samples"):
+        bits_per_sample(small_model(), torch.tensor([0.0, math.nan]))
+    with pytest.raises(ValueError, match="chunk_size"):
+        bits_per_sample(small_model(), some_codes(1, 5), chunk_size=0)
+
+
+@pytest.mark.parametrize("codes", [[-1, 5], [3, 256]])
+def test_codes_out_of_range_are_refused(codes: list[int]) -> None:
+    with pytest.raises((ValueError, IndexError)):
+        bits_per_sample(small_model(), torch.tensor(codes))

@@ -1,0 +1,133 @@
+"""Properties of the codec. The reference is torchaudio's pair of functions, which the package itself does not need."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torchaudio.functional import mu_law_decoding, mu_law_encoding
+
+from wavenet import MuLaw
+
+CLASSES = [2, 3, 16, 100, 255, 256, 257, 1024]
+
+
+def dense_grid(dtype: torch.dtype = torch.float32) -> Tensor:
+    """Every 2^-18 of [-1, 1], all 16-bit PCM values among them, and a logarithmic grid about zero."""
+    even = torch.arange(-(2**18), 2**18 + 1, dtype=torch.float64) / 2**18
+    near_zero = torch.logspace(-12, 0, 20001, dtype=torch.float64)
+    return torch.cat([even, near_zero, -near_zero]).to(dtype)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_encoding_equals_torchaudio_on_a_dense_grid(classes: int, dtype: torch.dtype) -> None:
+    audio = dense_grid(dtype)
+    codes = MuLaw(classes).encode(audio)
+    assert codes.dtype == torch.int64
+    assert torch.equal(codes, mu_law_encoding(audio, classes))
+    assert codes.unique().tolist() == list(range(classes))
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_decoding_equals_torchaudio_on_every_code(classes: int) -> None:
+    codes = torch.arange(classes)
+    audio = MuLaw(classes).decode(codes)
+    assert audio.dtype == torch.float32
+    assert torch.equal(audio, mu_law_decoding(codes, classes))
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_codes_survive_the_way_to_audio_and_back(classes: int) -> None:
+    codec, codes = MuLaw(classes), torch.arange(classes)
+    assert torch.equal(codec.encode(codec.decode(codes)), codes)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_audio_survives_within_half_a_step_of_the_curve(classes: int) -> None:
+    def compressed(audio: Tensor) -> Tensor:
+        return audio.sign() * torch.log1p((classes - 1) * audio.abs()) / math.log1p(classes - 1)
+
+    codec, audio = MuLaw(classes), dense_grid()
+    error = (compressed(codec.decode(codec.encode(audio))) - compressed(audio)).abs().max()
+    assert float(error) <= 1 / (classes - 1) + 1e-5  # the curve is 2 high, in classes - 1 steps
+
+
+def test_codes_rise_with_the_audio_from_end_to_end() -> None:
+    codec = MuLaw()
+    assert (codec.encode(dense_grid().sort().values).diff() >= 0).all()
+    assert codec.encode(torch.tensor([-1.0, 1.0])).tolist() == [0, 255]
+    assert codec.decode(torch.tensor([0, 255])).tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_silence_is_the_code_of_zero(classes: int) -> None:
+    codec = MuLaw(classes)
+    assert codec.encode(torch.tensor([0.0, -0.0])).tolist() == [codec.silence] * 2
+    audible = codec.decode(torch.arange(classes)).abs()
+    assert float(audible[codec.silence]) <= float(audible.min()) * (1 + 1e-3)  # an even count has two codes about zero
+
+
+def test_silence_of_256_classes_is_128_and_all_but_inaudible() -> None:
+    assert MuLaw().silence == 128
+    assert float(MuLaw().decode(torch.tensor(128)).abs()) < 1e-4
+
+
+def test_audio_beyond_full_scale_is_clipped() -> None:
+    audio = torch.tensor([-math.inf, -7.0, -1.0 - 1e-6, 1.0 + 1e-6, 7.0, math.inf])
+    assert MuLaw().encode(audio).tolist() == [0, 0, 0, 255, 255, 255]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_audio_is_encoded_as_the_same_values_in_float32(dtype: torch.dtype) -> None:
+    audio = dense_grid().to(dtype)
+    assert torch.equal(MuLaw().encode(audio), MuLaw().encode(audio.float()))
+    assert not torch.equal(mu_law_encoding(audio, 256), MuLaw().encode(audio))  # too coarse there, hence the detour
+
+
+def test_any_shape_is_kept_and_the_input_is_not_written() -> None:
+    for shape in ((), (0,), (5,), (2, 3), (2, 3, 4)):
+        audio = 3 * torch.randn(shape)
+        before = audio.clone()
+        codes = MuLaw().encode(audio)
+        assert codes.shape == shape and MuLaw().decode(codes).shape == shape
+        assert torch.equal(audio, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_codes_of_any_integer_type_are_decoded(dtype: torch.dtype) -> None:
+    codes = torch.arange(0, 128, dtype=dtype)
+    assert torch.equal(MuLaw().decode(codes), MuLaw().decode(torch.arange(0, 128)))
+
+
+def test_uint8_reaches_the_highest_code() -> None:
+    assert MuLaw().decode(torch.tensor([255], dtype=torch.uint8)).item() == 1.0
+
+
+def test_nan_is_refused_and_counted() -> None:
+    with pytest.raises(ValueError, match="2 NaN samples"):
+        MuLaw().encode(torch.tensor([0.0, math.nan, 0.5, math.nan]))
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8, torch.bool])
+def test_integer_audio_is_refused_with_the_remedy(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=r"floating-point audio.*32768"):
+        MuLaw().encode(torch.zeros(3, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_codes_that_are_not_integers_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=r"integer codes in 0\.\.255"):
+        MuLaw().decode(torch.zeros(3, dtype=dtype))
+
+
+@pytest.mark.parametrize(("codes", "seen"), [([-1, 5], "from -1 to 5"), ([3, 256], "from 3 to 256")])
+def test_codes_out_of_range_are_refused(codes: list[int], seen: str) -> None:
+    with pytest.raises(ValueError, match=seen):
+        MuLaw().decode(torch.tensor(codes))
+
+
+@pytest.mark.parametrize("classes", [1, 0, -256, 2.0, True, "256", None])
+def test_a_number_of_classes_that_makes_no_codec_is_refused(classes: object) -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        MuLaw(classes)  # type: ignore[arg-type]
