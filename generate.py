@@ -11,6 +11,7 @@ from wavenet.audio import load_audio, save_audio
 from wavenet.checkpoints import load_model, newest_export
 from wavenet.engines import ENGINES
 from wavenet.generation import stream, with_progress
+from wavenet.model import WaveNet
 from wavenet.plotting import save_plot
 
 CHUNK = 256  # samples between two looks at the clock and at Ctrl-C
@@ -64,9 +65,7 @@ def labels(text: str) -> dict[str, str]:
 
 
 def run(args: argparse.Namespace) -> None:
-    model = load_model(args.checkpoint or newest_export(args.runs))
-    device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device)
+    model = on_device(load_model(args.checkpoint or newest_export(args.runs)), args.device)
     prompt = load_audio(args.prompt, model.sample_rate) if args.prompt else None
     mel = load_audio(args.mel_from, model.sample_rate) if args.mel_from else None  # refused by a model without mel
     chunks = stream(
@@ -96,6 +95,16 @@ def run(args: argparse.Namespace) -> None:
     write(args, torch.cat(done, dim=1), model.sample_rate)
     if interrupted:
         sys.exit("interrupted: what was made so far is written")
+
+
+def on_device(model: WaveNet, name: str) -> WaveNet:
+    """The model there; "auto" is cuda where there is one."""
+    try:
+        return model.to(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
+        raise ValueError(
+            f"--device {name} is not to be had ({str(error).splitlines()[0]}). Leave --device out, or give cpu."
+        ) from error
 
 
 def write(args: argparse.Namespace, clips: torch.Tensor, sample_rate: int) -> None:

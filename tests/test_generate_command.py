@@ -1,0 +1,287 @@
+"""The command `generate.py`: what it reads, what it writes, and what it says where it cannot."""
+
+import importlib.util
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny_runs import RATE, REPOSITORY, arguments, environment, start, train, write_corpus
+
+import wavenet
+from wavenet.audio import load_audio
+
+
+def load(script: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(script.removesuffix(".py"), REPOSITORY / script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+command = load("generate.py")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which one run was made, of digits 0 and 1 by speakers a and b. Not written to."""
+    place = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        train(*arguments(write_corpus(place / "corpus")))
+    return place / "runs" / "default"
+
+
+@pytest.fixture
+def generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`python generate.py ARGS` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["generate.py", *map(str, args)])
+        command.main()
+
+    return run
+
+
+def samples(path: Path) -> np.ndarray:
+    """Of a 16-bit wav at the model's rate, in one channel."""
+    info = soundfile.info(path)
+    assert (info.samplerate, info.channels, info.format, info.subtype) == (RATE, 1, "WAV", "PCM_16")
+    return soundfile.read(path, dtype="int16")[0]
+
+
+def expected(folder: Path, seconds: float, **settings: object) -> np.ndarray:
+    """What the library gives for the same, as 16-bit samples of each clip."""
+    model = wavenet.WaveNet.from_pretrained(folder / "model")
+    audio = wavenet.generate(model, seconds=seconds, **settings)  # type: ignore[arg-type]
+    return (audio.double() * 32768).round().clamp(-32768, 32767).short().numpy()
+
+
+# --- what it writes ---
+
+
+def test_the_command_writes_a_wav_of_the_length_asked_for_and_prints_its_path(finished: Path, tmp_path: Path) -> None:
+    args = ["--checkpoint", str(finished), "--seconds", "0.1", "--labels", "digit=1,speaker=a", "--seed", "3"]
+    process = subprocess.run(
+        [sys.executable, str(REPOSITORY / "generate.py"), *args],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == "generated.wav\n" and "Traceback" not in process.stderr
+    heard = samples(tmp_path / "generated.wav")
+    assert len(heard) == 800 and len(np.unique(heard)) > 50
+    assert np.array_equal(heard, expected(finished, 0.1, labels={"digit": "1", "speaker": "a"}, seed=3)[0])
+
+
+@pytest.mark.parametrize("which", ["", "model", "checkpoints/best.ckpt"])
+def test_a_run_its_export_and_its_best_checkpoint_sound_the_same(
+    finished: Path, tmp_path: Path, generate: Callable[..., None], which: str
+) -> None:
+    generate("--checkpoint", finished / which, "--seconds", 0.02, "--out", "x.wav")
+    assert np.array_equal(samples(tmp_path / "x.wav"), expected(finished, 0.02)[0])
+
+
+def test_the_newest_run_is_taken(finished: Path, tmp_path: Path, generate: Callable[..., None]) -> None:
+    for name, factor in (("old", 0.0), ("new", 1.0)):
+        model = wavenet.WaveNet.from_pretrained(finished / "model")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(factor)
+        model.save_pretrained(tmp_path / "runs" / name / "model")
+        time.sleep(0.02)
+    generate("--seconds", 0.02)
+    assert np.array_equal(samples(tmp_path / "generated.wav"), expected(tmp_path / "runs/new", 0.02)[0])
+    assert not np.array_equal(samples(tmp_path / "generated.wav"), expected(tmp_path / "runs/old", 0.02)[0])
+
+
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(
+    finished: Path, tmp_path: Path, generate: Callable[..., None]
+) -> None:
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        generate("--checkpoint", finished, "--seconds", 0.05, "--seed", seed, "--out", f"{name}.wav")
+    contents = [(tmp_path / f"{name}.wav").read_bytes() for name in "abc"]
+    assert contents[0] == contents[1] != contents[2]
+
+
+def test_a_batch_is_numbered_files_each_as_its_seed_alone(
+    finished: Path, tmp_path: Path, generate: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate("--checkpoint", finished, "--seconds", 0.05, "--batch", 3, "--seed", 7, "--out", "deep/x.wav")
+    names = [f"deep/x-{index}.wav" for index in range(3)]
+    assert capsys.readouterr().out.split() == names
+    for index, name in enumerate(names):
+        generate("--checkpoint", finished, "--seconds", 0.05, "--seed", 7 + index, "--out", "one.wav")
+        assert (tmp_path / "one.wav").read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_earlier_results_are_kept(finished: Path, tmp_path: Path, generate: Callable[..., None]) -> None:
+    for batch in (1, 2, 1, 2):
+        generate("--checkpoint", finished, "--seconds", 0.01, "--batch", batch)
+    names = ["generated.wav", "generated_2-0.wav", "generated_2-1.wav", "generated_3.wav"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "generated_4-0.wav", "generated_4-1.wav"]
+
+
+def test_labels_change_what_is_drawn_and_temperature_zero_needs_no_seed(
+    finished: Path, tmp_path: Path, generate: Callable[..., None]
+) -> None:
+    def bytes_of(name: str, *args: object) -> bytes:
+        generate("--checkpoint", finished, "--seconds", 0.1, "--out", f"{name}.wav", *args)
+        return (tmp_path / f"{name}.wav").read_bytes()
+
+    both = [bytes_of(digit, "--labels", f"digit={digit},speaker=a") for digit in "01"]
+    assert both[0] != both[1]
+    cold = [bytes_of(f"cold{seed}", "--labels=digit=0,speaker=a", "--temperature=0", "--seed", seed) for seed in (1, 2)]
+    assert cold[0] == cold[1] != both[0]
+    assert bytes_of("top", "--labels=digit=0,speaker=a", "--top-k=1") == cold[0]
+
+
+def test_plot_writes_a_picture_of_every_clip(
+    finished: Path, tmp_path: Path, generate: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate("--checkpoint", finished, "--seconds", 0.1, "--batch", 2, "--plot", "pictures/two.png")
+    assert capsys.readouterr().out.split()[-1] == "pictures/two.png"
+    header = (tmp_path / "pictures/two.png").read_bytes()[:24]
+    assert header.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
+    assert width > 400 and height > 300
+
+
+# --- prompts ---
+
+
+@pytest.fixture
+def prompt(tmp_path: Path) -> Path:
+    """A second and a half, stereo, at 44.1 kHz: a tone on the left, silence on the right."""
+    tone = 0.8 * np.sin(2 * np.pi * 440 * np.arange(66150) / 44100)
+    soundfile.write(tmp_path / "prompt.wav", np.stack([tone, 0 * tone], axis=1), 44100, "PCM_24")
+    return tmp_path / "prompt.wav"
+
+
+def test_a_prompt_of_any_rate_opens_the_result_and_is_gone_on_from(
+    finished: Path, tmp_path: Path, prompt: Path, generate: Callable[..., None]
+) -> None:
+    labels = {"digit": "0", "speaker": "b"}
+    generate(
+        "--checkpoint", finished, "--seconds", 0.05, "--prompt", prompt, "--out", "x.wav", "--labels=digit=0,speaker=b"
+    )
+    heard = samples(tmp_path / "x.wav")
+    assert len(heard) == 12000 + 400
+    opening = load_audio(prompt, RATE)
+    codec = wavenet.MuLaw()
+    assert np.abs(heard[:12000] / 32768 - codec.decode(codec.encode(opening)).numpy()).max() < 1e-4
+    tone = 0.4 * np.sin(2 * np.pi * 440 * np.arange(12000) / RATE)
+    assert np.abs(heard[200:11800] / 32768 - tone[200:11800]).max() < 0.02, "mixed down and resampled"
+    assert np.array_equal(heard[12000:], expected(finished, 0.05, prompt=opening, labels=labels)[0])
+    assert not np.array_equal(heard[12000:], expected(finished, 0.05, labels=labels)[0]), "the prompt is heard"
+
+
+def test_every_clip_of_a_batch_opens_with_the_prompt(
+    finished: Path, tmp_path: Path, prompt: Path, generate: Callable[..., None]
+) -> None:
+    generate("--checkpoint", finished, "--seconds", 0.05, "--prompt", prompt, "--out", "x.wav", "--batch", 2)
+    one, two = samples(tmp_path / "x-0.wav"), samples(tmp_path / "x-1.wav")
+    assert np.array_equal(one[:12000], two[:12000]) and not np.array_equal(one[12000:], two[12000:])
+
+
+# --- what it says where it cannot ---
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--labels", "digit=9"], r"'9'.*0, 1"),
+        (["--labels", "instrument=tuba"], r"instrument.*digit.*speaker"),
+        (["--labels", "digit=0,digit"], r"NAME=VALUE"),
+        (["--seconds", "0"], r"at least one sample"),
+        (["--seconds", "-1"], r"at least one sample"),
+        (["--batch", "0"], r"batch_size"),
+        (["--temperature", "-1"], r"temperature"),
+        (["--top-k", "-1"], r"top_k"),
+        (["--top-p", "0"], r"top_p"),
+        (["--prompt", "nowhere.wav"], r"nowhere\.wav.*does not exist"),
+        (["--mel-from", "nowhere.wav"], r"nowhere\.wav.*does not exist"),
+        (["--checkpoint", "nowhere"], r"nowhere: there is no such model"),
+        (["--out", "x.mp3"], r"\.wav"),
+        (["--engine", "fast"], r"fast.*auto"),
+        (["--device", "tpu9"], r"--device tpu9.*give cpu"),
+        (["--device", "cuda:99"], r"--device cuda:99.*give cpu"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_one_message_and_leaves_nothing(
+    finished: Path,
+    tmp_path: Path,
+    generate: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    args: list[str],
+    says: str,
+) -> None:
+    given = args if args[0] == "--checkpoint" else ["--checkpoint", str(finished), *args]
+    with pytest.raises(SystemExit) as stopped:
+        generate("--seconds", 0.01, *given)
+    message = stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err
+    assert stopped.value.code not in (0, None)
+    assert "error: " in message and re.search(says, message), message
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_without_any_run_it_says_what_to_type(tmp_path: Path, generate: Callable[..., None]) -> None:
+    with pytest.raises(SystemExit, match=r"(?s)no trained model in runs yet.*python train\.py.*--checkpoint PATH"):
+        generate()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_export_is_named(finished: Path, tmp_path: Path, generate: Callable[..., None]) -> None:
+    wavenet.WaveNet.from_pretrained(finished / "model").save_pretrained(tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(SystemExit, match=r"error: model/model\.safetensors is not a whole safetensors file"):
+        generate("--checkpoint", "model")
+
+
+def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path: Path, generate: Callable[..., None]) -> None:
+    torch.save({"state_dict": {}, "hyper_parameters": {}, "extra": Payload(tmp_path / "ran")}, tmp_path / "x.ckpt")
+    with pytest.raises(SystemExit, match=r"error: x\.ckpt was refused"):
+        generate("--checkpoint", "x.ckpt")
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "x.ckpt", weights_only=False)
+    assert (tmp_path / "ran").exists(), "the payload works where it is let"
+
+
+class Payload:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_ctrl_c_keeps_what_was_made(finished: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, "--checkpoint", finished, "--seconds=3600", script="generate.py")
+    assert process.stdout is not None
+    seen = ""
+    while "real time" not in seen:
+        character = process.stdout.read(1)
+        assert character, seen
+        seen += character
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "what was made so far is written" in text and "Traceback" not in text
+    assert 256 <= len(samples(tmp_path / "generated.wav")) < 3600 * RATE
