@@ -223,7 +223,7 @@ class Samples(pl.Callback):
 
     def _real_clips(self, trainer: pl.Trainer, network: WaveNet) -> list[Tensor]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        clips = (data.clips("val") or data.clips("train"))[: self.count] if data is not None else []
+        clips = data.clips("val")[: self.count] if data is not None else []
         limit = round(self.seconds * network.sample_rate)
         return [network.codec.decode(torch.from_numpy(data.codes(clip)[:limit].copy())) for clip in clips]
 

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
     try:
         arguments = complete_arguments(list(arguments), default_config)
         TrainingCLI(arguments)
-    except (ValueError, FileNotFoundError, FileExistsError, OSError) as error:
+    except (ValueError, OSError) as error:
         _remove_empty_run()
         if os.environ.get("WAVENET_TRACEBACK"):
             raise
