@@ -4,6 +4,7 @@ Audio is synthesised here. Where position matters, a clip's codes are position m
 written as the float samples that those codes decode to, so that every row can be checked sample by sample.
 """
 
+import inspect
 import json
 import logging
 import math
@@ -852,7 +853,9 @@ def test_every_setting_has_a_help_text_for_the_command_line() -> None:
     parser = jsonargparse.ArgumentParser()
     parser.add_class_arguments(AudioDataModule, "data")
     settings = [action for action in parser._actions if action.dest.startswith("data.")]
-    assert len(settings) == 17
+    assert [action.dest for action in settings] == [
+        f"data.{name}" for name in inspect.signature(AudioDataModule).parameters
+    ]
     assert [action.dest for action in settings if not action.help] == []
 
 

@@ -3,6 +3,7 @@
 Runs in this process go through `wavenet.cli.main`; runs that are killed, interrupted or started twice are processes.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -111,11 +112,15 @@ def arguments(root: Path, **overrides: object) -> list[str]:
 
 def train(*args: object) -> None:
     """`python train.py ARGS` in this process and in the present folder. Raises SystemExit with the message it prints."""
+    rooms = [logging.getLogger(name) for name in ("wavenet.generation", "wavenet.engines")]  # which the command quiets
+    levels = [room.level for room in rooms]
     os.environ.pop(RUN_VARIABLE, None)
     try:
         main([str(argument) for argument in args], REPOSITORY / "configs" / "default.yaml")
     finally:
         os.environ.pop(RUN_VARIABLE, None)
+        for room, level in zip(rooms, levels, strict=True):
+            room.setLevel(level)
 
 
 def environment(**more: str) -> dict[str, str]:
