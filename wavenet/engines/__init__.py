@@ -59,7 +59,13 @@ def _torch() -> type[Engine]:
     return TorchEngine
 
 
-ENGINES: dict[str, Callable[[], type[Engine]]] = {"naive": _naive, "torch": _torch}
+def _native() -> type[Engine]:
+    from wavenet.engines.native import NativeEngine
+
+    return NativeEngine
+
+
+ENGINES: dict[str, Callable[[], type[Engine]]] = {"naive": _naive, "torch": _torch, "native": _native}
 
 
 def build_engine(

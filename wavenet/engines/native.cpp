@@ -1,0 +1,374 @@
+// Owns the arithmetic of the native engine: one WaveNet step for a group of streams, the draw of the next code, and the loop
+// over N samples around both. Knows nothing of Python, files, threads or where its memory comes from: native.py hands it all in.
+//
+// Compiled for one model and one CPU. The sizes are constants, given as macros:
+//   RESIDUAL, GATE, SKIP, HEAD, CLASSES channels; KERNEL taps; DILATIONS one a layer, comma separated; BFLOAT16 0 or 1.
+//
+// Shapes: B streams, C channels padded to whole vectors, channels innermost. A product's weights lie in the order in which they
+// are read, and the products in the order in which a step takes them, so that one sample is one pass through memory:
+//   [tile of TILE vectors of outputs][group of inputs][vectors of the tile][lane][input within the group]
+// where a group is one input in float32 and two in bfloat16 (what one dot-product instruction takes).
+//
+// The past taps' product does not wait for the layer below (van den Oord et al. 2016, equation 2; the split is nv-wavenet's).
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#if BFLOAT16 && defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64, TILE = 4;  // 32 registers: 4 streams x 4 vectors of sums
+#elif defined(__AVX__)
+constexpr int VECTOR_BYTES = 32, TILE = 2;  // 16 registers: 4 streams x 2
+#else
+constexpr int VECTOR_BYTES = 16, TILE = 4;  // NEON has 32 registers, SSE spills a little
+#endif
+constexpr int LANES = VECTOR_BYTES / 4;
+constexpr int STREAMS = 4;  // of one tile
+
+typedef float Vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
+typedef int32_t Integers __attribute__((vector_size(VECTOR_BYTES), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(VECTOR_BYTES), may_alias));
+
+constexpr int padded(int channels) { return (channels + LANES - 1) / LANES * LANES; }
+
+constexpr int DILATION[] = {DILATIONS};
+constexpr int LAYERS = sizeof(DILATION) / sizeof(DILATION[0]);
+constexpr int C = padded(RESIDUAL), G = padded(GATE), S = padded(SKIP), D = padded(HEAD), Q = padded(CLASSES);
+static_assert(Q == CLASSES, "the classes fill whole vectors");
+
+inline Vector splat(float value) { return value - Vector{}; }
+inline Vector& vector(float* p) { return *reinterpret_cast<Vector*>(p); }
+inline const Vector& vector(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+inline Vector smaller(Vector a, Vector b) { return b < a ? b : a; }  // a where one is NaN: NaN stays NaN
+inline Vector larger(Vector a, Vector b) { return b > a ? b : a; }
+
+// The two kinds of weights. `Sums += weights * inputs` for one group of inputs; inputs are rounded as weights are.
+
+struct Float32 {
+    using Element = float;
+    static constexpr int GROUP = 1;
+    static Vector inputs(const float* x) { return splat(*x); }
+    static Vector add_product(Vector sums, const float* weights, Vector x) { return sums + vector(weights) * x; }
+    static void store(float* to, Vector values) { vector(to) = values; }
+};
+
+struct BFloat16 {
+    using Element = uint16_t;
+    static constexpr int GROUP = 2;
+    static Bits inputs(const uint16_t* x) {
+        uint32_t pair;
+        std::memcpy(&pair, x, sizeof pair);
+        return pair - Bits{};
+    }
+#if BFLOAT16 && defined(__AVX512BF16__)
+    static Vector add_product(Vector sums, const uint16_t* weights, Bits x) {
+        return (Vector)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_load_si512(weights), (__m512bh)x);
+    }
+#else
+    static Vector add_product(Vector sums, const uint16_t* weights, Bits x) {
+        const Bits& w = *reinterpret_cast<const Bits*>(weights);
+        sums += (Vector)(w << 16) * (Vector)(x << 16);  // a bfloat16 is the upper half of a float32
+        return sums + (Vector)(w & 0xffff0000u) * (Vector)(x & 0xffff0000u);
+    }
+#endif
+    static void store(uint16_t* to, Vector values) {
+        typedef uint16_t Halves __attribute__((vector_size(VECTOR_BYTES / 2), may_alias));
+        Bits bits = (Bits)values;
+        Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;                  // to nearest, ties to even
+        rounded = values == values ? rounded : Bits{} + 0x7fc0u;                      // rounding must not make NaN infinite
+        *reinterpret_cast<Halves*>(to) = __builtin_convertvector(rounded, Halves);
+    }
+};
+
+#if BFLOAT16
+using Body = BFloat16;
+#else
+using Body = Float32;
+#endif
+using Element = Body::Element;
+
+// Products
+
+// y[s] += W x[s] for `streams` streams and `tiles` neighbouring tiles of `vectors` vectors of outputs. Each output's sum runs
+// over the inputs in order whatever the streams beside it, so that a stream sounds the same in every batch, to the bit.
+template <typename Kind, int streams, int tiles, int vectors, int in, int y_stride, int x_stride>
+inline void tile(float* y, const typename Kind::Element* x, const typename Kind::Element* weights) {
+    constexpr int groups = (in + Kind::GROUP - 1) / Kind::GROUP, row = vectors * LANES * Kind::GROUP;
+    Vector sums[streams][tiles][vectors];
+    for (int s = 0; s < streams; s++)
+        for (int t = 0; t < tiles; t++)
+            for (int v = 0; v < vectors; v++) sums[s][t][v] = vector(y + s * y_stride + (t * vectors + v) * LANES);
+    for (int i = 0; i < groups; i++)
+#pragma GCC unroll 8
+        for (int s = 0; s < streams; s++) {
+            const auto inputs = Kind::inputs(x + s * x_stride + i * Kind::GROUP);
+#pragma GCC unroll 4
+            for (int t = 0; t < tiles; t++)
+#pragma GCC unroll 8
+                for (int v = 0; v < vectors; v++)
+                    sums[s][t][v] = Kind::add_product(
+                        sums[s][t][v], weights + (t * groups + i) * row + v * LANES * Kind::GROUP, inputs);
+        }
+    for (int s = 0; s < streams; s++)
+        for (int t = 0; t < tiles; t++)
+            for (int v = 0; v < vectors; v++) vector(y + s * y_stride + (t * vectors + v) * LANES) = sums[s][t][v];
+}
+
+// The same for all streams: a tile of weights is read once and serves them from the cache.
+template <typename Kind, int tiles, int vectors, int in, int y_stride, int x_stride>
+inline void column(float* y, const typename Kind::Element* x, const typename Kind::Element* weights, int batch) {
+    int s = 0;
+    for (; s + STREAMS <= batch; s += STREAMS)
+        for (int t = 0; t < tiles; t++)
+            tile<Kind, STREAMS, 1, vectors, in, y_stride, x_stride>(
+                y + s * y_stride + t * vectors * LANES, x + s * x_stride,
+                weights + t * ((in + Kind::GROUP - 1) / Kind::GROUP) * Kind::GROUP * vectors * LANES);
+    y += s * y_stride;
+    x += s * x_stride;
+    switch (batch - s) {
+        case 1: tile<Kind, 1, tiles, vectors, in, y_stride, x_stride>(y, x, weights); break;
+        case 2: tile<Kind, 2, tiles, vectors, in, y_stride, x_stride>(y, x, weights); break;
+        case 3: tile<Kind, 3, tiles, vectors, in, y_stride, x_stride>(y, x, weights); break;
+    }
+}
+
+// y (batch, out) += W (out, in) x (batch, in). Returns the weights behind W.
+template <typename Kind, int in, int out>
+inline const typename Kind::Element* multiply_add(
+    float* y, const typename Kind::Element* x, const typename Kind::Element* weights, int batch) {
+    constexpr int depth = (in + Kind::GROUP - 1) / Kind::GROUP * Kind::GROUP, x_stride = padded(in);
+    constexpr int vectors = out / LANES, whole = vectors / TILE, rest = vectors % TILE;
+    for (int t = 0; t + 2 <= whole; t += 2, weights += 2 * depth * TILE * LANES)
+        column<Kind, 2, TILE, in, out, x_stride>(y + t * TILE * LANES, x, weights, batch);
+    if constexpr (whole % 2) {
+        column<Kind, 1, TILE, in, out, x_stride>(y + (whole - 1) * TILE * LANES, x, weights, batch);
+        weights += depth * TILE * LANES;
+    }
+    if constexpr (rest > 0) {
+        column<Kind, 1, rest, in, out, x_stride>(y + whole * TILE * LANES, x, weights, batch);
+        weights += depth * rest * LANES;
+    }
+    return weights;
+}
+
+// Elementwise
+
+// e^x within 2 units in the last place; below -87 it is 1.6e-38. Cephes' split of ln 2, polynomial fitted to [-ln 2 / 2, ln 2 / 2].
+inline Vector exponential(Vector x) {
+    x = smaller(larger(x, splat(-87.0f)), splat(88.0f));
+    const Vector magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
+    const Vector shifted = x * 1.44269504f + magic, n = shifted - magic;
+    const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * (Vector)(((Integers)shifted - (Integers)magic + 127) << 23);
+}
+
+// z = tanh(filter) * sigmoid(gate) (equation 2), both as one fraction of exponentials.
+inline Vector gated(Vector filter, Vector gate) {
+    const Vector e = exponential(2.0f * smaller(larger(filter, splat(-10.0f)), splat(10.0f)));
+    return (e - 1.0f) / ((e + 1.0f) * (1.0f + exponential(-gate)));
+}
+
+template <typename F>
+inline void for_vectors(int count, F f) {
+    for (int i = 0; i < count; i += LANES) f(i);
+}
+
+inline void copy_rows(float* to, const float* row, int channels, int batch) {
+    for (int b = 0; b < batch; b++) std::memcpy(to + b * channels, row, channels * sizeof(float));
+}
+
+}  // namespace
+
+extern "C" {
+
+struct Sampling {
+    float temperature;  // 0: the likeliest code
+    int32_t top_k;      // 0: all
+    float top_p;        // 1: all
+};
+
+// A group of streams, and where everything of theirs lies. Pointers are to whole vectors (64 bytes).
+struct Streams {
+    int64_t batch, time;
+    const Element* weights;    // all products of a step before the head, in order
+    const float* head;         // the head's two products
+    const Element* embedding;  // (CLASSES, C)
+    const float* before_gate;  // (LAYERS, B, 2 G): bias and condition
+    const float* biases;       // input (C), residuals (LAYERS - 1, C), sum of skips (S), head (D), out (Q)
+    Element* ring;             // (slots, B, C): KERNEL - 1 slots of embedded codes, then each layer's history
+    int64_t* code;             // (B): the last code, not yet fed
+    float* scratch;            // scratch_floats(B)
+    float residual_scale;
+};
+
+int32_t lanes() { return LANES; }
+int32_t tile_vectors() { return TILE; }
+int32_t input_group() { return Body::GROUP; }
+int64_t streams_bytes() { return sizeof(Streams); }
+int64_t scratch_floats(int64_t batch) { return batch * (2 * C + 3 * G + S + D + Q) + 2 * Q; }
+
+}  // extern "C"
+
+namespace {
+
+// A history of (KERNEL - 1) * dilation inputs: the input of time t lies in slot t mod history, where that of t - history lay.
+struct History {
+    Element* slots;
+    int64_t length, dilation;
+    Element* at(int64_t time, int64_t row) const { return slots + time % length * row; }
+};
+
+// One step: feeds each stream's last code; returns logits (B, Q) in scratch.
+const float* step(Streams& g) {
+    const int batch = (int)g.batch;
+    const int64_t row = (int64_t)batch * C;
+    float *x = g.scratch, *h = x + batch * C, *skips = h + batch * 2 * G, *hidden = skips + batch * S,
+          *logits = hidden + batch * D;
+    Element *rounded = reinterpret_cast<Element*>(logits + batch * Q), *z = rounded + batch * C * sizeof(float) / sizeof(Element);
+    const Element* w = g.weights;
+    const float* bias = g.biases;
+    History past{g.ring, KERNEL - 1, 1};
+
+    for (int b = 0; b < batch; b++) std::memcpy(rounded + b * C, g.embedding + g.code[b] * C, C * sizeof(Element));
+    copy_rows(x, bias, C, batch);
+    bias += C;
+    for (int k = KERNEL - 1; k > 0; k--) w = multiply_add<Body, RESIDUAL, C>(x, past.at(g.time + KERNEL - 1 - k, row), w, batch);
+    w = multiply_add<Body, RESIDUAL, C>(x, rounded, w, batch);
+    if (KERNEL > 1) std::memcpy(past.at(g.time, row), rounded, row * sizeof(Element));
+
+    const float* skip_bias = bias + (LAYERS - 1) * C;
+    copy_rows(skips, skip_bias, S, batch);
+    for (int layer = 0; layer < LAYERS; layer++) {
+        past = {past.slots + past.length * row, (KERNEL - 1) * (int64_t)DILATION[layer], DILATION[layer]};
+        std::memcpy(h, g.before_gate + (int64_t)layer * batch * 2 * G, batch * 2 * G * sizeof(float));
+        for (int k = KERNEL - 1; k > 0; k--)  // oldest first: t - k * dilation, which is also t + (KERNEL - 1 - k) * dilation
+            w = multiply_add<Body, RESIDUAL, 2 * G>(h, past.at(g.time + (KERNEL - 1 - k) * past.dilation, row), w, batch);
+        for_vectors(batch * C, [&](int i) { Body::store(rounded + i, vector(x + i)); });
+        w = multiply_add<Body, RESIDUAL, 2 * G>(h, rounded, w, batch);
+        if (KERNEL > 1) std::memcpy(past.at(g.time, row), rounded, row * sizeof(Element));
+        for (int b = 0; b < batch; b++)
+            for_vectors(G, [&](int i) {
+                Body::store(z + b * G + i, gated(vector(h + b * 2 * G + i), vector(h + b * 2 * G + G + i)));
+            });
+        if (layer < LAYERS - 1) {
+            for (int b = 0; b < batch; b++) for_vectors(C, [&](int i) { vector(x + b * C + i) += vector(bias + i); });
+            bias += C;
+            w = multiply_add<Body, GATE, C>(x, z, w, batch);
+            if (g.residual_scale != 1.0f) for_vectors(batch * C, [&](int i) { vector(x + i) *= g.residual_scale; });
+        }
+        w = multiply_add<Body, GATE, S>(skips, z, w, batch);
+    }
+
+    const auto relu = [](float* values, int count) {
+        for_vectors(count, [&](int i) { vector(values + i) = larger(vector(values + i), splat(0.0f)); });
+    };
+    bias = skip_bias + S;
+    relu(skips, batch * S);
+    copy_rows(hidden, bias, D, batch);
+    const float* head = multiply_add<Float32, SKIP, D>(hidden, skips, g.head, batch);
+    relu(hidden, batch * D);
+    copy_rows(logits, bias + D, Q, batch);
+    multiply_add<Float32, HEAD, Q>(logits, hidden, head, batch);
+    g.time++;
+    return logits;
+}
+
+bool finite(const float* logits) {
+    Vector differences{};
+    for_vectors(Q, [&](int i) { differences += vector(logits + i) - vector(logits + i); });  // 0, or NaN where not finite
+    for (int i = 0; i < LANES; i++)
+        if (!(differences[i] == 0.0f)) return false;
+    return true;
+}
+
+// The codes that top-p drops get probability 0: of the ordered ones, those before which p is reached already.
+void keep_likeliest(float* p, float* ordered, float top_p) {
+    int codes[Q];
+    for (int q = 0; q < Q; q++) codes[q] = q;
+    std::stable_sort(codes, codes + Q, [&](int a, int b) { return p[a] > p[b]; });
+    std::memcpy(ordered, p, Q * sizeof(float));
+    double reached = 0, kept = 0;
+    for (int q = 0; q < Q; q++) {
+        const float here = ordered[codes[q]];
+        reached += here;
+        if ((float)reached - here < top_p) kept += here;
+        else p[codes[q]] = 0;
+    }
+    for_vectors(Q, [&](int i) { vector(p + i) = vector(p + i) / splat((float)kept); });
+}
+
+// The rule of wavenet.Sampling: the first code whose cumulative probability exceeds u times the total.
+int64_t draw(const float* logits, float u, const Sampling& how, float* p, float* spare) {
+    if (how.temperature == 0) return std::max_element(logits, logits + Q) - logits;
+    Vector largest = splat(-INFINITY);
+    for_vectors(Q, [&](int i) {
+        vector(p + i) = vector(logits + i) / splat(how.temperature);
+        largest = larger(largest, vector(p + i));
+    });
+    float top = largest[0];
+    for (int i = 1; i < LANES; i++) top = std::max(top, largest[i]);
+    float kth = -INFINITY;
+    if (how.top_k > 0 && how.top_k < Q) {
+        std::memcpy(spare, p, Q * sizeof(float));
+        std::nth_element(spare, spare + how.top_k - 1, spare + Q, std::greater<float>());
+        kth = spare[how.top_k - 1];
+    }
+    Vector sums{};
+    for_vectors(Q, [&](int i) {
+        const Vector e = exponential(vector(p + i) - top);
+        sums += vector(p + i) = vector(p + i) < splat(kth) ? Vector{} : e;
+    });
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += sums[i];
+    for_vectors(Q, [&](int i) { vector(p + i) = vector(p + i) / splat(total); });
+    if (how.top_p < 1) keep_likeliest(p, spare, how.top_p);
+    double cumulative = 0;
+    for (int q = 0; q < Q; q++) p[q] = (float)(cumulative += p[q]);
+    const float edge = std::min(u, 0x1.fffffep-1f) * p[Q - 1];
+    Integers below{};
+    for_vectors(Q, [&](int i) { below -= vector(p + i) <= splat(edge); });  // a comparison is -1 where it holds
+    int count = 0;
+    for (int i = 0; i < LANES; i++) count += below[i];
+    return std::min(count, Q - 1);
+}
+
+}  // namespace
+
+extern "C" {
+
+// Free running: uniforms (B, n), rows `stride` apart -> codes (B, n). Returns n, or the sample at which the logits were not finite.
+int64_t sample(Streams* g, int64_t n, const float* uniforms, int64_t stride, int64_t* codes, const Sampling* how) {
+    float *p = g->scratch + scratch_floats(g->batch) - 2 * Q, *spare = p + Q;
+    for (int64_t t = 0; t < n; t++) {
+        const float* logits = step(*g);
+        for (int64_t b = 0; b < g->batch; b++) {
+            if (!finite(logits + b * Q)) return t;
+            g->code[b] = codes[b * n + t] = draw(logits + b * Q, uniforms[b * stride + t], *how, p, spare);
+        }
+    }
+    return n;
+}
+
+// Teacher forced: the next codes (B, n) -> their logits (n, B, Q).
+void force(Streams* g, int64_t n, const int64_t* codes, float* logits) {
+    for (int64_t t = 0; t < n; t++, logits += g->batch * Q) {
+        std::memcpy(logits, step(*g), g->batch * Q * sizeof(float));
+        for (int64_t b = 0; b < g->batch; b++) g->code[b] = codes[b * n + t];
+    }
+}
+
+}  // extern "C"

@@ -1,0 +1,322 @@
+"""Owns the compiled engine: packs a model's weights for native.cpp, holds the streams' memory, and checks the result.
+
+The whole loop over N samples runs in C++, one group of streams a thread. Weights and past inputs are float32 or bfloat16; sums,
+the residual stream, the head and the draw are float32 in both.
+
+Shapes: B streams, L layers, K kernel size, C residual, G gate, S skip channels, H history of a layer, Q classes; a channel count
+with a line over it in a comment, C_, is padded to whole vectors.
+"""
+
+import copy
+import ctypes
+import functools
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from wavenet.distributions import Sampling, refuse_not_finite
+from wavenet.engines import EngineState
+from wavenet.engines.compiler import library
+from wavenet.layers import CausalConv1d, ResidualBlock
+from wavenet.model import WaveNet
+
+SOURCE = Path(__file__).with_name("native.cpp")
+KINDS = {torch.float32: 0, torch.bfloat16: 1}
+CHECKED = 12  # samples of the self-check
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the self-check, relative to the largest logit above 1
+
+
+class CSampling(ctypes.Structure):
+    """`Sampling` in native.cpp."""
+
+    _fields_ = [("temperature", ctypes.c_float), ("top_k", ctypes.c_int32), ("top_p", ctypes.c_float)]
+
+
+class CStreams(ctypes.Structure):
+    """`Streams` in native.cpp."""
+
+    _fields_ = [
+        ("batch", ctypes.c_int64),
+        ("time", ctypes.c_int64),
+        *[(name, ctypes.c_void_p) for name in ("weights", "head", "embedding", "before_gate", "biases")],
+        *[(name, ctypes.c_void_p) for name in ("ring", "code", "scratch")],
+        ("residual_scale", ctypes.c_float),
+    ]
+
+
+class NativeEngine:
+    """Streams in groups, a thread each; a group's state lies in ring buffers as `TorchEngine`'s does."""
+
+    @torch.no_grad()
+    def __init__(
+        self, model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, dtype: torch.dtype
+    ) -> None:
+        _refuse(model, dtype)
+        self._labels = labels
+        self._model = _rounded(model, dtype)
+        self._library = _library(model, dtype)
+        self._weights = Packed(self._model, self._library, dtype)
+        threads = max(1, min(torch.get_num_threads(), batch_size))
+        before_gate = self._weights.before_gate(self._model, labels, batch_size).split(
+            -(-batch_size // threads), dim=1
+        )
+        self._groups = [Group(self._library, self._weights, part) for part in before_gate]
+        self._pool = ThreadPoolExecutor(len(self._groups)) if len(self._groups) > 1 else None
+        self._check_itself(batch_size)
+        code = torch.full((batch_size,), model.codec.silence)
+        self.state = EngineState(code, self._model.init_state(batch_size))
+
+    @property
+    def state(self) -> EngineState:
+        codes, windows, histories = zip(*(group.state for group in self._groups), strict=True)
+        blocks = tuple(torch.cat(parts) for parts in zip(*histories, strict=True))
+        return EngineState(torch.cat(codes), (torch.cat(windows), blocks))
+
+    @state.setter
+    def state(self, state: EngineState) -> None:
+        sizes = [group.batch for group in self._groups]
+        codes, windows = state.code.split(sizes), state.model[0].split(sizes)
+        blocks = zip(*(block.split(sizes) for block in state.model[1]), strict=True)
+        for group, code, window, histories in zip(self._groups, codes, windows, blocks, strict=True):
+            group.state = (code, window, histories)
+
+    @torch.no_grad()
+    def prime(self, codes: Tensor) -> Tensor:
+        """In parallel over time, by the model itself; the streams go on from the state it leaves."""
+        codes = codes.cpu()
+        before = self.state
+        inputs = torch.cat([before.code[:, None], codes[:, :-1]], dim=1)
+        window, blocks = before.model
+        in_float = (window.float(), tuple(block.float() for block in blocks))
+        logits, model_state = self._model.step(inputs, in_float, self._labels)
+        self.state = EngineState(codes[:, -1], model_state)
+        return logits
+
+    @torch.no_grad()
+    def force(self, codes: Tensor) -> Tensor:
+        """As `prime`, sample by sample in this engine's own arithmetic: what it would draw from."""
+        return self._together(codes.cpu(), lambda group, part: group.force(part))
+
+    @torch.no_grad()
+    def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
+        return self._together(uniforms.float().cpu(), lambda group, part: group.sample(part, sampling))
+
+    def _together(self, given: Tensor, call) -> Tensor:  # type: ignore[no-untyped-def]
+        """Every group's call on its rows of `given`; C++ runs without the interpreter's lock."""
+        parts = given.split([group.batch for group in self._groups])
+        if self._pool is None:
+            return call(self._groups[0], parts[0])
+        return torch.cat(list(self._pool.map(call, self._groups, parts)))
+
+    def _check_itself(self, batch_size: int) -> None:
+        """The logits of the first samples, from a random past, against the model's. Raises RuntimeError where they differ."""
+        generator = torch.Generator().manual_seed(0)
+
+        def noise(like: Tensor) -> Tensor:
+            return torch.randn(like.shape, generator=generator)
+
+        window, blocks = self._model.init_state(batch_size)
+        self.state = EngineState(
+            torch.zeros(batch_size, dtype=torch.int64), (noise(window), tuple(noise(block) for block in blocks))
+        )
+        codes = torch.randint(self._model.codec.classes, (batch_size, CHECKED), generator=generator)
+        start = self.state
+        mine = self.force(codes)
+        self.state = start
+        theirs = self.prime(codes)
+        refuse_not_finite(theirs)
+        error = float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1))
+        if not error <= TOLERANCE[self._weights.dtype]:
+            raise RuntimeError(
+                f"The native engine checked itself against model.forward and was off by {error:.1e} of the largest logit "
+                f"(allowed: {TOLERANCE[self._weights.dtype]:.0e}). Do not use it here: engine='torch' gives the right "
+                "result. Please report this with your compiler and processor."
+            )
+
+
+class Packed:
+    """A model's weights in the order in which native.cpp reads them. Read only, shared by all groups."""
+
+    def __init__(self, model: WaveNet, lib: ctypes.CDLL, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.lanes, self.tile, self.group = lib.lanes(), lib.tile_vectors(), lib.input_group()
+        blocks = list(model.stack.blocks)
+        self.residual_scale = blocks[0].residual_scale
+        self.dilations = [block.dilated.dilation[0] for block in blocks]
+        self.histories = [model.input.history, *(block.dilated.history for block in blocks)]
+        self.channels, self.classes = model.input.in_channels, model.codec.classes
+        products = self._taps(model.input)
+        for block in blocks:
+            products += [self._product(_halves(tap, self.lanes)) for tap in block.dilated.weight.unbind(-1)]
+            products += self._taps(block.residual) if block.residual is not None else []
+            products += self._taps(block.skip)
+        self.weights = _aligned(torch.cat(products))
+        hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
+        self.head = _aligned(torch.cat([self._product(layer.weight[..., 0], torch.float32) for layer in (hidden, out)]))
+        self.embedding = _aligned(self.padded(model.embedding.weight).to(dtype))
+        skip = torch.stack([_bias(block.skip) for block in blocks]).sum(0)
+        residuals = [_bias(block.residual) for block in blocks if block.residual is not None]
+        biases = [_bias(model.input), *residuals, skip, _bias(hidden), _bias(out)]
+        self.biases = _aligned(torch.cat([self.padded(bias) for bias in biases]))
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """What one step of one group reads at the least: every product's weights, once."""
+        return self.weights.nbytes + self.head.nbytes
+
+    def before_gate(self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int) -> Tensor:
+        """What each layer adds before its gate whatever the input: bias and condition, (L, B, 2 G_)."""
+        condition = model.condition(labels)
+        rows = []
+        for block in model.stack.blocks:
+            row = _bias(block.dilated).expand(batch_size, -1)
+            if block.condition is not None and condition is not None:
+                row = row + block.condition(condition)[..., 0]
+            rows.append(_halves(row.T, self.lanes).T)
+        return torch.stack(rows)
+
+    def padded(self, rows: Tensor) -> Tensor:
+        """Zeros behind the last axis, up to whole vectors."""
+        return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % self.lanes))
+
+    def _taps(self, convolution: CausalConv1d) -> list[Tensor]:
+        return [self._product(tap) for tap in convolution.weight.unbind(-1)]  # oldest first
+
+    def _product(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """(out, in) -> flat, [tile][group of inputs][row of the tile][input within the group]."""
+        group = self.group if dtype is None else 1
+        rows = torch.nn.functional.pad(weight, (0, -weight.shape[1] % group, 0, -len(weight) % self.lanes))
+        tiles = [
+            tile.unflatten(1, (-1, group)).transpose(0, 1).flatten() for tile in rows.split(self.tile * self.lanes)
+        ]
+        return torch.cat(tiles).to(dtype or self.dtype)
+
+
+class Group:
+    """Some streams of one engine, and the memory they live in."""
+
+    def __init__(self, lib: ctypes.CDLL, weights: Packed, before_gate: Tensor) -> None:
+        self.batch = batch = before_gate.shape[1]
+        self._library, self._weights = lib, weights
+        self._before_gate = _aligned(before_gate)
+        channels = weights.embedding.shape[1]
+        self._ring = _aligned(torch.zeros(sum(weights.histories), batch, channels, dtype=weights.dtype))
+        self._code = torch.zeros(batch, dtype=torch.int64)
+        self._scratch = _aligned(torch.full((lib.scratch_floats(batch),), float("nan")))
+        self._c = CStreams(
+            batch,
+            0,
+            *(tensor.data_ptr() for tensor in (weights.weights, weights.head, weights.embedding)),
+            *(tensor.data_ptr() for tensor in (self._before_gate, weights.biases)),
+            *(tensor.data_ptr() for tensor in (self._ring, self._code, self._scratch)),
+            weights.residual_scale,
+        )
+
+    @property
+    def state(self) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Last code (B,), window (B, C, K - 1), histories (B, C, H)."""
+        window, *blocks = (
+            history.roll(-self._c.time, 0)[..., : self._weights.channels].permute(1, 2, 0).contiguous()
+            for history in self._ring.split(self._weights.histories)
+        )
+        return self._code.clone(), window, tuple(blocks)
+
+    @state.setter
+    def state(self, state: tuple[Tensor, Tensor, Sequence[Tensor]]) -> None:
+        code, window, blocks = state
+        self._c.time = 0
+        self._code.copy_(code)
+        self._ring[..., : self._weights.channels] = torch.cat([window, *blocks], dim=-1).permute(2, 0, 1)
+
+    def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
+        uniforms, steps = uniforms.contiguous(), uniforms.shape[1]
+        codes = torch.empty(self.batch, steps, dtype=torch.int64)
+        how = CSampling(sampling.temperature, sampling.top_k, sampling.top_p)
+        pointers = uniforms.data_ptr(), steps, codes.data_ptr(), ctypes.byref(how)
+        done = self._library.sample(ctypes.byref(self._c), steps, *pointers)
+        if done < steps:
+            refuse_not_finite(torch.tensor(float("nan")))
+        return codes
+
+    def force(self, codes: Tensor) -> Tensor:
+        codes, steps = codes.contiguous(), codes.shape[1]
+        logits = torch.empty(steps, self.batch, self._weights.classes)
+        self._library.force(ctypes.byref(self._c), steps, codes.data_ptr(), logits.data_ptr())
+        return logits.permute(1, 2, 0)
+
+
+def _refuse(model: WaveNet, dtype: torch.dtype) -> None:
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        raise ValueError(f"The native engine runs on the CPU, but the model is on {device}: move it with model.cpu().")
+    if dtype not in KINDS:
+        raise ValueError(
+            f"The native engine computes in float32 or bfloat16, but precision {str(dtype).removeprefix('torch.')} was "
+            "asked for: the torch engine has it."
+        )
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(
+                f"The model's weight {name} is not finite (NaN or infinity): it is damaged or its training diverged. "
+                "Take an earlier checkpoint."
+            )
+
+
+def _rounded(model: WaveNet, dtype: torch.dtype) -> WaveNet:
+    """A float32 copy of the model whose weights are those that the engine keeps."""
+    model = copy.deepcopy(model).float().eval().requires_grad_(False)
+    if dtype == torch.bfloat16:
+        convolutions = [layer for block in model.stack.blocks for layer in (block.dilated, block.residual, block.skip)]
+        for layer in (model.embedding, model.input, *convolutions):
+            if layer is not None:
+                layer.weight.copy_(layer.weight.to(dtype))
+    return model
+
+
+def _library(model: WaveNet, dtype: torch.dtype) -> ctypes.CDLL:
+    config = model.config
+    sizes = {name.upper(): config[f"{name}_channels"] for name in ("residual", "gate", "skip", "head")}
+    dilations = ",".join(str(block.dilated.dilation[0]) for block in model.stack.blocks)
+    lib = library(
+        SOURCE,
+        {
+            **sizes,
+            "CLASSES": model.codec.classes,
+            "KERNEL": config["kernel_size"],
+            "DILATIONS": dilations,
+            "BFLOAT16": KINDS[dtype],
+        },
+    )
+    return _typed(lib)
+
+
+def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    lib.scratch_floats.argtypes, lib.scratch_floats.restype = [integer], integer
+    lib.streams_bytes.restype = integer
+    lib.sample.argtypes, lib.sample.restype = [pointer, integer, pointer, integer, pointer, pointer], integer
+    lib.force.argtypes, lib.force.restype = [pointer, integer, pointer, pointer], None
+    assert lib.streams_bytes() == ctypes.sizeof(CStreams)
+    return lib
+
+
+def _halves(rows: Tensor, lanes: int) -> Tensor:
+    """(2 G, ...) -> (2 G_, ...): filter and gate each padded to whole vectors."""
+    pad = (0, 0, 0, -(len(rows) // 2) % lanes)
+    return torch.cat([torch.nn.functional.pad(half, pad) for half in rows.chunk(2)])
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """A contiguous copy on a 64-byte boundary, as torch allocates."""
+    tensor = tensor.clone(memory_format=torch.contiguous_format)
+    assert tensor.data_ptr() % 64 == 0
+    return tensor
+
+
+def _bias(convolution: CausalConv1d) -> Tensor:
+    assert convolution.bias is not None
+    return convolution.bias
