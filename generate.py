@@ -2,32 +2,47 @@
 
 import argparse
 import logging
+import math
 import sys
+from itertools import chain
 from pathlib import Path
 
 import torch
 
-from wavenet.audio import load_audio, save_audio
+from wavenet.audio import load_audio, save_audio, write_pcm
 from wavenet.checkpoints import load_model, newest_export
 from wavenet.engines import ENGINES
-from wavenet.generation import stream, with_progress
+from wavenet.generation import Interruptible, stream, with_progress
 from wavenet.model import WaveNet
 from wavenet.plotting import save_plot
 
+STDOUT = Path("-")
 CHUNK = 256  # samples between two looks at the clock and at Ctrl-C
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description="Draw audio from a trained WaveNet and write it as wav.",
-        epilog="example: python generate.py --labels digit=7,speaker=jackson --seconds 1 --batch 4 --plot digits.png",
+        epilog="examples:\n"
+        "  python generate.py --labels digit=7,speaker=jackson --seconds 1 --batch 4 --plot digits.png\n"
+        "  python generate.py --out - --seconds inf | ffplay -f s16le -ar 8000 -i -       raw 16-bit PCM, as it is made",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
         "--checkpoint", type=Path, help="a run, its model/ folder or a .ckpt file; default: newest in --runs"
     )
     p.add_argument("--runs", type=Path, default=Path("runs"), help="where to look for the newest run (%(default)s)")
-    p.add_argument("--out", type=Path, help="wav to write; with --batch N, N files NAME-0.wav ...; default: a new name")
-    p.add_argument("--seconds", type=float, default=2.0, help="length of each clip, without its prompt (%(default)s)")
+    p.add_argument(
+        "--out",
+        type=Path,
+        help="wav to write; with --batch N, N files NAME-0.wav ...; -: raw 16-bit PCM to stdout; default: a new name",
+    )
+    p.add_argument(
+        "--seconds",
+        type=float,
+        default=2.0,
+        help="length of each clip, without its prompt; inf with --out -: until Ctrl-C (%(default)s)",
+    )
     p.add_argument(
         "--batch", type=int, default=1, help="clips at once; clip i sounds the same in every batch (%(default)s)"
     )
@@ -51,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         choices=["float32", "bfloat16"],
         help="of weights and activations (%(default)s)",
     )
+    p.add_argument("--threads", type=int, help="of the CPU; default: one a physical core")
     p.add_argument("--device", default="auto", help="auto: cuda where there is one; or cpu, cuda, cuda:1")
     p.add_argument("--plot", type=Path, help="PNG to write: waveform and spectrogram of each clip")
     return p
@@ -65,13 +81,15 @@ def labels(text: str) -> dict[str, str]:
 
 
 def run(args: argparse.Namespace) -> None:
+    check(args)
     model = on_device(load_model(args.checkpoint or newest_export(args.runs)), args.device)
     prompt = load_audio(args.prompt, model.sample_rate) if args.prompt else None
     mel = load_audio(args.mel_from, model.sample_rate) if args.mel_from else None  # refused by a model without mel
+    seconds = args.seconds if math.isfinite(args.seconds) else None
     chunks = stream(
         model,
         chunk_size=CHUNK,
-        seconds=args.seconds,
+        seconds=seconds,
         batch_size=args.batch,
         labels=args.labels,
         prompt=prompt,
@@ -83,18 +101,26 @@ def run(args: argparse.Namespace) -> None:
         engine=args.engine,
         precision=args.precision,
     )
-    done = [] if prompt is None else [model.codec.decode(model.codec.encode(prompt)).expand(args.batch, -1)]
-    interrupted = False
-    try:
-        for chunk in with_progress(chunks, round(args.seconds * model.sample_rate), args.batch, model.sample_rate):
-            done.append(chunk)
-    except KeyboardInterrupt:
-        interrupted = True
-    if not done:
-        raise KeyboardInterrupt
-    write(args, torch.cat(done, dim=1), model.sample_rate)
-    if interrupted:
+    heard = [] if prompt is None else [model.codec.decode(model.codec.encode(prompt)).expand(args.batch, -1)]
+    total = None if seconds is None else round(seconds * model.sample_rate)
+    with Interruptible(with_progress(chunks, total, args.batch, model.sample_rate)) as made:
+        if args.out == STDOUT:
+            write_pcm(sys.stdout.fileno(), chain(heard, made))
+        else:
+            write(args, torch.cat([*heard, *made], dim=1), model.sample_rate)
+    if made.interrupted:
         sys.exit("interrupted: what was made so far is written")
+
+
+def check(args: argparse.Namespace) -> None:
+    if args.threads is not None:
+        if args.threads < 1:
+            raise ValueError(f"--threads must be at least 1, but got {args.threads}.")
+        torch.set_num_threads(args.threads)
+    if args.out == STDOUT and (args.batch != 1 or args.plot):
+        raise ValueError("--out - writes one stream as it is made: leave out --batch and --plot, or name a wav file.")
+    if args.out != STDOUT and not math.isfinite(args.seconds):
+        raise ValueError(f"--seconds {args.seconds}: a file needs an end. Give a number, or --out - for a stream.")
 
 
 def on_device(model: WaveNet, name: str) -> WaveNet:
@@ -134,7 +160,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: nothing was made yet")
+        sys.exit("interrupted: nothing was written")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, T time, Q classes.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,17 @@ from wavenet import WaveNet
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2}
 LOGITS = 2.0  # standard deviation of a small model's logits
 LABELS = {"digit": ["0", "1", "2"], "speaker": ["ann", "bob"]}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _libraries_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled libraries go to a folder of the session's, so that one left by an earlier run is never what passes a test."""
+    if "WAVENET_CACHE" in os.environ:
+        yield
+        return
+    os.environ["WAVENET_CACHE"] = str(tmp_path_factory.mktemp("libraries"))
+    yield
+    del os.environ["WAVENET_CACHE"]
 
 
 @pytest.fixture(autouse=True)

@@ -285,3 +285,65 @@ def test_ctrl_c_keeps_what_was_made(finished: Path, tmp_path: Path) -> None:
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and "what was made so far is written" in text and "Traceback" not in text
     assert 256 <= len(samples(tmp_path / "generated.wav")) < 3600 * RATE
+
+
+def pipe(cwd: Path, *args: object) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "generate.py"), *map(str, args), "--out", "-"],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_out_to_stdout_is_the_raw_pcm_of_the_wav(finished: Path, tmp_path: Path) -> None:
+    clip = ["--checkpoint", finished, "--seconds", "0.5", "--seed", "3"]
+    raw, _ = pipe(tmp_path, *clip).communicate(timeout=60)
+    start(tmp_path, *clip, "--out=a.wav", script="generate.py").wait()
+    expected, _ = soundfile.read(tmp_path / "a.wav", dtype="int16")
+    assert np.array_equal(np.frombuffer(raw, "<i2"), expected) and len(expected) == RATE // 2
+
+
+def test_a_stream_without_end_flows_until_ctrl_c_or_until_the_player_leaves(finished: Path, tmp_path: Path) -> None:
+    for leave in ("ctrl-c", "close"):
+        process = pipe(tmp_path, "--checkpoint", finished, "--seconds", "inf")
+        assert process.stdout is not None and process.stderr is not None
+        assert len(process.stdout.read(2 * 4 * RATE)) == 2 * 4 * RATE
+        if leave == "ctrl-c":
+            process.send_signal(signal.SIGINT)
+            process.stdout.read()
+        process.stdout.close()
+        process.wait(timeout=60)
+        said = process.stderr.read().decode()
+        assert "Traceback" not in said and "Error" not in said
+        assert process.returncode == (1 if leave == "ctrl-c" else 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--out=-", "--batch=2"], "leave out --batch"),
+        (["--out=-", "--plot=a.png"], "leave out --batch and --plot"),
+        (["--seconds=inf"], "a file needs an end"),
+        (["--seconds=nan"], "a file needs an end"),
+        (["--threads=0"], "at least 1"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(
+    finished: Path, tmp_path: Path, args: list[str], said: str
+) -> None:
+    process = start(tmp_path, "--checkpoint", finished, *args, script="generate.py")
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and said in text and "Traceback" not in text
+
+
+def test_native_without_a_compiler_says_what_to_install(finished: Path, tmp_path: Path) -> None:
+    clip = ["--checkpoint", finished, "--seconds=0.05"]
+    process = start(tmp_path, *clip, "--engine=native", script="generate.py", CXX="no-such-compiler")
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "apt install g++" in text and "Traceback" not in text
+    process = start(tmp_path, *clip, script="generate.py", CXX="no-such-compiler")
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "engine: torch" in text and "apt install g++" in text

@@ -283,4 +283,4 @@ def test_progress_goes_to_stderr_and_nothing_else_is_printed(capfd: pytest.Captu
 def test_auto_says_what_it_chose(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="wavenet"):
         generate(small_model(), num_samples=3)
-    assert any("engine: torch" in record.getMessage() for record in caplog.records)
+    assert any("engine: native" in record.getMessage() for record in caplog.records)

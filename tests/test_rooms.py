@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "wavenet"
 # From the cellar up. A room imports only from floors under its own; rooms of one floor do not know each other.
 FLOORS = [
     {"version"},
-    {"files"},
+    {"files", "compiler"},
     {"mulaw"},
     {"layers"},
     {"conditioning", "distributions"},

@@ -6,7 +6,9 @@ where they are used, so that `import wavenet` needs torch alone.
 
 import io
 import logging
+import os
 import re
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -110,21 +112,38 @@ def save_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
     import soundfile
 
     path, buffer = Path(path), io.BytesIO()
-    soundfile.write(buffer, _pcm16(path, audio).numpy(), sample_rate, subtype="PCM_16", format="WAV")
+    if path.suffix.lower() != ".wav":
+        raise ValueError(f"save_audio writes wav files, but got '{path}'; give it the suffix .wav.")
+    try:
+        samples = pcm16(audio)
+    except ValueError as error:
+        raise ValueError(f"'{path}' was not written: {error}") from error
+    soundfile.write(buffer, samples.numpy(), sample_rate, subtype="PCM_16", format="WAV")
     write_whole(path, buffer.getvalue())
 
 
-def _pcm16(path: Path, audio: Tensor) -> Tensor:
-    if path.suffix.lower() != ".wav":
-        raise ValueError(f"save_audio writes wav files, but got '{path}'; give it the suffix .wav.")
+def pcm16(audio: Tensor) -> Tensor:
+    """(T,) audio -> (T,) int16, clipped to [-1, 1). Raises ValueError for another shape or type, and for NaN."""
     if audio.dim() != 1 or not audio.is_floating_point():
         raise ValueError(
-            f"save_audio takes floating-point audio of shape (time,), but got {audio.dtype} {tuple(audio.shape)}; "
+            f"one stream of floating-point audio of shape (time,) is wanted, but got {audio.dtype} {tuple(audio.shape)}; "
             "save the streams of a batch one by one."
         )
     audio = audio.detach().cpu().double()
     if torch.isnan(audio).any():
-        raise ValueError(
-            f"The audio for '{path}' has {int(torch.isnan(audio).sum())} NaN samples; nothing was written."
-        )
+        raise ValueError(f"the audio has {int(torch.isnan(audio).sum())} NaN samples.")
     return (audio * 32768).round().clamp(-32768, 32767).to(torch.int16)
+
+
+def write_pcm(pipe: int, chunks: Iterable[Tensor]) -> None:
+    """Chunks (1, n) -> raw 16-bit little-endian PCM to a file descriptor, each as soon as it is made.
+
+    Returns when the chunks end, or when a player closes the pipe.
+    """
+    for chunk in chunks:
+        left = memoryview(pcm16(chunk[0]).numpy().astype("<i2").tobytes())
+        try:
+            while left:
+                left = left[os.write(pipe, left) :]
+        except BrokenPipeError:
+            return

@@ -2,7 +2,10 @@
 
 import logging
 import random
+import signal
 from collections.abc import Container, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -164,14 +167,40 @@ def _length(model: WaveNet, seconds: float | None, num_samples: int | None) -> i
     return total
 
 
-def with_progress(chunks: Iterator[Tensor], total: int, batch_size: int, sample_rate: int) -> Iterator[Tensor]:
-    """The same chunks, with a bar on stderr: samples/s over all streams, and times real time."""
+def with_progress(chunks: Iterator[Tensor], total: int | None, batch_size: int, sample_rate: int) -> Iterator[Tensor]:
+    """The same chunks, with a bar on stderr: samples/s over all streams, and times real time. total None: no end."""
     from tqdm import tqdm
 
-    with tqdm(total=total * batch_size, unit=" samples", unit_scale=True, desc="generating") as bar:
+    with tqdm(total=total and total * batch_size, unit=" samples", unit_scale=True, desc="generating") as bar:
         for chunk in chunks:
             bar.update(chunk.numel())
             elapsed = bar.format_dict["elapsed"]
             if elapsed:
                 bar.set_postfix_str(f"{bar.n / elapsed / sample_rate:.2f} x real time")
             yield chunk
+
+
+class Interruptible:
+    """The same chunks up to Ctrl-C: the chunk being made is finished and kept. A second Ctrl-C ends at once."""
+
+    def __init__(self, chunks: Iterator[Tensor]) -> None:
+        self.interrupted = False
+        self._chunks = chunks
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for chunk in self._chunks:
+            yield chunk
+            if self.interrupted:
+                return
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True

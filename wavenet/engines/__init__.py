@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from wavenet.compiler import CompilerError
 from wavenet.distributions import Sampling
 from wavenet.model import ModelState, WaveNet
 
@@ -79,15 +80,31 @@ def build_engine(
     """The engine of that name for `batch_size` streams, on the model's device. `auto` takes the fastest and logs which.
 
     labels: name -> (B,) int64. precision: "float32", "bfloat16" or "float64", of weights and activations.
-    Raises ValueError for an unknown engine or precision.
+    Threads of the CPU engines: torch.get_num_threads().
+    Raises ValueError for an unknown engine or precision, and where a named engine cannot be had, with the remedy.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"Unknown precision {precision!r}; there are: {', '.join(PRECISIONS)}.")
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"Unknown engine {engine!r}; there are: auto, {', '.join(ENGINES)}.")
     device = next(model.parameters()).device
-    if engine == "auto":
-        engine = "torch"
-        logger.info("engine: torch (cached, the fastest there is for %s), %s, batch %d", device, precision, batch_size)
     labels = {name: ids.to(device) for name, ids in labels.items()} if labels else None
+    if engine == "auto":
+        return _best(model, batch_size, labels, precision)
     return ENGINES[engine]()(model, batch_size, labels, PRECISIONS[precision])
+
+
+def _best(model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, precision: str) -> Engine:
+    """`native` on a CPU with a compiler, `torch` elsewhere; one log line says which and why."""
+    device, dtype = next(model.parameters()).device, PRECISIONS[precision]
+    why = f"cached, the fastest there is for {precision} on {device}"
+    if device.type == "cpu" and precision != "float64":
+        try:
+            engine = _native()(model, batch_size, labels, dtype)
+        except CompilerError as error:
+            why = f"cached; the native engine would be several times as fast, but: {str(error).splitlines()[0]}"
+        else:
+            logger.info("engine: native (compiled for this model and CPU), %s, batch %d", precision, batch_size)
+            return engine
+    logger.info("engine: torch (%s), %s, batch %d", why, precision, batch_size)
+    return _torch()(model, batch_size, labels, dtype)

@@ -30,6 +30,11 @@ constexpr int VECTOR_BYTES = 32, TILE = 2;  // 16 registers: 4 streams x 2
 #else
 constexpr int VECTOR_BYTES = 16, TILE = 4;  // NEON has 32 registers, SSE spills a little
 #endif
+#if defined(__x86_64__)
+#define IN_REGISTER(value) asm("" : "+v"(value))
+#else
+#define IN_REGISTER(value) asm("" : "+w"(value))
+#endif
 constexpr int LANES = VECTOR_BYTES / 4;
 constexpr int STREAMS = 4;  // of one tile
 
@@ -54,31 +59,39 @@ inline Vector larger(Vector a, Vector b) { return b > a ? b : a; }
 
 struct Float32 {
     using Element = float;
+    using Weights = Vector;
     static constexpr int GROUP = 1;
     static Vector inputs(const float* x) { return splat(*x); }
-    static Vector add_product(Vector sums, const float* weights, Vector x) { return sums + vector(weights) * x; }
+    static Vector weights(const float* w) { return vector(w); }
+    static Vector add_product(Vector sums, Vector w, Vector x) { return sums + w * x; }
     static void store(float* to, Vector values) { vector(to) = values; }
 };
 
 struct BFloat16 {
     using Element = uint16_t;
+    using Weights = Bits;
     static constexpr int GROUP = 2;
     static Bits inputs(const uint16_t* x) {
         uint32_t pair;
         std::memcpy(&pair, x, sizeof pair);
         return pair - Bits{};
     }
+    static Bits weights(const uint16_t* w) { return *reinterpret_cast<const Bits*>(w); }
 #if BFLOAT16 && defined(__AVX512BF16__)
-    static Vector add_product(Vector sums, const uint16_t* weights, Bits x) {
-        return (Vector)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_load_si512(weights), (__m512bh)x);
+    static Vector add_product(Vector sums, Bits w, Bits x) {
+        return (Vector)_mm512_dpbf16_ps((__m512)sums, (__m512bh)w, (__m512bh)x);
     }
 #else
-    static Vector add_product(Vector sums, const uint16_t* weights, Bits x) {
-        const Bits& w = *reinterpret_cast<const Bits*>(weights);
+    static Vector add_product(Vector sums, Bits w, Bits x) {
         sums += (Vector)(w << 16) * (Vector)(x << 16);  // a bfloat16 is the upper half of a float32
         return sums + (Vector)(w & 0xffff0000u) * (Vector)(x & 0xffff0000u);
     }
 #endif
+#if BFLOAT16 && defined(__AVX512BF16__)
+    static void store(uint16_t* to, Vector values) {
+        _mm256_store_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)values));
+    }
+#else
     static void store(uint16_t* to, Vector values) {
         typedef uint16_t Halves __attribute__((vector_size(VECTOR_BYTES / 2), may_alias));
         Bits bits = (Bits)values;
@@ -86,6 +99,7 @@ struct BFloat16 {
         rounded = values == values ? rounded : Bits{} + 0x7fc0u;                      // rounding must not make NaN infinite
         *reinterpret_cast<Halves*>(to) = __builtin_convertvector(rounded, Halves);
     }
+#endif
 };
 
 #if BFLOAT16
@@ -106,17 +120,25 @@ inline void tile(float* y, const typename Kind::Element* x, const typename Kind:
     for (int s = 0; s < streams; s++)
         for (int t = 0; t < tiles; t++)
             for (int v = 0; v < vectors; v++) sums[s][t][v] = vector(y + s * y_stride + (t * vectors + v) * LANES);
-    for (int i = 0; i < groups; i++)
+    for (int i = 0; i < groups; i++) {
+        typename Kind::Weights w[tiles][vectors];
+#pragma GCC unroll 4
+        for (int t = 0; t < tiles; t++)
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++)
+            {
+                w[t][v] = Kind::weights(weights + (t * groups + i) * row + v * LANES * Kind::GROUP);
+                if (streams > 1) IN_REGISTER(w[t][v]);
+            }
 #pragma GCC unroll 8
         for (int s = 0; s < streams; s++) {
             const auto inputs = Kind::inputs(x + s * x_stride + i * Kind::GROUP);
 #pragma GCC unroll 4
             for (int t = 0; t < tiles; t++)
 #pragma GCC unroll 8
-                for (int v = 0; v < vectors; v++)
-                    sums[s][t][v] = Kind::add_product(
-                        sums[s][t][v], weights + (t * groups + i) * row + v * LANES * Kind::GROUP, inputs);
+                for (int v = 0; v < vectors; v++) sums[s][t][v] = Kind::add_product(sums[s][t][v], w[t][v], inputs);
         }
+    }
     for (int s = 0; s < streams; s++)
         for (int t = 0; t < tiles; t++)
             for (int v = 0; v < vectors; v++) vector(y + s * y_stride + (t * vectors + v) * LANES) = sums[s][t][v];
@@ -161,9 +183,8 @@ inline const typename Kind::Element* multiply_add(
 
 // Elementwise
 
-// e^x within 2 units in the last place; below -87 it is 1.6e-38. Cephes' split of ln 2, polynomial fitted to [-ln 2 / 2, ln 2 / 2].
+// e^x for |x| < 88, within 2 units in the last place. Cephes' split of ln 2, and its polynomial on [-ln 2 / 2, ln 2 / 2].
 inline Vector exponential(Vector x) {
-    x = smaller(larger(x, splat(-87.0f)), splat(88.0f));
     const Vector magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
     const Vector shifted = x * 1.44269504f + magic, n = shifted - magic;
     const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -172,14 +193,16 @@ inline Vector exponential(Vector x) {
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return p * (Vector)(((Integers)shifted - (Integers)magic + 127) << 23);
+    p = p * (r * r) + (r + 1.0f);
+    return p * (Vector)(((Bits)shifted << 23) + 0x3f800000u);  // the shift drops magic's bits
 }
 
-// z = tanh(filter) * sigmoid(gate) (equation 2), both as one fraction of exponentials.
+inline Vector between(Vector x, float low, float high) { return smaller(larger(x, splat(low)), splat(high)); }
+
+// z = tanh(filter) * sigmoid(gate) (equation 2), both as one fraction of exponentials; float32 knows no more beyond the bounds.
 inline Vector gated(Vector filter, Vector gate) {
-    const Vector e = exponential(2.0f * smaller(larger(filter, splat(-10.0f)), splat(10.0f)));
-    return (e - 1.0f) / ((e + 1.0f) * (1.0f + exponential(-gate)));
+    const Vector e = exponential(2.0f * between(filter, -10.0f, 10.0f));
+    return (e - 1.0f) / ((e + 1.0f) * (1.0f + exponential(-between(gate, -40.0f, 40.0f))));
 }
 
 template <typename F>
@@ -329,7 +352,7 @@ int64_t draw(const float* logits, float u, const Sampling& how, float* p, float*
     }
     Vector sums{};
     for_vectors(Q, [&](int i) {
-        const Vector e = exponential(vector(p + i) - top);
+        const Vector e = exponential(larger(vector(p + i) - top, splat(-87.0f)));
         sums += vector(p + i) = vector(p + i) < splat(kth) ? Vector{} : e;
     });
     float total = 0;

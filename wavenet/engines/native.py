@@ -1,27 +1,27 @@
 """Owns the compiled engine: packs a model's weights for native.cpp, holds the streams' memory, and checks the result.
 
-The whole loop over N samples runs in C++, one group of streams a thread. Weights and past inputs are float32 or bfloat16; sums,
-the residual stream, the head and the draw are float32 in both.
+The whole loop over N samples runs in C++, one group of streams a thread. Weights and past inputs are float32 or bfloat16;
+sums, the residual stream, the head and the draw are float32 in both.
 
-Shapes: B streams, L layers, K kernel size, C residual, G gate, S skip channels, H history of a layer, Q classes; a channel count
-with a line over it in a comment, C_, is padded to whole vectors.
+Shapes: B streams, L layers, K kernel size, C residual, G gate, S skip channels, H history of a layer, Q classes; C_ is C
+padded to whole vectors.
 """
 
 import copy
 import ctypes
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from wavenet.compiler import library
 from wavenet.distributions import Sampling, refuse_not_finite
 from wavenet.engines import EngineState
-from wavenet.engines.compiler import library
-from wavenet.layers import CausalConv1d, ResidualBlock
+from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -61,9 +61,7 @@ class NativeEngine:
         self._library = _library(model, dtype)
         self._weights = Packed(self._model, self._library, dtype)
         threads = max(1, min(torch.get_num_threads(), batch_size))
-        before_gate = self._weights.before_gate(self._model, labels, batch_size).split(
-            -(-batch_size // threads), dim=1
-        )
+        before_gate = self._weights.before_gate(self._model, labels, batch_size).split(-(-batch_size // threads), dim=1)
         self._groups = [Group(self._library, self._weights, part) for part in before_gate]
         self._pool = ThreadPoolExecutor(len(self._groups)) if len(self._groups) > 1 else None
         self._check_itself(batch_size)
@@ -105,7 +103,7 @@ class NativeEngine:
     def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
         return self._together(uniforms.float().cpu(), lambda group, part: group.sample(part, sampling))
 
-    def _together(self, given: Tensor, call) -> Tensor:  # type: ignore[no-untyped-def]
+    def _together(self, given: Tensor, call: "Callable[[Group, Tensor], Tensor]") -> Tensor:
         """Every group's call on its rows of `given`; C++ runs without the interpreter's lock."""
         parts = given.split([group.batch for group in self._groups])
         if self._pool is None:
@@ -181,7 +179,7 @@ class Packed:
 
     def padded(self, rows: Tensor) -> Tensor:
         """Zeros behind the last axis, up to whole vectors."""
-        return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % self.lanes))
+        return F.pad(rows, (0, -rows.shape[-1] % self.lanes))
 
     def _taps(self, convolution: CausalConv1d) -> list[Tensor]:
         return [self._product(tap) for tap in convolution.weight.unbind(-1)]  # oldest first
@@ -189,7 +187,7 @@ class Packed:
     def _product(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """(out, in) -> flat, [tile][group of inputs][row of the tile][input within the group]."""
         group = self.group if dtype is None else 1
-        rows = torch.nn.functional.pad(weight, (0, -weight.shape[1] % group, 0, -len(weight) % self.lanes))
+        rows = F.pad(weight, (0, -weight.shape[1] % group, 0, -len(weight) % self.lanes))
         tiles = [
             tile.unflatten(1, (-1, group)).transpose(0, 1).flatten() for tile in rows.split(self.tile * self.lanes)
         ]
@@ -307,7 +305,7 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
 def _halves(rows: Tensor, lanes: int) -> Tensor:
     """(2 G, ...) -> (2 G_, ...): filter and gate each padded to whole vectors."""
     pad = (0, 0, 0, -(len(rows) // 2) % lanes)
-    return torch.cat([torch.nn.functional.pad(half, pad) for half in rows.chunk(2)])
+    return torch.cat([F.pad(half, pad) for half in rows.chunk(2)])
 
 
 def _aligned(tensor: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """Owns the compiled libraries of the engines: a C++ source and its constants in, a loaded library out. Knows no model.
 
-A library is compiled when it is first asked for and kept in a folder of the user's, under the hash of everything that made it:
-source, constants, options, compiler, processor. Its name ends in the hash of its content, so that a file cut short or damaged is
-never loaded, and it appears there by one rename: any number of processes may compile at once, be killed, or find the folder
-read-only.
+A library is compiled when it is first asked for and kept in a folder of the user's, under the hash of everything that made
+it: source, constants, options, compiler, processor. Its name ends in the hash of its content, so that a file cut short or
+damaged is never loaded, and it appears there by one rename: any number of processes may compile at once or be killed.
 """
 
 import atexit
