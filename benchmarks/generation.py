@@ -1,33 +1,74 @@
-"""Sampling speed of the engines, side by side in one run.
+"""Sampling speed of the engines, side by side in one run, against what the machine allows.
 
-    python benchmarks/generation.py [--config reference|default] [--samples 400] [--threads 1]
+    python benchmarks/generation.py [--configs reference default] [--batches 1 4 16 64] [--threads 1 2] [--out FOLDER]
 
-One row an engine and batch: samples/s over all streams, times real time of one stream, and the ratio to `naive` at the same
-batch. Untrained weights: what a sample costs does not depend on them. One readable table and one JSON line.
+One row an engine, precision, batch and number of threads: samples/s over all streams, times real time of each stream, and the
+shares of two limits that benchmarks/limits.cpp measures just before:
+
+- reading: each sample of a batch has to read every product's weights once; how fast that is when nothing else is done.
+- multiply-adds: of float32, in registers. (bfloat16 dot products do two at a time, so their share can pass 100%.)
+
+The limit nearer to 100% is what binds: reading for one stream, multiply-adds for many. Untrained weights: what a sample costs
+does not depend on them. A table, a JSON line, and with --out both in files beside a picture.
 """
 
 import argparse
+import ctypes
 import json
+import os
 import platform
+import subprocess
+import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 import yaml
 
 from wavenet import Sampling, WaveNet
-from wavenet.engines import ENGINES, Engine, build_engine
+from wavenet.compiler import library
+from wavenet.engines import build_engine
+
+HERE = Path(__file__).parent
+ENGINES = [("naive", "float32"), ("torch", "float32"), ("native", "float32"), ("native", "bfloat16")]
+SAMPLES = {"naive": 4, "torch": 300, "native": 4000}  # of the whole batch, per repeat, and at least 2 a stream
 
 
-def rate(engine: Engine, batch: int, samples: int, repeats: int = 3) -> float:
-    """Samples/s over all streams, the best of `repeats`, after a warm-up."""
-    engine.sample(torch.rand(batch, max(2, samples // 10)), Sampling())
-    best = float("inf")
-    for _ in range(repeats):
+def best(work: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of `repeats`, after one to warm up."""
+    times = []
+    for _ in range(repeats + 1):
         start = time.perf_counter()
-        engine.sample(torch.rand(batch, samples), Sampling())
-        best = min(best, time.perf_counter() - start)
-    return batch * samples / best
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+class Limits:
+    """What `threads` cores together allow."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
+        self._c = library(HERE / "limits.cpp", {})
+        self._c.read_block.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+        self._c.multiply_add.argtypes = [ctypes.c_int64, ctypes.c_float]
+        rounds = 20_000_000
+        self.multiply_adds = (
+            threads
+            * rounds
+            * self._c.multiply_adds_per_round()
+            / self._seconds(lambda: self._c.multiply_add(rounds, 0.5))
+        )
+
+    def reads(self, size: int) -> float:
+        """How often a second a block of `size` bytes is read, by all threads together, each from the start."""
+        block, times = torch.zeros(size // 1024 * 1024, dtype=torch.uint8), max(1, 2**30 // size)
+        return self._threads * times / self._seconds(lambda: self._c.read_block(block.data_ptr(), block.nbytes, times))
+
+    def _seconds(self, work: Callable[[], object]) -> float:
+        return best(lambda: list(self._pool.map(lambda _: work(), range(self._threads))), 5)
 
 
 def network(config: str) -> WaveNet:
@@ -36,33 +77,149 @@ def network(config: str) -> WaveNet:
     return WaveNet(
         **{name: value for name, value in settings["model"].items() if name in names},
         sample_rate=settings["data"]["sample_rate"],
-    )
+    ).eval()
+
+
+def products(model: WaveNet) -> tuple[int, int]:
+    """Multiply-adds a sample: of the body, of the head."""
+    sizes = {name: weight.numel() for name, weight in model.named_parameters() if weight.dim() == 3}
+    head = sum(size for name, size in sizes.items() if name.startswith("head"))
+    return sum(sizes.values()) - head, head
+
+
+def measure(model: WaveNet, batches: list[int], threads: int, repeats: int) -> list[dict[str, object]]:
+    torch.set_num_threads(threads)
+    limits, (body, head), rows = Limits(threads), products(model), []
+    for batch in batches:
+        slowest = None
+        for name, precision in ENGINES:
+            engine = build_engine(model, batch, engine=name, precision=precision)
+            uniforms = torch.rand(batch, max(2, SAMPLES[name] // batch if name == "native" else SAMPLES[name]))
+            reads = limits.reads((2 if precision == "bfloat16" else 4) * body + 4 * head)
+            speed = uniforms.numel() / best(lambda e=engine, u=uniforms: e.sample(u, Sampling()), repeats)
+            slowest = slowest or speed
+            rows.append(
+                {
+                    "engine": name,
+                    "precision": precision,
+                    "threads": threads,
+                    "batch": batch,
+                    "samples_per_s": round(speed),
+                    "real_time_each": speed / batch / model.sample_rate,
+                    "of_reading": speed / batch / (reads / threads),
+                    "of_multiply_adds": speed * (body + head) / limits.multiply_adds,
+                    "to_naive": speed / slowest,
+                }
+            )
+            row = rows[-1]
+            print(
+                f"{name:<7} {precision:<9} {threads} threads  batch {batch:<3} {speed:>10,.0f} samples/s "
+                f"{row['real_time_each']:8.3f} x real time each  {row['of_reading']:7.1%} of reading "
+                f"{row['of_multiply_adds']:7.1%} of multiply-adds {row['to_naive']:7.1f} x naive",
+                flush=True,
+            )
+    return rows
+
+
+def first_and_second_build(model: WaveNet, precision: str) -> tuple[float, float]:
+    """Seconds until a native engine is ready, where its library is not there yet and where it is."""
+    before = os.environ.get("WAVENET_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["WAVENET_CACHE"] = folder
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            build_engine(model, 1, engine="native", precision=precision)
+            seconds.append(time.perf_counter() - start)
+    os.environ.pop("WAVENET_CACHE")
+    os.environ |= {"WAVENET_CACHE": before} if before else {}
+    return seconds[0], seconds[1]
+
+
+def picture(results: dict[str, dict], path: Path, title: str) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(results), figsize=(6 * len(results), 4.5), squeeze=False, layout="constrained")
+    for ax, (config, result) in zip(axes[0], results.items(), strict=True):
+        for name, precision in ENGINES:
+            for threads, line in zip(sorted({row["threads"] for row in result["rows"]}), ("-", "--"), strict=False):
+                rows = [
+                    r
+                    for r in result["rows"]
+                    if (r["engine"], r["precision"], r["threads"]) == (name, precision, threads)
+                ]
+                ax.plot(
+                    [row["batch"] for row in rows],
+                    [row["samples_per_s"] for row in rows],
+                    line,
+                    marker="o",
+                    color=f"C{ENGINES.index((name, precision))}",
+                    label=f"{name}, {precision}, {threads} thread{'s' * (threads > 1)}",
+                )
+        ax.axhline(result["sample_rate"], color="black", linewidth=0.8)
+        ax.annotate("real time", (1, result["sample_rate"]), xytext=(0, 3), textcoords="offset points", fontsize=8)
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel="streams",
+            title=f"{config}: {result['parameters'] / 1e6:.2f} M parameters",
+        )
+        batches = sorted({row["batch"] for row in result["rows"]})
+        ax.set_xticks(batches, [str(batch) for batch in batches])
+        ax.minorticks_off()
+        ax.grid(alpha=0.3)
+    axes[0][0].set_ylabel("samples per second, all streams")
+    axes[0][-1].legend(fontsize=7)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def machine() -> dict[str, str]:
+    told = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")]
+    git = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    return {"cpu": names[0] if names else platform.processor(), "torch": torch.__version__, "commit": commit}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Sampling speed of the engines, side by side.")
-    parser.add_argument("--config", default="reference")
-    parser.add_argument("--samples", type=int, default=400)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--configs", nargs="+", default=["reference", "default"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="folder for generation.json and generation.png")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    model = network(args.config)
-    rows = []
-    for batch in args.batches:
-        slow = None
-        for name in ENGINES:
-            samples = args.samples if name != "naive" else 4
-            speed = rate(build_engine(model, batch, engine=name), batch, samples)
-            slow = slow or speed
-            rows.append({"engine": name, "batch": batch, "samples_per_s": round(speed), "to_naive": speed / slow})
-            print(
-                f"{name:<8} batch {batch:<3} {speed:>10,.0f} samples/s   "
-                f"{speed / batch / model.sample_rate:6.3f} x real time each   {speed / slow:8.1f} x naive",
-                flush=True,
-            )
-    machine = {"cpu": platform.machine(), "threads": args.threads, "torch": torch.__version__}
-    print(json.dumps({"config": args.config, "parameters": model.num_parameters, **machine, "rows": rows}))
+    results = {}
+    for config in args.configs:
+        model = network(config)
+        builds = {precision: first_and_second_build(model, precision) for precision in ("float32", "bfloat16")}
+        print(
+            f"\n{config}: {model.num_parameters / 1e6:.2f} M parameters, "
+            f"{sum(products(model)) / 1e6:.2f} M multiply-adds a sample"
+        )
+        for precision, (first, second) in builds.items():
+            print(f"native, {precision}: ready in {first:.1f} s the first time, {second:.2f} s the second")
+        rows = [row for threads in args.threads for row in measure(model, args.batches, threads, args.repeats)]
+        results[config] = {
+            "parameters": model.num_parameters,
+            "sample_rate": model.sample_rate,
+            "first_and_second_build_s": builds,
+            "rows": rows,
+        }
+    summary = {"benchmark": "generation", **machine(), "configs": results}
+    print(json.dumps(summary))
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "generation.json").write_text(json.dumps(summary, indent=1) + "\n")
+        picture(
+            results,
+            args.out / "generation.png",
+            f"{summary['cpu']}, torch {summary['torch']}, commit {summary['commit']}",
+        )
 
 
 if __name__ == "__main__":

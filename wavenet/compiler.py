@@ -22,7 +22,9 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-OPTIONS = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC"]
+# clang on Arm calls the processor -mcpu; gcc knows both names
+NATIVE = "-mcpu=native" if platform.machine().lower() in ("arm64", "aarch64") else "-march=native"
+OPTIONS = ["-std=c++17", "-O3", NATIVE, "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC"]
 COMPILERS = ["c++", "g++", "clang++"]
 STALE = 3600  # seconds after which a half-written file is nobody's any more
 
