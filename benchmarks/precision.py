@@ -3,8 +3,8 @@
     python benchmarks/precision.py --checkpoint runs/fsdd --root DIR [--pattern '_[5-9]\\.wav$'] [--clips 64]
 
 Teacher forced through the engine's own arithmetic, from silence, every sample scored. int8 is simulated in the model: each
-weight rounded to 8 bits with one scale a row of outputs, with inputs left in float32 (`int8 weights`) or rounded too, one scale
-a sample and layer (`int8 weights and inputs`, what an 8-bit dot product takes). A table and a JSON line.
+weight rounded to 8 bits with one scale a row of outputs, with inputs left in float32 (`int8 weights`) or rounded too, one
+scale a sample and layer (`int8 weights and inputs`, what an 8-bit dot product takes). A table and a JSON line.
 """
 
 import argparse
