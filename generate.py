@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--precision",
         default="float32",
-        choices=["float32", "bfloat16"],
+        choices=["float32", "bfloat16", "int8"],
         help="of weights and activations (%(default)s)",
     )
     p.add_argument("--threads", type=int, help="of the CPU; default: one a physical core")

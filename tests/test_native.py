@@ -160,6 +160,30 @@ def test_bfloat16_is_the_model_with_rounded_weights_and_inputs(settings: dict[st
     assert 1e-5 < error < 0.04, "above: rounded at all; below: to eight bits"
 
 
+@pytest.mark.parametrize("settings", [SIZES["kernel-2"], SIZES["channels-33"], SIZES["labels"]], ids=str)
+def test_int8_is_close_to_the_model(settings: dict[str, Any]) -> None:
+    model, codes = small_model(dtype=F32, **settings), some_codes(3, 70)
+    logits, expected = native(model, dtype=torch.int8).force(codes), logits_before(model, codes, codes[:, :0]).float()
+    error = (logits - expected).abs().max() / expected.abs().max()
+    assert 1e-4 < error < 0.1
+
+
+def test_int8_inputs_survive_being_kept() -> None:
+    """To half a step of their scale, and a second time to the bit; zeros stay zeros."""
+    packed = native(small_model(dtype=F32), dtype=torch.int8)._weights
+    rows = torch.randn(4, 3, packed.channels)
+    rows[1, 1] = 0
+    kept = packed.values(packed.kept(rows))
+    assert (kept - rows).abs().max() <= 0.51 * rows.abs().max() / 127
+    assert torch.allclose(packed.values(packed.kept(kept)), kept, rtol=1e-6) and not kept[1, 1].any()
+
+
+def test_only_the_native_engine_computes_in_int8() -> None:
+    with pytest.raises(ValueError, match="Only the native engine"):
+        build_engine(small_model(dtype=F32), 1, engine="torch", precision="int8")
+    assert isinstance(build_engine(small_model(dtype=F32), 1, precision="int8"), NativeEngine)
+
+
 # State
 
 
@@ -210,7 +234,7 @@ def three_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("dtype", [F32, BF16, torch.int8])
 def test_a_stream_is_the_same_to_the_bit_in_every_batch_and_with_every_thread(
     dtype: torch.dtype, three_threads: None
 ) -> None:
@@ -243,7 +267,7 @@ def test_memory_does_not_grow_with_time() -> None:
 
 
 def test_what_it_cannot_do_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"float32 or bfloat16.*float64.*torch engine"):
+    with pytest.raises(ValueError, match=r"float32, bfloat16 or int8.*float64.*torch engine"):
         build_engine(small_model(), 1, engine="native", precision="float64")
     with pytest.raises(ValueError, match=r"runs on the CPU.*meta"):
         NativeEngine(small_model().to("meta"), 1, None, F32)
@@ -273,7 +297,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("dtype", [F32, BF16, torch.int8])
 @pytest.mark.parametrize(("right", "wrong"), FAULTS.values(), ids=FAULTS)
 def test_a_library_that_computes_something_else_is_found_out(
     right: str, wrong: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -331,7 +355,7 @@ def test_the_source_is_clean_under_address_and_undefined_behaviour_sanitizers(tm
         "WAVENET_CXXFLAGS": "-fsanitize=address,undefined -fno-sanitize-recover=all -O1 -g",
         "PYTHONPATH": f"{REPOSITORY}",
     }
-    tests = "codes_are_those_of_the_model or forced or rounded or canonical"
+    tests = "codes_are_those_of_the_model or forced or rounded or canonical or int8"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
     run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1800)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]

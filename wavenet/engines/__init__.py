@@ -16,7 +16,7 @@ from wavenet.model import ModelState, WaveNet
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "int8": torch.int8}
 
 
 class EngineState(NamedTuple):
@@ -79,7 +79,8 @@ def build_engine(
 ) -> Engine:
     """The engine of that name for `batch_size` streams, on the model's device. `auto` takes the fastest and logs which.
 
-    labels: name -> (B,) int64. precision: "float32", "bfloat16" or "float64", of weights and activations.
+    labels: name -> (B,) int64. precision: "float32", "bfloat16" or "float64", of weights and activations,
+    or "int8", which the native engine alone has.
     Threads of the CPU engines: torch.get_num_threads().
     Raises ValueError for an unknown engine or precision, and where a named engine cannot be had, with the remedy.
     """
@@ -87,11 +88,13 @@ def build_engine(
         raise ValueError(f"Unknown precision {precision!r}; there are: {', '.join(PRECISIONS)}.")
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"Unknown engine {engine!r}; there are: auto, {', '.join(ENGINES)}.")
+    if precision == "int8" and engine not in ("auto", "native"):
+        raise ValueError(f"Only the native engine computes in int8; the {engine} engine has float32 and bfloat16.")
     device = next(model.parameters()).device
     labels = {name: ids.to(device) for name, ids in labels.items()} if labels else None
-    if engine == "auto":
+    if engine == "auto" and precision != "int8":
         return _best(model, batch_size, labels, precision)
-    return ENGINES[engine]()(model, batch_size, labels, PRECISIONS[precision])
+    return ENGINES["native" if precision == "int8" else engine]()(model, batch_size, labels, PRECISIONS[precision])
 
 
 def _best(model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, precision: str) -> Engine:

@@ -2,12 +2,13 @@
 // over N samples around both. Knows nothing of Python, files, threads or where its memory comes from: native.py hands it all in.
 //
 // Compiled for one model and one CPU. The sizes are constants, given as macros:
-//   RESIDUAL, GATE, SKIP, HEAD, CLASSES channels; KERNEL taps; DILATIONS one a layer, comma separated; BFLOAT16 0 or 1.
+//   RESIDUAL, GATE, SKIP, HEAD, CLASSES channels; KERNEL taps; DILATIONS one a layer, comma separated; WEIGHTS 0 for float32,
+//   1 for bfloat16, 2 for int8.
 //
 // Shapes: B streams, C channels padded to whole vectors, channels innermost. A product's weights lie in the order in which they
 // are read, and the products in the order in which a step takes them, so that one sample is one pass through memory:
 //   [tile of TILE vectors of outputs][group of inputs][vectors of the tile][lane][input within the group]
-// where a group is one input in float32 and two in bfloat16 (what one dot-product instruction takes).
+// where a group is one input in float32, two in bfloat16, four in int8 (what one dot-product instruction takes).
 //
 // The past taps' product does not wait for the layer below (van den Oord et al. 2016, equation 2; the split is nv-wavenet's).
 
@@ -17,7 +18,7 @@
 #include <cstring>
 #include <functional>
 
-#if BFLOAT16 && defined(__AVX512BF16__)
+#if (WEIGHTS == 1 && defined(__AVX512BF16__)) || (WEIGHTS == 2 && defined(__AVX512VNNI__))
 #include <immintrin.h>
 #endif
 
@@ -42,6 +43,8 @@ typedef float Vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef int32_t Integers __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef uint32_t Bits __attribute__((vector_size(VECTOR_BYTES), may_alias));
 
+constexpr float ROUNDING = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
+
 constexpr int padded(int channels) { return (channels + LANES - 1) / LANES * LANES; }
 
 constexpr int DILATION[] = {DILATIONS};
@@ -55,80 +58,147 @@ inline const Vector& vector(const float* p) { return *reinterpret_cast<const Vec
 inline Vector smaller(Vector a, Vector b) { return b < a ? b : a; }  // a where one is NaN: NaN stays NaN
 inline Vector larger(Vector a, Vector b) { return b > a ? b : a; }
 
-// The two kinds of weights. `Sums += weights * inputs` for one group of inputs; inputs are rounded as weights are.
+// The three kinds of weights. A kind says how a row of inputs is kept (`store`: rounded as weights are), what stands before a
+// tile's weights (HEADER elements a row of outputs) and behind a row of inputs (TAIL elements), and how sums begin, grow by the
+// product with one group of inputs, and end in y.
 
 struct Float32 {
     using Element = float;
     using Weights = Vector;
-    static constexpr int GROUP = 1;
+    using Sums = Vector;
+    static constexpr int GROUP = 1, HEADER = 0, TAIL = 0;
     static Vector inputs(const float* x) { return splat(*x); }
     static Vector weights(const float* w) { return vector(w); }
     static Vector add_product(Vector sums, Vector w, Vector x) { return sums + w * x; }
-    static void store(float* to, Vector values) { vector(to) = values; }
+    static Vector begin(const float* y, const float*) { return vector(y); }
+    static void end(float* y, Vector sums, const float*, int, const float*) { vector(y) = sums; }
+    static void store(float* to, const float* values, int channels) { std::memcpy(to, values, channels * sizeof(float)); }
 };
 
 struct BFloat16 {
     using Element = uint16_t;
     using Weights = Bits;
-    static constexpr int GROUP = 2;
+    using Sums = Vector;
+    static constexpr int GROUP = 2, HEADER = 0, TAIL = 0;
     static Bits inputs(const uint16_t* x) {
         uint32_t pair;
         std::memcpy(&pair, x, sizeof pair);
         return pair - Bits{};
     }
     static Bits weights(const uint16_t* w) { return *reinterpret_cast<const Bits*>(w); }
-#if BFLOAT16 && defined(__AVX512BF16__)
+    static Vector begin(const float* y, const uint16_t*) { return vector(y); }
+    static void end(float* y, Vector sums, const uint16_t*, int, const uint16_t*) { vector(y) = sums; }
+    static void store(uint16_t* to, const float* values, int channels) {
+        for (int i = 0; i < channels; i += LANES) store(to + i, vector(values + i));
+    }
+#if WEIGHTS == 1 && defined(__AVX512BF16__)
     static Vector add_product(Vector sums, Bits w, Bits x) {
         return (Vector)_mm512_dpbf16_ps((__m512)sums, (__m512bh)w, (__m512bh)x);
+    }
+    static void store(uint16_t* to, Vector values) {
+        _mm256_store_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)values));
     }
 #else
     static Vector add_product(Vector sums, Bits w, Bits x) {
         sums += (Vector)(w << 16) * (Vector)(x << 16);  // a bfloat16 is the upper half of a float32
         return sums + (Vector)(w & 0xffff0000u) * (Vector)(x & 0xffff0000u);
     }
-#endif
-#if BFLOAT16 && defined(__AVX512BF16__)
-    static void store(uint16_t* to, Vector values) {
-        _mm256_store_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)values));
-    }
-#else
     static void store(uint16_t* to, Vector values) {
         typedef uint16_t Halves __attribute__((vector_size(VECTOR_BYTES / 2), may_alias));
-        Bits bits = (Bits)values;
-        Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;                  // to nearest, ties to even
-        rounded = values == values ? rounded : Bits{} + 0x7fc0u;                      // rounding must not make NaN infinite
+        const Bits bits = (Bits)values;
+        Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
+        rounded = values == values ? rounded : Bits{} + 0x7fc0u;      // rounding must not make NaN infinite
         *reinterpret_cast<Halves*>(to) = __builtin_convertvector(rounded, Halves);
     }
 #endif
 };
 
-#if BFLOAT16
+// Weights are q * scale with q in -127..127 and a scale a row; inputs (u - 128) * scale with u in 1..255 and one scale, behind
+// them. So sum of w x = both scales * (sum of q u - 128 * sum of q): the header holds each row's scale and -128 * sum of q.
+struct Int8 {
+    using Element = int8_t;
+    using Weights = Bits;
+    using Sums = Integers;
+    static constexpr int GROUP = 4, HEADER = 8, TAIL = LANES;
+    static Bits inputs(const int8_t* x) {
+        uint32_t four;
+        std::memcpy(&four, x, sizeof four);
+        return four - Bits{};
+    }
+    static Bits weights(const int8_t* w) { return *reinterpret_cast<const Bits*>(w); }
+#if WEIGHTS == 2 && defined(__AVX512VNNI__)
+    static Integers add_product(Integers sums, Bits w, Bits x) {
+        return (Integers)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)w);
+    }
+#else
+    static Integers add_product(Integers sums, Bits w, Bits x) {
+        for (int i = 0; i < 32; i += 8) sums += ((Integers)(w << (24 - i)) >> 24) * (Integers)((x >> i) & 0xffu);
+        return sums;
+    }
+#endif
+    static Integers begin(const float*, const int8_t* offsets) { return *reinterpret_cast<const Integers*>(offsets); }
+    static void end(float* y, Integers sums, const int8_t* header, int row, const int8_t* tail) {
+        float scale;
+        std::memcpy(&scale, tail, sizeof scale);
+        vector(y) += __builtin_convertvector(sums, Vector) * (vector(reinterpret_cast<const float*>(header) + row) * scale);
+    }
+    static void store(int8_t* to, const float* values, int channels) {
+        typedef uint8_t Bytes __attribute__((vector_size(LANES)));
+        Vector largest{}, wrong{};
+        for (int i = 0; i < channels; i += LANES) {
+            const Vector v = vector(values + i);
+            largest = larger(larger(largest, v), -v);
+            wrong += v - v;  // NaN where a value is not finite; the scale hands it on
+        }
+        float top = 0, scale = 0;
+        for (int i = 0; i < LANES; i++) top = std::max(top, largest[i]), scale += wrong[i];
+        scale += top / 127;
+        const Vector inverse = splat(top > 0 ? 127 / top : 0);
+        for (int i = 0; i < channels; i += LANES) {
+            const Vector shifted = vector(values + i) * inverse + (ROUNDING + 128);
+            const Bytes u = __builtin_convertvector((Bits)shifted, Bytes);  // the low byte
+            std::memcpy(to + i, &u, sizeof u);
+        }
+        std::memcpy(to + channels, &scale, sizeof scale);
+    }
+};
+
+#if WEIGHTS == 0
+using Body = Float32;
+#elif WEIGHTS == 1
 using Body = BFloat16;
 #else
-using Body = Float32;
+using Body = Int8;
 #endif
 using Element = Body::Element;
+constexpr int CX = C + Body::TAIL, GX = G + Body::TAIL;  // a row of inputs as it is kept
 
 // Products
 
+template <typename Kind, int vectors, int in>
+constexpr int tile_size = vectors * LANES * (Kind::HEADER + (in + Kind::GROUP - 1) / Kind::GROUP * Kind::GROUP);
+
 // y[s] += W x[s] for `streams` streams and `tiles` neighbouring tiles of `vectors` vectors of outputs. Each output's sum runs
 // over the inputs in order whatever the streams beside it, so that a stream sounds the same in every batch, to the bit.
-template <typename Kind, int streams, int tiles, int vectors, int in, int y_stride, int x_stride>
+template <typename Kind, int streams, int tiles, int vectors, int in, int y_stride>
 inline void tile(float* y, const typename Kind::Element* x, const typename Kind::Element* weights) {
     constexpr int groups = (in + Kind::GROUP - 1) / Kind::GROUP, row = vectors * LANES * Kind::GROUP;
-    Vector sums[streams][tiles][vectors];
+    constexpr int size = tile_size<Kind, vectors, in>, x_stride = padded(in) + Kind::TAIL;
+    constexpr int head = Kind::HEADER * vectors * LANES;
+    typename Kind::Sums sums[streams][tiles][vectors];
     for (int s = 0; s < streams; s++)
         for (int t = 0; t < tiles; t++)
-            for (int v = 0; v < vectors; v++) sums[s][t][v] = vector(y + s * y_stride + (t * vectors + v) * LANES);
+            for (int v = 0; v < vectors; v++)
+                sums[s][t][v] = Kind::begin(y + s * y_stride + (t * vectors + v) * LANES,
+                                            weights + t * size + (vectors + v) * LANES * Kind::HEADER / 2);
     for (int i = 0; i < groups; i++) {
         typename Kind::Weights w[tiles][vectors];
 #pragma GCC unroll 4
         for (int t = 0; t < tiles; t++)
 #pragma GCC unroll 8
-            for (int v = 0; v < vectors; v++)
-            {
-                w[t][v] = Kind::weights(weights + (t * groups + i) * row + v * LANES * Kind::GROUP);
-                if (streams > 1) IN_REGISTER(w[t][v]);
+            for (int v = 0; v < vectors; v++) {
+                w[t][v] = Kind::weights(weights + t * size + head + i * row + v * LANES * Kind::GROUP);
+                if (streams > 1) IN_REGISTER(w[t][v]);  // or the compiler reads it again for every stream
             }
 #pragma GCC unroll 8
         for (int s = 0; s < streams; s++) {
@@ -141,24 +211,26 @@ inline void tile(float* y, const typename Kind::Element* x, const typename Kind:
     }
     for (int s = 0; s < streams; s++)
         for (int t = 0; t < tiles; t++)
-            for (int v = 0; v < vectors; v++) vector(y + s * y_stride + (t * vectors + v) * LANES) = sums[s][t][v];
+            for (int v = 0; v < vectors; v++)
+                Kind::end(y + s * y_stride + (t * vectors + v) * LANES, sums[s][t][v], weights + t * size, v * LANES,
+                          x + s * x_stride + padded(in));
 }
 
 // The same for all streams: a tile of weights is read once and serves them from the cache.
-template <typename Kind, int tiles, int vectors, int in, int y_stride, int x_stride>
+template <typename Kind, int tiles, int vectors, int in, int y_stride>
 inline void column(float* y, const typename Kind::Element* x, const typename Kind::Element* weights, int batch) {
+    constexpr int x_stride = padded(in) + Kind::TAIL;
     int s = 0;
     for (; s + STREAMS <= batch; s += STREAMS)
         for (int t = 0; t < tiles; t++)
-            tile<Kind, STREAMS, 1, vectors, in, y_stride, x_stride>(
-                y + s * y_stride + t * vectors * LANES, x + s * x_stride,
-                weights + t * ((in + Kind::GROUP - 1) / Kind::GROUP) * Kind::GROUP * vectors * LANES);
+            tile<Kind, STREAMS, 1, vectors, in, y_stride>(y + s * y_stride + t * vectors * LANES, x + s * x_stride,
+                                                          weights + t * tile_size<Kind, vectors, in>);
     y += s * y_stride;
     x += s * x_stride;
     switch (batch - s) {
-        case 1: tile<Kind, 1, tiles, vectors, in, y_stride, x_stride>(y, x, weights); break;
-        case 2: tile<Kind, 2, tiles, vectors, in, y_stride, x_stride>(y, x, weights); break;
-        case 3: tile<Kind, 3, tiles, vectors, in, y_stride, x_stride>(y, x, weights); break;
+        case 1: tile<Kind, 1, tiles, vectors, in, y_stride>(y, x, weights); break;
+        case 2: tile<Kind, 2, tiles, vectors, in, y_stride>(y, x, weights); break;
+        case 3: tile<Kind, 3, tiles, vectors, in, y_stride>(y, x, weights); break;
     }
 }
 
@@ -166,17 +238,16 @@ inline void column(float* y, const typename Kind::Element* x, const typename Kin
 template <typename Kind, int in, int out>
 inline const typename Kind::Element* multiply_add(
     float* y, const typename Kind::Element* x, const typename Kind::Element* weights, int batch) {
-    constexpr int depth = (in + Kind::GROUP - 1) / Kind::GROUP * Kind::GROUP, x_stride = padded(in);
     constexpr int vectors = out / LANES, whole = vectors / TILE, rest = vectors % TILE;
-    for (int t = 0; t + 2 <= whole; t += 2, weights += 2 * depth * TILE * LANES)
-        column<Kind, 2, TILE, in, out, x_stride>(y + t * TILE * LANES, x, weights, batch);
+    for (int t = 0; t + 2 <= whole; t += 2, weights += 2 * tile_size<Kind, TILE, in>)
+        column<Kind, 2, TILE, in, out>(y + t * TILE * LANES, x, weights, batch);
     if constexpr (whole % 2) {
-        column<Kind, 1, TILE, in, out, x_stride>(y + (whole - 1) * TILE * LANES, x, weights, batch);
-        weights += depth * TILE * LANES;
+        column<Kind, 1, TILE, in, out>(y + (whole - 1) * TILE * LANES, x, weights, batch);
+        weights += tile_size<Kind, TILE, in>;
     }
     if constexpr (rest > 0) {
-        column<Kind, 1, rest, in, out, x_stride>(y + whole * TILE * LANES, x, weights, batch);
-        weights += depth * rest * LANES;
+        column<Kind, 1, rest, in, out>(y + whole * TILE * LANES, x, weights, batch);
+        weights += tile_size<Kind, rest, in>;
     }
     return weights;
 }
@@ -185,8 +256,7 @@ inline const typename Kind::Element* multiply_add(
 
 // e^x for |x| < 88, within 2 units in the last place. Cephes' split of ln 2, and its polynomial on [-ln 2 / 2, ln 2 / 2].
 inline Vector exponential(Vector x) {
-    const Vector magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
-    const Vector shifted = x * 1.44269504f + magic, n = shifted - magic;
+    const Vector shifted = x * 1.44269504f + ROUNDING, n = shifted - ROUNDING;
     const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -194,7 +264,7 @@ inline Vector exponential(Vector x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + (r + 1.0f);
-    return p * (Vector)(((Bits)shifted << 23) + 0x3f800000u);  // the shift drops magic's bits
+    return p * (Vector)(((Bits)shifted << 23) + 0x3f800000u);  // the shift drops ROUNDING's bits
 }
 
 inline Vector between(Vector x, float low, float high) { return smaller(larger(x, splat(low)), splat(high)); }
@@ -229,10 +299,10 @@ struct Streams {
     int64_t batch, time;
     const Element* weights;    // all products of a step before the head, in order
     const float* head;         // the head's two products
-    const Element* embedding;  // (CLASSES, C)
+    const Element* embedding;  // (CLASSES, CX)
     const float* before_gate;  // (LAYERS, B, 2 G): bias and condition
     const float* biases;       // input (C), residuals (LAYERS - 1, C), sum of skips (S), head (D), out (Q)
-    Element* ring;             // (slots, B, C): KERNEL - 1 slots of embedded codes, then each layer's history
+    Element* ring;             // (slots, B, CX): KERNEL - 1 slots of embedded codes, then each layer's history
     int64_t* code;             // (B): the last code, not yet fed
     float* scratch;            // scratch_floats(B)
     float residual_scale;
@@ -242,7 +312,9 @@ int32_t lanes() { return LANES; }
 int32_t tile_vectors() { return TILE; }
 int32_t input_group() { return Body::GROUP; }
 int64_t streams_bytes() { return sizeof(Streams); }
-int64_t scratch_floats(int64_t batch) { return batch * (2 * C + 3 * G + S + D + Q) + 2 * Q; }
+int32_t header() { return Body::HEADER; }
+int32_t tail() { return Body::TAIL; }
+int64_t scratch_floats(int64_t batch) { return batch * (C + CX + 2 * G + GX + S + D + Q) + 2 * Q; }
 
 }  // extern "C"
 
@@ -258,15 +330,15 @@ struct History {
 // One step: feeds each stream's last code; returns logits (B, Q) in scratch.
 const float* step(Streams& g) {
     const int batch = (int)g.batch;
-    const int64_t row = (int64_t)batch * C;
+    const int64_t row = (int64_t)batch * CX;
     float *x = g.scratch, *h = x + batch * C, *skips = h + batch * 2 * G, *hidden = skips + batch * S,
           *logits = hidden + batch * D;
-    Element *rounded = reinterpret_cast<Element*>(logits + batch * Q), *z = rounded + batch * C * sizeof(float) / sizeof(Element);
+    Element *rounded = reinterpret_cast<Element*>(logits + batch * Q), *z = rounded + row;
     const Element* w = g.weights;
     const float* bias = g.biases;
     History past{g.ring, KERNEL - 1, 1};
 
-    for (int b = 0; b < batch; b++) std::memcpy(rounded + b * C, g.embedding + g.code[b] * C, C * sizeof(Element));
+    for (int b = 0; b < batch; b++) std::memcpy(rounded + b * CX, g.embedding + g.code[b] * CX, CX * sizeof(Element));
     copy_rows(x, bias, C, batch);
     bias += C;
     for (int k = KERNEL - 1; k > 0; k--) w = multiply_add<Body, RESIDUAL, C>(x, past.at(g.time + KERNEL - 1 - k, row), w, batch);
@@ -280,13 +352,14 @@ const float* step(Streams& g) {
         std::memcpy(h, g.before_gate + (int64_t)layer * batch * 2 * G, batch * 2 * G * sizeof(float));
         for (int k = KERNEL - 1; k > 0; k--)  // oldest first: t - k * dilation, which is also t + (KERNEL - 1 - k) * dilation
             w = multiply_add<Body, RESIDUAL, 2 * G>(h, past.at(g.time + (KERNEL - 1 - k) * past.dilation, row), w, batch);
-        for_vectors(batch * C, [&](int i) { Body::store(rounded + i, vector(x + i)); });
+        for (int b = 0; b < batch; b++) Body::store(rounded + b * CX, x + b * C, C);
         w = multiply_add<Body, RESIDUAL, 2 * G>(h, rounded, w, batch);
         if (KERNEL > 1) std::memcpy(past.at(g.time, row), rounded, row * sizeof(Element));
-        for (int b = 0; b < batch; b++)
-            for_vectors(G, [&](int i) {
-                Body::store(z + b * G + i, gated(vector(h + b * 2 * G + i), vector(h + b * 2 * G + G + i)));
-            });
+        for (int b = 0; b < batch; b++) {
+            float* both = h + b * 2 * G;  // the gate's result takes the filter's place
+            for_vectors(G, [&](int i) { vector(both + i) = gated(vector(both + i), vector(both + G + i)); });
+            Body::store(z + b * GX, both, G);
+        }
         if (layer < LAYERS - 1) {
             for (int b = 0; b < batch; b++) for_vectors(C, [&](int i) { vector(x + b * C + i) += vector(bias + i); });
             bias += C;

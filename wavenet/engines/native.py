@@ -1,7 +1,7 @@
 """Owns the compiled engine: packs a model's weights for native.cpp, holds the streams' memory, and checks the result.
 
-The whole loop over N samples runs in C++, one group of streams a thread. Weights and past inputs are float32 or bfloat16;
-sums, the residual stream, the head and the draw are float32 in both.
+The whole loop over N samples runs in C++, one group of streams a thread. Weights and past inputs are float32, bfloat16 or
+int8 (a scale a row of weights, and one a stream and layer of inputs); the residual stream, the head and the draw are float32.
 
 Shapes: B streams, L layers, K kernel size, C residual, G gate, S skip channels, H history of a layer, Q classes; C_ is C
 padded to whole vectors.
@@ -25,9 +25,13 @@ from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
 SOURCE = Path(__file__).with_name("native.cpp")
-KINDS = {torch.float32: 0, torch.bfloat16: 1}
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # WEIGHTS in native.cpp
 CHECKED = 12  # samples of the self-check
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the self-check, relative to the largest logit above 1
+TOLERANCE = {
+    torch.float32: 1e-4,
+    torch.bfloat16: 0.1,
+    torch.int8: 0.25,
+}  # of the self-check, relative to the largest logit above 1
 
 
 class CSampling(ctypes.Structure):
@@ -140,8 +144,8 @@ class Packed:
     """A model's weights in the order in which native.cpp reads them. Read only, shared by all groups."""
 
     def __init__(self, model: WaveNet, lib: ctypes.CDLL, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.lanes, self.tile, self.group = lib.lanes(), lib.tile_vectors(), lib.input_group()
+        self.dtype = dtype  # of weights and past inputs
+        self.lanes, self.tile, self.group, self.tail = lib.lanes(), lib.tile_vectors(), lib.input_group(), lib.tail()
         blocks = list(model.stack.blocks)
         self.residual_scale = blocks[0].residual_scale
         self.dilations = [block.dilated.dilation[0] for block in blocks]
@@ -155,7 +159,7 @@ class Packed:
         self.weights = _aligned(torch.cat(products))
         hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
         self.head = _aligned(torch.cat([self._product(layer.weight[..., 0], torch.float32) for layer in (hidden, out)]))
-        self.embedding = _aligned(self.padded(model.embedding.weight).to(dtype))
+        self.embedding = _aligned(self.kept(model.embedding.weight))
         skip = torch.stack([_bias(block.skip) for block in blocks]).sum(0)
         residuals = [_bias(block.residual) for block in blocks if block.residual is not None]
         biases = [_bias(model.input), *residuals, skip, _bias(hidden), _bias(out)]
@@ -185,13 +189,33 @@ class Packed:
         return [self._product(tap) for tap in convolution.weight.unbind(-1)]  # oldest first
 
     def _product(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """(out, in) -> flat, [tile][group of inputs][row of the tile][input within the group]."""
-        group = self.group if dtype is None else 1
+        """(out, in) -> flat, [tile][group of inputs][row of the tile][input within the group], int8 with its headers."""
+        dtype = dtype or self.dtype
+        group = self.group if dtype == self.dtype else 1
         rows = F.pad(weight, (0, -weight.shape[1] % group, 0, -len(weight) % self.lanes))
-        tiles = [
-            tile.unflatten(1, (-1, group)).transpose(0, 1).flatten() for tile in rows.split(self.tile * self.lanes)
-        ]
-        return torch.cat(tiles).to(dtype or self.dtype)
+        tiles = []
+        for tile in rows.split(self.tile * self.lanes):
+            if dtype == torch.int8:
+                q, scales = _quantised(tile, 1)
+                tiles += [scales[:, 0].view(torch.int8), (-128 * q.sum(1)).to(torch.int32).view(torch.int8)]
+                tile = q
+            tiles.append(tile.unflatten(1, (-1, group)).transpose(0, 1).flatten().to(dtype))
+        return torch.cat(tiles)
+
+    def kept(self, rows: Tensor) -> Tensor:
+        """Inputs (..., C) as the engine keeps them, (..., C_ + tail) of its dtype."""
+        if self.dtype != torch.int8:
+            return self.padded(rows).to(self.dtype)
+        q, scales = _quantised(self.padded(rows).float(), -1)
+        tail = F.pad(scales.contiguous().view(torch.int8), (0, self.tail - 4))
+        return torch.cat([(q + 128).to(torch.uint8).view(torch.int8), tail], dim=-1)
+
+    def values(self, kept: Tensor) -> Tensor:
+        """The inputs (..., C) that `kept` stands for, float32 where they are int8."""
+        if self.dtype != torch.int8:
+            return kept[..., : self.channels]
+        scales = kept[..., -self.tail :][..., :4].contiguous().view(torch.float32)
+        return (kept[..., : self.channels].contiguous().view(torch.uint8).float() - 128) * scales
 
 
 class Group:
@@ -201,8 +225,8 @@ class Group:
         self.batch = batch = before_gate.shape[1]
         self._library, self._weights = lib, weights
         self._before_gate = _aligned(before_gate)
-        channels = weights.embedding.shape[1]
-        self._ring = _aligned(torch.zeros(sum(weights.histories), batch, channels, dtype=weights.dtype))
+        row = weights.embedding.shape[1]
+        self._ring = _aligned(torch.zeros(sum(weights.histories), batch, row, dtype=weights.dtype))
         self._code = torch.zeros(batch, dtype=torch.int64)
         self._scratch = _aligned(torch.full((lib.scratch_floats(batch),), float("nan")))
         self._c = CStreams(
@@ -218,7 +242,7 @@ class Group:
     def state(self) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Last code (B,), window (B, C, K - 1), histories (B, C, H)."""
         window, *blocks = (
-            history.roll(-self._c.time, 0)[..., : self._weights.channels].permute(1, 2, 0).contiguous()
+            self._weights.values(history.roll(-self._c.time, 0)).permute(1, 2, 0).contiguous()
             for history in self._ring.split(self._weights.histories)
         )
         return self._code.clone(), window, tuple(blocks)
@@ -228,7 +252,7 @@ class Group:
         code, window, blocks = state
         self._c.time = 0
         self._code.copy_(code)
-        self._ring[..., : self._weights.channels] = torch.cat([window, *blocks], dim=-1).permute(2, 0, 1)
+        self._ring.copy_(self._weights.kept(torch.cat([window, *blocks], dim=-1).permute(2, 0, 1)))
 
     def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
         uniforms, steps = uniforms.contiguous(), uniforms.shape[1]
@@ -253,8 +277,8 @@ def _refuse(model: WaveNet, dtype: torch.dtype) -> None:
         raise ValueError(f"The native engine runs on the CPU, but the model is on {device}: move it with model.cpu().")
     if dtype not in KINDS:
         raise ValueError(
-            f"The native engine computes in float32 or bfloat16, but precision {str(dtype).removeprefix('torch.')} was "
-            "asked for: the torch engine has it."
+            f"The native engine computes in float32, bfloat16 or int8, but precision {str(dtype).removeprefix('torch.')} "
+            "was asked for: the torch engine has it."
         )
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -267,12 +291,22 @@ def _refuse(model: WaveNet, dtype: torch.dtype) -> None:
 def _rounded(model: WaveNet, dtype: torch.dtype) -> WaveNet:
     """A float32 copy of the model whose weights are those that the engine keeps."""
     model = copy.deepcopy(model).float().eval().requires_grad_(False)
-    if dtype == torch.bfloat16:
-        convolutions = [layer for block in model.stack.blocks for layer in (block.dilated, block.residual, block.skip)]
-        for layer in (model.embedding, model.input, *convolutions):
-            if layer is not None:
-                layer.weight.copy_(layer.weight.to(dtype))
+    convolutions = [layer for block in model.stack.blocks for layer in (block.dilated, block.residual, block.skip)]
+    for layer in (model.embedding, model.input, *convolutions):
+        if layer is None or dtype == torch.float32:
+            continue
+        elif dtype == torch.bfloat16:
+            layer.weight.copy_(layer.weight.to(dtype))
+        else:
+            q, scales = _quantised(layer.weight, 1)
+            layer.weight.copy_(q * scales)
     return model
+
+
+def _quantised(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """values = q * scale, q whole numbers in -127..127, one scale along `dim` (kept, of size 1)."""
+    scales = values.abs().amax(dim, keepdim=True) / 127
+    return (values / scales.clamp(min=1e-30)).round(), scales
 
 
 def _library(model: WaveNet, dtype: torch.dtype) -> ctypes.CDLL:
@@ -286,7 +320,7 @@ def _library(model: WaveNet, dtype: torch.dtype) -> ctypes.CDLL:
             "CLASSES": model.codec.classes,
             "KERNEL": config["kernel_size"],
             "DILATIONS": dilations,
-            "BFLOAT16": KINDS[dtype],
+            "WEIGHTS": KINDS[dtype],
         },
     )
     return _typed(lib)
