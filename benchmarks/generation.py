@@ -6,7 +6,8 @@ One row an engine, precision, batch and number of threads: samples/s over all st
 shares of two limits that benchmarks/limits.cpp measures just before:
 
 - reading: each sample of a batch has to read every product's weights once; how fast that is when nothing else is done.
-- multiply-adds: of float32, in registers. (bfloat16 dot products do two at a time, so their share can pass 100%.)
+- multiply-adds: of float32, in registers. (Dot products of bfloat16 do two at a time, of int8
+  four: their share can pass 100%.)
 
 The limit nearer to 100% is what binds: reading for one stream, multiply-adds for many. Untrained weights: what a sample costs
 does not depend on them. A table, a JSON line, and with --out both in files beside a picture.
@@ -32,7 +33,8 @@ from wavenet.compiler import library
 from wavenet.engines import build_engine
 
 HERE = Path(__file__).parent
-ENGINES = [("naive", "float32"), ("torch", "float32"), ("native", "float32"), ("native", "bfloat16")]
+ENGINES = [("naive", "float32"), ("torch", "float32"), *(("native", p) for p in ("float32", "bfloat16", "int8"))]
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # a weight of the body; the head's have four
 SAMPLES = {"naive": 4, "torch": 300, "native": 4000}  # of the whole batch, per repeat, and at least 2 a stream
 
 
@@ -95,7 +97,7 @@ def measure(model: WaveNet, batches: list[int], threads: int, repeats: int) -> l
         for name, precision in ENGINES:
             engine = build_engine(model, batch, engine=name, precision=precision)
             uniforms = torch.rand(batch, max(2, SAMPLES[name] // batch if name == "native" else SAMPLES[name]))
-            reads = limits.reads((2 if precision == "bfloat16" else 4) * body + 4 * head)
+            reads = limits.reads(BYTES[precision] * body + 4 * head)
             speed = uniforms.numel() / best(lambda e=engine, u=uniforms: e.sample(u, Sampling()), repeats)
             slowest = slowest or speed
             rows.append(
@@ -196,7 +198,7 @@ def main() -> None:
     results = {}
     for config in args.configs:
         model = network(config)
-        builds = {precision: first_and_second_build(model, precision) for precision in ("float32", "bfloat16")}
+        builds = {precision: first_and_second_build(model, precision) for precision in BYTES}
         print(
             f"\n{config}: {model.num_parameters / 1e6:.2f} M parameters, "
             f"{sum(products(model)) / 1e6:.2f} M multiply-adds a sample"

@@ -2,17 +2,14 @@
 
     python benchmarks/precision.py --checkpoint runs/fsdd --root DIR [--pattern '_[5-9]\\.wav$'] [--clips 64]
 
-Teacher forced through the engine's own arithmetic, from silence, every sample scored. int8 is simulated in the model: each
-weight rounded to 8 bits with one scale a row of outputs, with inputs left in float32 (`int8 weights`) or rounded too, one
-scale a sample and layer (`int8 weights and inputs`, what an 8-bit dot product takes). A table and a JSON line.
+Teacher forced through the engine's own arithmetic, from silence, every sample scored, beside model.forward. A table and
+a JSON line.
 """
 
 import argparse
-import copy
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,8 +20,8 @@ from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
 from wavenet.conditioning import label_ids
 from wavenet.distributions import negative_log_likelihood
+from wavenet.engines import PRECISIONS
 from wavenet.engines.native import NativeEngine
-from wavenet.layers import CausalConv1d
 
 LABELS = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_\d+\.wav"
 
@@ -43,27 +40,6 @@ def clips(model: WaveNet, root: Path, pattern: str, count: int) -> tuple[Tensor,
 def bits(logits: Tensor, codes: Tensor, lengths: Tensor) -> float:
     scored = torch.arange(codes.shape[1]) < lengths[:, None]
     return float(negative_log_likelihood(logits, codes)[scored].double().mean() / math.log(2))
-
-
-def rounded(values: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """To 255 levels, the largest magnitude along `dim` the last."""
-    scale = values.abs().amax(dim=dim, keepdim=True).clamp(min=1e-12) / 127
-    return (values / scale).round() * scale
-
-
-def body(model: WaveNet) -> Iterator[CausalConv1d]:
-    for block in model.stack.blocks:
-        yield from (layer for layer in (block.dilated, block.residual, block.skip) if layer is not None)
-
-
-@torch.no_grad()
-def int8(model: WaveNet, inputs_too: bool) -> WaveNet:
-    model = copy.deepcopy(model)
-    for layer in body(model):
-        layer.weight.copy_(rounded(layer.weight, (1, 2)))
-        if inputs_too:
-            layer.register_forward_pre_hook(lambda _, args: (rounded(args[0], 1),))
-    return model
 
 
 @torch.no_grad()
@@ -89,13 +65,8 @@ def main() -> None:
     def in_engine(dtype: torch.dtype) -> float:
         return bits(NativeEngine(model, len(codes), labels, dtype).force(codes), codes, lengths)
 
-    figures = {
-        "model.forward, float32": in_model(model),
-        "native, float32": in_engine(torch.float32),
-        "native, bfloat16": in_engine(torch.bfloat16),
-        "int8 weights": in_model(int8(model, inputs_too=False)),
-        "int8 weights and inputs": in_model(int8(model, inputs_too=True)),
-    }
+    figures = {"model.forward, float32": in_model(model)}
+    figures |= {f"native, {name}": in_engine(dtype) for name, dtype in PRECISIONS.items() if name != "float64"}
     exact = figures["model.forward, float32"]
     for name, value in figures.items():
         print(f"{name:<26} {value:8.5f} bits per sample  {100 * (value / exact - 1):+.3f}%")
