@@ -9,7 +9,7 @@ from conftest import small_model
 from tiny_runs import write_corpus
 
 from wavenet import WaveNet
-from wavenet.evaluation import HELD_OUT_PATTERN, TRAINING_PATTERN, fit, generate_clips, main, read_clips
+from wavenet.evaluation import HELD_OUT_PATTERN, TRAINING_PATTERN, Clips, end_as, generate_clips, main, read_clips
 
 DIGITS, SPEAKERS = ["0", "1", "2"], ["a", "b"]
 
@@ -29,7 +29,8 @@ def test_real_clips_are_cut_padded_and_labelled_in_the_models_order(tmp_path: Pa
     assert clips.labels["digit"].tolist() == [2, 2, 1, 1, 0, 0] and clips.labels["speaker"].tolist() == [1, 0] * 3
     assert clips.audio[:, :1770].abs().amax(1).min() > 0.3 and clips.audio[:, 1950:].abs().max() < 0.001
     assert len(read_clips(net, tmp_path, HELD_OUT_PATTERN, 0.1).audio) == 15
-    assert fit(torch.ones(3), 5).tolist() == [1, 1, 1, 0, 0] and fit(torch.arange(3), 2).tolist() == [0, 1]
+    assert clips.lengths.tolist() == [800 + 97 * take + 31 * digit for digit in (0, 1, 2) for take in (10, 11)]
+    assert read_clips(net, tmp_path, TRAINING_PATTERN, 0.1).lengths.tolist() == [800] * 6
 
 
 def test_every_digit_by_every_speaker_is_asked_for_and_no_clip_twice() -> None:
@@ -37,6 +38,19 @@ def test_every_digit_by_every_speaker_is_asked_for_and_no_clip_twice() -> None:
     cells = [*zip(clips.labels["digit"].tolist(), clips.labels["speaker"].tolist(), strict=True)]
     assert cells == sorted(cells) and all(cells.count(cell) == 2 for cell in cells) and len(set(cells)) == 6
     assert clips.audio.shape == (12, 60) and len(clips.audio.unique(dim=0)) == 12
+
+
+def test_generated_clips_can_end_where_real_ones_of_their_labels_do() -> None:
+    real_labels = {"digit": torch.tensor([0, 0, 1, 2]), "speaker": torch.tensor([0, 0, 0, 1])}
+    real = Clips(torch.zeros(4, 9), torch.tensor([3, 5, 9, 7]), real_labels)
+    labels = {
+        "digit": torch.tensor([0, 0, 1, 2]),
+        "speaker": torch.tensor([0, 0, 0, 0]),
+    }  # no (2, 0): any length will do
+    ended = end_as(Clips(torch.ones(4, 9), torch.full((4,), 9), labels), real, silence=0.25)
+    assert ended.lengths.tolist() == [3, 5, 9, 7]
+    for audio, length in zip(ended.audio, (3, 5, 9, 7), strict=True):
+        assert (audio[:length] == 1).all() and (audio[length:] == 0.25).all()
 
 
 def test_batches_do_not_change_a_clip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +67,17 @@ def test_the_command_prints_a_table_and_writes_its_figures(tmp_path: Path, capsy
         f"--root={corpus(tmp_path / 'corpus')}",
         f"--out={tmp_path / 'out'}",
     ]
-    main([*places, "--clips-per-cell=2", "--seconds=0.1", "--epochs=2", "--engine=torch", "--temperature=0.9"])
+    main(
+        [
+            *places,
+            "--clips-per-cell=2",
+            "--seconds=0.1",
+            "--epochs=2",
+            "--real-lengths",
+            "--engine=torch",
+            "--temperature=0.9",
+        ]
+    )
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert [sum(row) for row in result["confusion"]] == [4, 4, 4]
     assert set(result["accuracy"]) == set(result["scores"]) == {"training", "held_out", "generated"}

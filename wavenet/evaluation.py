@@ -50,9 +50,10 @@ BATCH = 200  # clips generated at once
 
 @dataclass(frozen=True)
 class Clips:
-    """audio (N, T); labels name -> (N,) ids in the order of the model's categories."""
+    """audio (N, T), silence from lengths (N,) on; labels name -> (N,) ids in the order of the model's categories."""
 
     audio: Tensor
+    lengths: Tensor
     labels: dict[str, Tensor]
 
 
@@ -109,8 +110,9 @@ def read_clips(model: WaveNet, root: Path, pattern: str, seconds: float, label_p
     names = [_labels_of(path.relative_to(root).as_posix(), label_pattern, model) for path in paths]
     labels = {name: torch.tensor([model.labels[name].index(found[name]) for found in names]) for name in LABELS}
     total = round(seconds * model.sample_rate)
-    audio = torch.stack([fit(load_audio(path, model.sample_rate), total) for path in paths])
-    return Clips(model.codec.decode(model.codec.encode(audio)), labels)
+    clips = [load_audio(path, model.sample_rate)[:total] for path in paths]
+    audio = torch.stack([F.pad(clip, (0, total - len(clip))) for clip in clips])
+    return Clips(model.codec.decode(model.codec.encode(audio)), torch.tensor([*map(len, clips)]), labels)
 
 
 def require_labels(model: WaveNet) -> None:
@@ -133,11 +135,6 @@ def _labels_of(path: str, pattern: str, model: WaveNet) -> dict[str, str]:
     return found
 
 
-def fit(audio: Tensor, samples: int) -> Tensor:
-    """audio (T,) -> (samples,): cut, or padded with silence at the end."""
-    return F.pad(audio[:samples], (0, max(0, samples - len(audio))))
-
-
 def generate_clips(model: WaveNet, clips_per_cell: int, seed: int = 0, **settings: Any) -> Clips:
     """`clips_per_cell` clips of every digit by every speaker, clip i from seed + i. settings: see `wavenet.generate`."""
     from tqdm import tqdm
@@ -150,7 +147,22 @@ def generate_clips(model: WaveNet, clips_per_cell: int, seed: int = 0, **setting
         rows = cells[start : start + BATCH].T.tolist()
         labels = {name: [model.labels[name][i] for i in row] for name, row in zip(LABELS, rows, strict=True)}
         chunks.append(generate(model, batch_size=len(rows[0]), labels=labels, seed=seed + start, **settings))
-    return Clips(torch.cat(chunks), dict(zip(LABELS, cells.T, strict=True)))
+    audio = torch.cat(chunks)
+    return Clips(audio, torch.full((len(audio),), audio.shape[1]), dict(zip(LABELS, cells.T, strict=True)))
+
+
+def end_as(clips: Clips, real: Clips, silence: float) -> Clips:
+    """The clips, silent from where a real clip of the same labels ends, or any real clip where there is none of them.
+
+    A corpus cut to the word teaches a model no end: it speaks on. The real clips are taken in turn.
+    """
+    lengths = []
+    for turn, ids in enumerate(zip(*clips.labels.values(), strict=True)):
+        same = torch.stack([real.labels[name] == i for name, i in zip(clips.labels, ids, strict=True)]).all(0)
+        candidates = real.lengths[same] if same.any() else real.lengths
+        lengths.append(candidates[turn % len(candidates)])
+    ends = torch.stack(lengths)
+    return Clips(clips.audio.where(torch.arange(clips.audio.shape[1]) < ends[:, None], silence), ends, clips.labels)
 
 
 # --- All together ----------------------------------------------------------------------------------------------------
@@ -164,11 +176,13 @@ def evaluate(
     clips_per_cell: int = 10,
     seed: int = 0,
     epochs: int = 20,
+    real_lengths: bool = False,
     **settings: Any,
 ) -> Evaluation:
     """Trains a classifier on the real training clips, generates as many samples a clip as they have, and compares.
 
-    training, held_out: from `read_clips`, one length. settings: temperature, top_p, engine ..., see `wavenet.generate`.
+    training, held_out: from `read_clips`, one length. real_lengths: see `end_as`. settings: temperature, top_p, engine ...,
+    see `wavenet.generate`.
     """
     mels = {name: log_mel(c.audio, model.sample_rate) for name, c in (("training", training), ("held_out", held_out))}
     categories = {name: len(model.labels[name]) for name in LABELS}
@@ -176,6 +190,8 @@ def evaluate(
     rates = accuracy(hear(classifier, mels["held_out"])[1], held_out.labels)
     logger.info("classifier on real held-out clips: %s", ", ".join(f"{n} {rate:.1%}" for n, rate in rates.items()))
     generated = generate_clips(model, clips_per_cell, seed, num_samples=training.audio.shape[1], **settings)
+    if real_lengths:
+        generated = end_as(generated, training, float(model.codec.decode(torch.tensor(model.codec.silence))))
     mels["generated"] = log_mel(generated.audio, model.sample_rate)
     sets = {"training": training, "held_out": held_out, "generated": generated}
     heard = {name: hear(classifier, mel) for name, mel in mels.items()}
@@ -273,6 +289,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, help="folder for evaluation.json, clips.png and confusion.png")
     p.add_argument("--clips-per-cell", type=int, default=10, help="of each digit by each speaker (%(default)s)")
     p.add_argument("--seconds", type=float, default=1.0, help="length of every clip, real ones padded (%(default)s)")
+    p.add_argument(
+        "--real-lengths", action="store_true", help="end generated clips where real ones end: a model may know no end"
+    )
     p.add_argument("--temperature", type=float, default=1.0, help="see python generate.py --help (%(default)s)")
     p.add_argument("--top-p", type=float, default=1.0, help="see python generate.py --help (%(default)s)")
     p.add_argument("--engine", default="auto", choices=["auto", *ENGINES])
@@ -292,6 +311,7 @@ def run(args: argparse.Namespace) -> None:
         clips_per_cell=args.clips_per_cell,
         seed=args.seed,
         epochs=args.epochs,
+        real_lengths=args.real_lengths,
         temperature=args.temperature,
         top_p=args.top_p,
         engine=args.engine,

@@ -46,6 +46,7 @@ def modified_inception_score(probabilities: Tensor) -> float:
     """exp(E_x E_x' KL(p(y|x) || p(y|x'))), over all pairs of clips: variety within digits counts as well. (N, K).
 
     Gurumurthy et al. 2017, section 5, without regard to class as Kong et al. 2021, appendix C. Under 1e-20 counts as 1e-20.
+    The least probabilities decide it: clips that are like no real one can raise it, so read it beside the others.
     """
     cross = -(probabilities.mean(0) * probabilities.clamp_min(1e-20).log().mean(0)).sum()
     return float((cross - _entropy(probabilities).mean()).exp())
