@@ -100,3 +100,20 @@ def test_what_cannot_be_evaluated_is_refused_with_what_to_do(tmp_path: Path) -> 
     for call in (lambda net: read_clips(net, root, HELD_OUT_PATTERN, 0.1), lambda net: generate_clips(net, 1)):
         with pytest.raises(ValueError, match=r"no label speaker; its labels are \['digit'\]"):
             call(model(labels={"digit": DIGITS}))
+    with pytest.raises(ValueError, match=r"'_\(' is not a regular expression: "):
+        read_clips(model(), root, "_(", 0.1)
+    with pytest.raises(ValueError, match="at least one clip of each digit by each speaker, but got clips_per_cell=0"):
+        generate_clips(model(), 0, num_samples=9)
+
+
+def test_clips_that_are_held_out_and_not_are_refused(tmp_path: Path) -> None:
+    model().save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit, match=r"error: 30 clips match --training-pattern and --held-out-pattern.* apart\."):
+        main(
+            [
+                f"--checkpoint={tmp_path / 'model'}",
+                f"--root={corpus(tmp_path / 'c')}",
+                "--training-pattern=_[0-9]",
+                "--held-out-pattern=_[0-9]\\.wav",
+            ]
+        )

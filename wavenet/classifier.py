@@ -70,6 +70,8 @@ def train_classifier(
 
     A fixed number of epochs, each clip shifted and amplified anew: the held-out clips choose nothing.
     """
+    if epochs < 1:
+        raise ValueError(f"The classifier needs at least one epoch, but got {epochs}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = Classifier(categories, mel.shape[1])

@@ -104,15 +104,28 @@ def read_clips(model: WaveNet, root: Path, pattern: str, seconds: float, label_p
     where no file matches, or one whose labels `label_pattern` does not give or the model does not know.
     """
     require_labels(model)
-    paths = [path for path in sorted(root.rglob("*.wav")) if re.search(pattern, path.relative_to(root).as_posix())]
-    if not paths:
-        raise ValueError(f"{pattern!r} matches no wav file under '{root}'. Change the pattern or --root.")
-    names = [_labels_of(path.relative_to(root).as_posix(), label_pattern, model) for path in paths]
+    paths = find_clips(root, pattern)
+    names = [_labels_of(path.relative_to(root).as_posix(), _compiled(label_pattern), model) for path in paths]
     labels = {name: torch.tensor([model.labels[name].index(found[name]) for found in names]) for name in LABELS}
     total = round(seconds * model.sample_rate)
     clips = [load_audio(path, model.sample_rate)[:total] for path in paths]
     audio = torch.stack([F.pad(clip, (0, total - len(clip))) for clip in clips])
     return Clips(model.codec.decode(model.codec.encode(audio)), torch.tensor([*map(len, clips)]), labels)
+
+
+def find_clips(root: Path, pattern: str) -> list[Path]:
+    wanted = _compiled(pattern)
+    paths = [path for path in sorted(root.rglob("*.wav")) if wanted.search(path.relative_to(root).as_posix())]
+    if not paths:
+        raise ValueError(f"{pattern!r} matches no wav file under '{root}'. Change the pattern or --root.")
+    return paths
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}. Correct it.") from error
 
 
 def require_labels(model: WaveNet) -> None:
@@ -123,14 +136,14 @@ def require_labels(model: WaveNet) -> None:
         )
 
 
-def _labels_of(path: str, pattern: str, model: WaveNet) -> dict[str, str]:
-    match = re.search(pattern, path)
+def _labels_of(path: str, pattern: re.Pattern[str], model: WaveNet) -> dict[str, str]:
+    match = pattern.search(path)
     found = match.groupdict() if match else {}
     for name in LABELS:
         if found.get(name) not in model.labels[name]:
             raise ValueError(
-                f"'{path}': --label-pattern {pattern!r} gives the {name} {found.get(name)!r}, and the model knows "
-                f"{', '.join(model.labels[name])}. Change the pattern, or narrow --training and --held-out."
+                f"'{path}': --label-pattern {pattern.pattern!r} gives the {name} {found.get(name)!r}, and the model knows "
+                f"{', '.join(model.labels[name])}. Change the pattern, or narrow --training-pattern and --held-out-pattern."
             )
     return found
 
@@ -140,6 +153,8 @@ def generate_clips(model: WaveNet, clips_per_cell: int, seed: int = 0, **setting
     from tqdm import tqdm
 
     require_labels(model)
+    if clips_per_cell < 1:
+        raise ValueError(f"There must be at least one clip of each digit by each speaker, but got {clips_per_cell=}.")
     counts = [len(model.labels[name]) for name in LABELS]
     cells = torch.cartesian_prod(*map(torch.arange, counts)).repeat_interleave(clips_per_cell, dim=0)
     chunks = []
@@ -179,22 +194,21 @@ def evaluate(
     real_lengths: bool = False,
     **settings: Any,
 ) -> Evaluation:
-    """Trains a classifier on the real training clips, generates as many samples a clip as they have, and compares.
+    """Generates clips as long as the real ones, trains a classifier on the real training clips, and compares.
 
     training, held_out: from `read_clips`, one length. real_lengths: see `end_as`. settings: temperature, top_p, engine ...,
     see `wavenet.generate`.
     """
-    mels = {name: log_mel(c.audio, model.sample_rate) for name, c in (("training", training), ("held_out", held_out))}
-    categories = {name: len(model.labels[name]) for name in LABELS}
-    classifier = train_classifier(mels["training"], training.labels, categories, epochs=epochs, seed=seed)
-    rates = accuracy(hear(classifier, mels["held_out"])[1], held_out.labels)
-    logger.info("classifier on real held-out clips: %s", ", ".join(f"{n} {rate:.1%}" for n, rate in rates.items()))
     generated = generate_clips(model, clips_per_cell, seed, num_samples=training.audio.shape[1], **settings)
     if real_lengths:
         generated = end_as(generated, training, float(model.codec.decode(torch.tensor(model.codec.silence))))
-    mels["generated"] = log_mel(generated.audio, model.sample_rate)
     sets = {"training": training, "held_out": held_out, "generated": generated}
+    mels = {name: log_mel(clips.audio, model.sample_rate) for name, clips in sets.items()}
+    categories = {name: len(model.labels[name]) for name in LABELS}
+    classifier = train_classifier(mels["training"], training.labels, categories, epochs=epochs, seed=seed)
     heard = {name: hear(classifier, mel) for name, mel in mels.items()}
+    rates = accuracy(heard["held_out"][1], held_out.labels)
+    logger.info("classifier on real held-out clips: %s", ", ".join(f"{n} {rate:.1%}" for n, rate in rates.items()))
     distances = {name: _nearest(mels[name], mels["training"]) for name in ("held_out", "generated")}
     return Evaluation(
         accuracy={name: accuracy(heard[name][1], clips.labels) for name, clips in sets.items()},
@@ -255,16 +269,17 @@ def _save(path: Path, figure: Any) -> None:
 
 
 def _pairs(generated: Clips, real: Clips, model: WaveNet) -> Any:
-    """One column a digit, by one speaker after the other; digits without a real clip by that speaker are left out."""
+    """One column a digit that has a real clip, by one speaker after the other."""
     rows: dict[str, list[Tensor]] = {"generated": [], "real": []}
     titles = []
     for digit, name in enumerate(model.labels["digit"]):
-        speaker = digit % len(model.labels["speaker"])
-        where = [((c.labels["digit"] == digit) & (c.labels["speaker"] == speaker)).nonzero() for c in (generated, real)]
-        if all(map(len, where)):
+        ours = (real.labels["digit"] == digit).nonzero().flatten().tolist()
+        for one in ours[len(ours) * digit // len(model.labels["digit"]) :][:1]:
+            speaker = int(real.labels["speaker"][one])
+            other = ((generated.labels["digit"] == digit) & (generated.labels["speaker"] == speaker)).nonzero()[0]
             titles.append(f"{name} {model.labels['speaker'][speaker]}")
-            rows["generated"].append(generated.audio[int(where[0][0])])
-            rows["real"].append(real.audio[int(where[1][0])])
+            rows["generated"].append(generated.audio[int(other)])
+            rows["real"].append(real.audio[one])
     return plot_spectrograms(rows, model.sample_rate, titles)
 
 
@@ -302,6 +317,10 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     model = load_model(args.checkpoint)
+    if both := {*find_clips(args.root, args.training_pattern)} & {*find_clips(args.root, args.held_out_pattern)}:
+        raise ValueError(
+            f"{len(both)} clips match --training-pattern and --held-out-pattern, such as '{min(both)}'. Tell them apart."
+        )
     training = read_clips(model, args.root, args.training_pattern, args.seconds, args.label_pattern)
     held_out = read_clips(model, args.root, args.held_out_pattern, args.seconds, args.label_pattern)
     result = evaluate(
