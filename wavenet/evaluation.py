@@ -295,7 +295,9 @@ def _confusion_picture(counts: list[list[int]], digits: Sequence[str]) -> Any:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m wavenet.evaluation", description=(__doc__ or "").splitlines()[0])
+    p = argparse.ArgumentParser(
+        prog="python -m wavenet.evaluation", description="Judge generated spoken digits against real ones."
+    )
     p.add_argument("--checkpoint", type=Path, required=True, help="a run, its model/ folder or a .ckpt file")
     p.add_argument("--root", type=Path, required=True, help="folder of real clips, digit_speaker_index.wav")
     p.add_argument("--label-pattern", default=LABEL_PATTERN, help="groups digit and speaker (%(default)s)")
