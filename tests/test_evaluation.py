@@ -1,0 +1,119 @@
+"""Properties of the evaluation: what is read and asked for, a small corpus from end to end, what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import small_model
+from tiny_runs import write_corpus
+
+from wavenet import WaveNet
+from wavenet.evaluation import HELD_OUT_PATTERN, TRAINING_PATTERN, Clips, end_as, generate_clips, main, read_clips
+
+DIGITS, SPEAKERS = ["0", "1", "2"], ["a", "b"]
+
+
+def model(**settings: object) -> WaveNet:
+    return small_model(dtype=torch.float32, **{"labels": {"digit": DIGITS, "speaker": SPEAKERS}, **settings})
+
+
+def corpus(root: Path) -> Path:
+    return write_corpus(root, digits="012", takes=12)
+
+
+def test_real_clips_are_cut_padded_and_labelled_in_the_models_order(tmp_path: Path) -> None:
+    net = model(labels={"speaker": SPEAKERS[::-1], "digit": ["2", "1", "0"]})
+    clips = read_clips(net, corpus(tmp_path), TRAINING_PATTERN, 0.3)  # takes 10 (a) and 11 (b) of three digits
+    assert clips.audio.shape == (6, 2400)
+    assert clips.labels["digit"].tolist() == [2, 2, 1, 1, 0, 0] and clips.labels["speaker"].tolist() == [1, 0] * 3
+    assert clips.audio[:, :1770].abs().amax(1).min() > 0.3 and clips.audio[:, 1950:].abs().max() < 0.001
+    assert len(read_clips(net, tmp_path, HELD_OUT_PATTERN, 0.1).audio) == 15
+    assert clips.lengths.tolist() == [800 + 97 * take + 31 * digit for digit in (0, 1, 2) for take in (10, 11)]
+    assert read_clips(net, tmp_path, TRAINING_PATTERN, 0.1).lengths.tolist() == [800] * 6
+
+
+def test_every_digit_by_every_speaker_is_asked_for_and_no_clip_twice() -> None:
+    clips = generate_clips(model(), 2, seed=5, num_samples=60, engine="torch")
+    cells = [*zip(clips.labels["digit"].tolist(), clips.labels["speaker"].tolist(), strict=True)]
+    assert cells == sorted(cells) and all(cells.count(cell) == 2 for cell in cells) and len(set(cells)) == 6
+    assert clips.audio.shape == (12, 60) and len(clips.audio.unique(dim=0)) == 12
+
+
+def test_generated_clips_can_end_where_real_ones_of_their_labels_do() -> None:
+    real_labels = {"digit": torch.tensor([0, 0, 1, 2]), "speaker": torch.tensor([0, 0, 0, 1])}
+    real = Clips(torch.zeros(4, 9), torch.tensor([3, 5, 9, 7]), real_labels)
+    labels = {
+        "digit": torch.tensor([0, 0, 1, 2]),
+        "speaker": torch.tensor([0, 0, 0, 0]),
+    }  # no (2, 0): any length will do
+    ended = end_as(Clips(torch.ones(4, 9), torch.full((4,), 9), labels), real, silence=0.25)
+    assert ended.lengths.tolist() == [3, 5, 9, 7]
+    for audio, length in zip(ended.audio, (3, 5, 9, 7), strict=True):
+        assert (audio[:length] == 1).all() and (audio[length:] == 0.25).all()
+
+
+def test_batches_do_not_change_a_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"seed": 1, "num_samples": 40, "engine": "torch"}
+    whole = generate_clips(model(), 1, **settings)
+    monkeypatch.setattr("wavenet.evaluation.BATCH", 4)
+    assert torch.equal(generate_clips(model(), 1, **settings).audio, whole.audio)
+
+
+def test_the_command_prints_a_table_and_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model().save_pretrained(tmp_path / "model")
+    places = [
+        f"--checkpoint={tmp_path / 'model'}",
+        f"--root={corpus(tmp_path / 'corpus')}",
+        f"--out={tmp_path / 'out'}",
+    ]
+    main(
+        [
+            *places,
+            "--clips-per-cell=2",
+            "--seconds=0.1",
+            "--epochs=2",
+            "--real-lengths",
+            "--engine=torch",
+            "--temperature=0.9",
+        ]
+    )
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [sum(row) for row in result["confusion"]] == [4, 4, 4]
+    assert set(result["accuracy"]) == set(result["scores"]) == {"training", "held_out", "generated"}
+    assert result["scores"]["training"]["fid"] < 1e-3 < result["scores"]["generated"]["fid"]
+    assert result["settings"]["temperature"] == 0.9 and result["distances"]["generated"]["minimum"] > 0
+    for picture in ("clips.png", "confusion.png"):
+        assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("held out", "generated", "FID", "mIS", "nearer than"))
+
+
+def test_what_cannot_be_evaluated_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    root = corpus(tmp_path)
+    with pytest.raises(ValueError, match=r"'_99' matches no wav file under .* Change the pattern or --root"):
+        read_clips(model(), root, "_99", 0.1)
+    with pytest.raises(ValueError, match=r"gives the speaker 'b', and the model knows a\. Change the pattern"):
+        read_clips(model(labels={"digit": DIGITS, "speaker": ["a"]}), root, HELD_OUT_PATTERN, 0.1)
+    with pytest.raises(ValueError, match=r"gives the digit None"):
+        read_clips(model(), root, HELD_OUT_PATTERN, 0.1, label_pattern="(?P<speaker>[ab])")
+    for call in (lambda net: read_clips(net, root, HELD_OUT_PATTERN, 0.1), lambda net: generate_clips(net, 1)):
+        with pytest.raises(ValueError, match=r"no label speaker; its labels are \['digit'\]"):
+            call(model(labels={"digit": DIGITS}))
+    with pytest.raises(ValueError, match=r"'_\(' is not a regular expression: "):
+        read_clips(model(), root, "_(", 0.1)
+    with pytest.raises(ValueError, match="at least one clip of each digit by each speaker, but got clips_per_cell=0"):
+        generate_clips(model(), 0, num_samples=9)
+
+
+def test_clips_that_are_held_out_and_not_are_refused(tmp_path: Path) -> None:
+    model().save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit, match=r"error: 30 clips match --training-pattern and --held-out-pattern.* apart\."):
+        main(
+            [
+                f"--checkpoint={tmp_path / 'model'}",
+                f"--root={corpus(tmp_path / 'c')}",
+                "--training-pattern=_[0-9]",
+                "--held-out-pattern=_[0-9]\\.wav",
+            ]
+        )

@@ -1,0 +1,355 @@
+"""Owns how good a model of spoken digits is, in the field's terms: a classifier of real clips judges generated ones.
+
+    python -m wavenet.evaluation --checkpoint runs/fsdd --root DIR --out FOLDER
+
+Knows nothing of training a WaveNet or of its likelihood (`python train.py test` gives its bits per sample), nor of formulas
+and networks. Shapes: N clips, T time. matplotlib is imported where it is used.
+"""
+
+import argparse
+import io
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavenet.audio import load_audio
+from wavenet.checkpoints import load_model
+from wavenet.classifier import DECIBELS, SHIFT, SILENCE, hear, log_mel, train_classifier
+from wavenet.engines import ENGINES
+from wavenet.files import write_whole
+from wavenet.generation import generate
+from wavenet.model import WaveNet
+from wavenet.plotting import plot_spectrograms
+from wavenet.scores import (
+    accuracy,
+    am_score,
+    confusion,
+    frechet_distance,
+    inception_score,
+    modified_inception_score,
+    nearest_distances,
+)
+
+logger = logging.getLogger(__name__)
+
+LABELS = ("digit", "speaker")  # what is asked of the model and heard by the classifier; the scores are the first one's
+LABEL_PATTERN = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_\d+\.wav$"  # the Free Spoken Digit Dataset's names
+TRAINING_PATTERN = r"_\d\d+\.wav$"  # indices 10 and up; 0 to 4 are the corpus's own test split
+HELD_OUT_PATTERN = r"_[5-9]\.wav$"
+BATCH = 200  # clips generated at once
+
+
+@dataclass(frozen=True)
+class Clips:
+    """audio (N, T), silence from lengths (N,) on; labels name -> (N,) ids in the order of the model's categories."""
+
+    audio: Tensor
+    lengths: Tensor
+    labels: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one set of clips: the distances and scores that Kong et al. 2021 and Goel et al. 2022 report for SC09."""
+
+    fid: float
+    inception: float
+    modified_inception: float
+    am: float
+
+
+@dataclass(frozen=True)
+class Distances:
+    """From each clip of a set to its nearest training clip, dB RMS over the log-mel spectrogram."""
+
+    minimum: float
+    lower_quartile: float
+    median: float
+    upper_quartile: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found. Sets are "training", "held_out" and "generated"; fractions lie in [0, 1].
+
+    accuracy: set -> label name -> fraction the classifier hears as labelled (generated: as asked).
+    confusion: confusion[asked][heard] counts generated clips by digit.
+    nearer: fraction of generated clips nearer to a training clip than the 1st percentile of the held-out clips is.
+    """
+
+    accuracy: dict[str, dict[str, float]]
+    confusion: list[list[int]]
+    scores: dict[str, Scores]
+    distances: dict[str, Distances]
+    nearer: float
+    generated: Clips
+
+
+# --- Clips -----------------------------------------------------------------------------------------------------------
+
+
+def read_clips(model: WaveNet, root: Path, pattern: str, seconds: float, label_pattern: str = LABEL_PATTERN) -> Clips:
+    """The wav files under `root` whose path matches `pattern`, cut or padded with silence to `seconds`.
+
+    They pass through the model's codec, so that no score tells its rounding from the model's faults. Raises ValueError
+    where no file matches, or one whose labels `label_pattern` does not give or the model does not know.
+    """
+    require_labels(model)
+    paths = find_clips(root, pattern)
+    names = [_labels_of(path.relative_to(root).as_posix(), _compiled(label_pattern), model) for path in paths]
+    labels = {name: torch.tensor([model.labels[name].index(found[name]) for found in names]) for name in LABELS}
+    total = round(seconds * model.sample_rate)
+    clips = [load_audio(path, model.sample_rate)[:total] for path in paths]
+    audio = torch.stack([F.pad(clip, (0, total - len(clip))) for clip in clips])
+    return Clips(model.codec.decode(model.codec.encode(audio)), torch.tensor([*map(len, clips)]), labels)
+
+
+def find_clips(root: Path, pattern: str) -> list[Path]:
+    wanted = _compiled(pattern)
+    paths = [path for path in sorted(root.rglob("*.wav")) if wanted.search(path.relative_to(root).as_posix())]
+    if not paths:
+        raise ValueError(f"{pattern!r} matches no wav file under '{root}'. Change the pattern or --root.")
+    return paths
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}. Correct it.") from error
+
+
+def require_labels(model: WaveNet) -> None:
+    if missing := [name for name in LABELS if name not in model.labels]:
+        raise ValueError(
+            f"The evaluation asks for every digit by every speaker, but the model has no label {' and no '.join(missing)}; "
+            f"its labels are {list(model.labels)}. Train one with --data.label_pattern '{LABEL_PATTERN}'."
+        )
+
+
+def _labels_of(path: str, pattern: re.Pattern[str], model: WaveNet) -> dict[str, str]:
+    match = pattern.search(path)
+    found = match.groupdict() if match else {}
+    for name in LABELS:
+        if found.get(name) not in model.labels[name]:
+            raise ValueError(
+                f"'{path}': --label-pattern {pattern.pattern!r} gives the {name} {found.get(name)!r}, and the model knows "
+                f"{', '.join(model.labels[name])}. Change the pattern, or narrow --training-pattern and --held-out-pattern."
+            )
+    return found
+
+
+def generate_clips(model: WaveNet, clips_per_cell: int, seed: int = 0, **settings: Any) -> Clips:
+    """`clips_per_cell` clips of every digit by every speaker, clip i from seed + i. settings: see `wavenet.generate`."""
+    from tqdm import tqdm
+
+    require_labels(model)
+    if clips_per_cell < 1:
+        raise ValueError(f"There must be at least one clip of each digit by each speaker, but got {clips_per_cell=}.")
+    counts = [len(model.labels[name]) for name in LABELS]
+    cells = torch.cartesian_prod(*map(torch.arange, counts)).repeat_interleave(clips_per_cell, dim=0)
+    chunks = []
+    for start in tqdm(range(0, len(cells), BATCH), desc="generating", unit="batch", disable=len(cells) <= BATCH):
+        rows = cells[start : start + BATCH].T.tolist()
+        labels = {name: [model.labels[name][i] for i in row] for name, row in zip(LABELS, rows, strict=True)}
+        chunks.append(generate(model, batch_size=len(rows[0]), labels=labels, seed=seed + start, **settings))
+    audio = torch.cat(chunks)
+    return Clips(audio, torch.full((len(audio),), audio.shape[1]), dict(zip(LABELS, cells.T, strict=True)))
+
+
+def end_as(clips: Clips, real: Clips, silence: float) -> Clips:
+    """The clips, silent from where a real clip of the same labels ends, or any real clip where there is none of them.
+
+    A corpus cut to the word teaches a model no end: it speaks on. The real clips are taken in turn.
+    """
+    lengths = []
+    for turn, ids in enumerate(zip(*clips.labels.values(), strict=True)):
+        same = torch.stack([real.labels[name] == i for name, i in zip(clips.labels, ids, strict=True)]).all(0)
+        candidates = real.lengths[same] if same.any() else real.lengths
+        lengths.append(candidates[turn % len(candidates)])
+    ends = torch.stack(lengths)
+    return Clips(clips.audio.where(torch.arange(clips.audio.shape[1]) < ends[:, None], silence), ends, clips.labels)
+
+
+# --- All together ----------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    model: WaveNet,
+    training: Clips,
+    held_out: Clips,
+    *,
+    clips_per_cell: int = 10,
+    seed: int = 0,
+    epochs: int = 20,
+    real_lengths: bool = False,
+    **settings: Any,
+) -> Evaluation:
+    """Generates clips as long as the real ones, trains a classifier on the real training clips, and compares.
+
+    training, held_out: from `read_clips`, one length. real_lengths: see `end_as`. settings: temperature, top_p, engine ...,
+    see `wavenet.generate`.
+    """
+    generated = generate_clips(model, clips_per_cell, seed, num_samples=training.audio.shape[1], **settings)
+    if real_lengths:
+        generated = end_as(generated, training, float(model.codec.decode(torch.tensor(model.codec.silence))))
+    sets = {"training": training, "held_out": held_out, "generated": generated}
+    mels = {name: log_mel(clips.audio, model.sample_rate) for name, clips in sets.items()}
+    categories = {name: len(model.labels[name]) for name in LABELS}
+    classifier = train_classifier(mels["training"], training.labels, categories, epochs=epochs, seed=seed)
+    heard = {name: hear(classifier, mel) for name, mel in mels.items()}
+    rates = accuracy(heard["held_out"][1], held_out.labels)
+    logger.info("classifier on real held-out clips: %s", ", ".join(f"{n} {rate:.1%}" for n, rate in rates.items()))
+    distances = {name: _nearest(mels[name], mels["training"]) for name in ("held_out", "generated")}
+    return Evaluation(
+        accuracy={name: accuracy(heard[name][1], clips.labels) for name, clips in sets.items()},
+        confusion=confusion(heard["generated"][1][LABELS[0]], generated.labels[LABELS[0]]),
+        scores={name: _scores(heard[name], heard["training"]) for name in sets},
+        distances={name: _summary(values) for name, values in distances.items()},
+        nearer=float((distances["generated"] < distances["held_out"].quantile(0.01)).double().mean()),
+        generated=generated,
+    )
+
+
+def _scores(heard: tuple[Tensor, dict[str, Tensor]], training: tuple[Tensor, dict[str, Tensor]]) -> Scores:
+    digits, reference = heard[1][LABELS[0]], training[1][LABELS[0]]
+    scores = (inception_score(digits), modified_inception_score(digits), am_score(digits, reference))
+    return Scores(frechet_distance(heard[0], training[0]), *scores)
+
+
+def _nearest(mel: Tensor, training: Tensor) -> Tensor:
+    return DECIBELS * nearest_distances(mel, training, SHIFT, SILENCE)
+
+
+def _summary(distances: Tensor) -> Distances:
+    quartiles = distances.quantile(torch.tensor([0, 0.25, 0.5, 0.75], dtype=distances.dtype))
+    return Distances(*quartiles.tolist())
+
+
+def table(result: Evaluation, digits: Sequence[str]) -> str:
+    """What a person reads: one row a set, then the digits heard where another was asked for."""
+    columns = "".join(f"{column:>9}" for column in (*LABELS, "FID", "IS", "mIS", "AM"))
+    lines = [f"{'clips':<12}{columns}   nearest training clip"]
+    for name, scores in result.scores.items():
+        rates = "".join(f"{result.accuracy[name][label]:>9.1%}" for label in LABELS)
+        row = f"{scores.fid:9.2f}{scores.inception:9.2f}{scores.modified_inception:9.1f}{scores.am:9.3f}"
+        lines.append(f"{name.replace('_', ' '):<12}{rates}{row}{_ends(result.distances.get(name))}")
+    lines.append(f"generated clips nearer than the 1st percentile of held-out ones: {result.nearer:.1%}")
+    lines.append("asked  heard" + "".join(f"{digit:>5}" for digit in digits))
+    rows = zip(digits, result.confusion, strict=True)
+    return "\n".join(lines + [f"{digit:<12}" + "".join(f"{count:5d}" for count in counts) for digit, counts in rows])
+
+
+def _ends(near: Distances | None) -> str:
+    return "   min {:.1f}, quartiles {:.1f} {:.1f} {:.1f} dB".format(*asdict(near).values()) if near else ""
+
+
+def write(folder: Path, result: Evaluation, held_out: Clips, model: WaveNet, settings: Mapping[str, Any]) -> None:
+    """evaluation.json, clips.png (generated over real clips of the same labels) and confusion.png."""
+    found = {k: v for k, v in asdict(result).items() if k != "generated"}
+    content = {"settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}, **found}
+    write_whole(folder / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
+    _save(folder / "clips.png", _pairs(result.generated, held_out, model))
+    _save(folder / "confusion.png", _confusion_picture(result.confusion, model.labels[LABELS[0]]))
+
+
+def _save(path: Path, figure: Any) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_whole(path, buffer.getvalue())
+
+
+def _pairs(generated: Clips, real: Clips, model: WaveNet) -> Any:
+    """One column a digit that has a real clip, by one speaker after the other."""
+    rows: dict[str, list[Tensor]] = {"generated": [], "real": []}
+    titles = []
+    for digit, name in enumerate(model.labels["digit"]):
+        ours = (real.labels["digit"] == digit).nonzero().flatten().tolist()
+        for one in ours[len(ours) * digit // len(model.labels["digit"]) :][:1]:
+            speaker = int(real.labels["speaker"][one])
+            other = ((generated.labels["digit"] == digit) & (generated.labels["speaker"] == speaker)).nonzero()[0]
+            titles.append(f"{name} {model.labels['speaker'][speaker]}")
+            rows["generated"].append(generated.audio[int(other)])
+            rows["real"].append(real.audio[one])
+    return plot_spectrograms(rows, model.sample_rate, titles)
+
+
+def _confusion_picture(counts: list[list[int]], digits: Sequence[str]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="magma")
+    axes.set(xlabel="heard", ylabel="asked", xticks=range(len(digits)), yticks=range(len(digits)))
+    axes.set(xticklabels=digits, yticklabels=digits)
+    return figure
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m wavenet.evaluation", description="Judge generated spoken digits against real ones."
+    )
+    p.add_argument("--checkpoint", type=Path, required=True, help="a run, its model/ folder or a .ckpt file")
+    p.add_argument("--root", type=Path, required=True, help="folder of real clips, digit_speaker_index.wav")
+    p.add_argument("--label-pattern", default=LABEL_PATTERN, help="groups digit and speaker (%(default)s)")
+    p.add_argument("--training-pattern", default=TRAINING_PATTERN, help="of clips the model has heard (%(default)s)")
+    p.add_argument("--held-out-pattern", default=HELD_OUT_PATTERN, help="of clips it has not heard (%(default)s)")
+    p.add_argument("--out", type=Path, help="folder for evaluation.json, clips.png and confusion.png")
+    p.add_argument("--clips-per-cell", type=int, default=10, help="of each digit by each speaker (%(default)s)")
+    p.add_argument("--seconds", type=float, default=1.0, help="length of every clip, real ones padded (%(default)s)")
+    p.add_argument(
+        "--real-lengths", action="store_true", help="end generated clips where real ones end: a model may know no end"
+    )
+    p.add_argument("--temperature", type=float, default=1.0, help="see python generate.py --help (%(default)s)")
+    p.add_argument("--top-p", type=float, default=1.0, help="see python generate.py --help (%(default)s)")
+    p.add_argument("--engine", default="auto", choices=["auto", *ENGINES])
+    p.add_argument("--epochs", type=int, default=20, help="of the classifier over the training clips (%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="of the classifier, and of the first clip (%(default)s)")
+    return p
+
+
+def run(args: argparse.Namespace) -> None:
+    model = load_model(args.checkpoint)
+    if both := {*find_clips(args.root, args.training_pattern)} & {*find_clips(args.root, args.held_out_pattern)}:
+        raise ValueError(
+            f"{len(both)} clips match --training-pattern and --held-out-pattern, such as '{min(both)}'. Tell them apart."
+        )
+    training = read_clips(model, args.root, args.training_pattern, args.seconds, args.label_pattern)
+    held_out = read_clips(model, args.root, args.held_out_pattern, args.seconds, args.label_pattern)
+    result = evaluate(
+        model,
+        training,
+        held_out,
+        clips_per_cell=args.clips_per_cell,
+        seed=args.seed,
+        epochs=args.epochs,
+        real_lengths=args.real_lengths,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        engine=args.engine,
+    )
+    print(table(result, model.labels[LABELS[0]]))
+    if args.out:
+        write(args.out, result, held_out, model, vars(args))
+        print(args.out)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        run(parser().parse_args(arguments))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
