@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 
 from wavenet.audio import load_audio, save_audio, write_pcm
-from wavenet.checkpoints import load_model, newest_export
+from wavenet.checkpoints import load_model, newest_or_bundled, to_device
 from wavenet.engines import ENGINES
 from wavenet.generation import Interruptible, stream, with_progress
-from wavenet.model import WaveNet
 from wavenet.plotting import save_plot
 
 STDOUT = Path("-")
@@ -29,9 +28,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
-        "--checkpoint", type=Path, help="a run, its model/ folder or a .ckpt file; default: newest in --runs"
+        "--checkpoint",
+        help="a run, its model/ folder, a .ckpt file, fsdd (bundled: spoken digits) or user/model of the Hugging Face Hub; "
+        "default: the newest in --runs, and where there is none yet, fsdd",
     )
-    p.add_argument("--runs", type=Path, default=Path("runs"), help="where to look for the newest run (%(default)s)")
+    p.add_argument("--runs", type=Path, help="where to look for the newest run (runs)")
     p.add_argument(
         "--out",
         type=Path,
@@ -82,7 +83,8 @@ def labels(text: str) -> dict[str, str]:
 
 def run(args: argparse.Namespace) -> None:
     check(args)
-    model = on_device(load_model(args.checkpoint or newest_export(args.runs)), args.device)
+    source = args.checkpoint or newest_or_bundled(args.runs)
+    model = to_device(load_model(source), args.device)
     prompt = load_audio(args.prompt, model.sample_rate) if args.prompt else None
     mel = load_audio(args.mel_from, model.sample_rate) if args.mel_from else None  # refused by a model without mel
     seconds = args.seconds if math.isfinite(args.seconds) else None
@@ -121,16 +123,6 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--out - writes one stream as it is made: leave out --batch and --plot, or name a wav file.")
     if args.out != STDOUT and not math.isfinite(args.seconds):
         raise ValueError(f"--seconds {args.seconds}: a file needs an end. Give a number, or --out - for a stream.")
-
-
-def on_device(model: WaveNet, name: str) -> WaveNet:
-    """The model there; "auto" is cuda where there is one."""
-    try:
-        return model.to(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
-        raise ValueError(
-            f"--device {name} is not to be had ({str(error).splitlines()[0]}). Leave --device out, or give cpu."
-        ) from error
 
 
 def write(args: argparse.Namespace, clips: torch.Tensor, sample_rate: int) -> None:
