@@ -23,7 +23,7 @@ FLOORS = [
     {"engines"},
     {"generation"},
     {"audio", "plotting", "checkpoints"},
-    {"data", "training"},
+    {"data", "training", "gallery"},
     {"callbacks"},
     {"cli"},
 ]
