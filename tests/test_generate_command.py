@@ -269,6 +269,10 @@ def test_every_clip_of_a_batch_opens_with_the_prompt(
         (["--mel-from", "nowhere.wav"], r"nowhere\.wav.*does not exist"),
         (["--checkpoint", "nowhere"], r"nowhere: there is no such model"),
         (["--out", "x.mp3"], r"\.wav"),
+        (["--gallery", "g", "--out", "a.wav"], r"leave out --out, --batch"),
+        (["--gallery", "g", "--batch", "2"], r"leave out --out, --batch"),
+        (["--gallery", "g", "--seconds", "inf"], r"a file needs an end"),
+        (["--gallery", "g", "--labels", "digit=9"], r"'9'.*0, 1"),
         (["--engine", "fast"], r"fast.*auto"),
         (["--device", "tpu9"], r"--device tpu9.*give cpu"),
         (["--device", "cuda:99"], r"--device cuda:99.*give cpu"),
@@ -382,9 +386,6 @@ def test_a_stream_without_end_flows_until_ctrl_c_or_until_the_player_leaves(fini
         (["--seconds=inf"], "a file needs an end"),
         (["--seconds=nan"], "a file needs an end"),
         (["--threads=0"], "at least 1"),
-        (["--gallery=g", "--out=a.wav"], "leave out --out, --batch"),
-        (["--gallery=g", "--batch=2"], "leave out --out, --batch"),
-        (["--gallery=g", "--seconds=inf"], "a file needs an end"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(
