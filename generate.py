@@ -6,12 +6,15 @@ import math
 import sys
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from wavenet.audio import load_audio, save_audio, write_pcm
-from wavenet.checkpoints import load_model, newest_export
+from wavenet.checkpoints import load_model, model_name, newest_or_bundled, to_device
 from wavenet.engines import ENGINES
+from wavenet.files import new_name
+from wavenet.gallery import write_gallery
 from wavenet.generation import Interruptible, stream, with_progress
 from wavenet.model import WaveNet
 from wavenet.plotting import save_plot
@@ -25,13 +28,16 @@ def parser() -> argparse.ArgumentParser:
         description="Draw audio from a trained WaveNet and write it as wav.",
         epilog="examples:\n"
         "  python generate.py --labels digit=7,speaker=jackson --seconds 1 --batch 4 --plot digits.png\n"
+        "  python generate.py --gallery digits/ --seconds 1\n"
         "  python generate.py --out - --seconds inf | ffplay -f s16le -ar 8000 -i -       raw 16-bit PCM, as it is made",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
-        "--checkpoint", type=Path, help="a run, its model/ folder or a .ckpt file; default: newest in --runs"
+        "--checkpoint",
+        help="a run, its model/ folder, a .ckpt file, fsdd (bundled: spoken digits) or user/model of the Hugging Face Hub; "
+        "default: the newest in --runs, and where there is none yet, fsdd",
     )
-    p.add_argument("--runs", type=Path, default=Path("runs"), help="where to look for the newest run (%(default)s)")
+    p.add_argument("--runs", type=Path, help="where to look for the newest run (runs)")
     p.add_argument(
         "--out",
         type=Path,
@@ -69,6 +75,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, help="of the CPU; default: one a physical core")
     p.add_argument("--device", default="auto", help="auto: cuda where there is one; or cpu, cuda, cuda:1")
     p.add_argument("--plot", type=Path, help="PNG to write: waveform and spectrogram of each clip")
+    p.add_argument(
+        "--gallery",
+        type=Path,
+        metavar="FOLDER",
+        help="write FOLDER/index.html instead: one page with a player and a spectrogram for every combination of labels",
+    )
     return p
 
 
@@ -82,7 +94,25 @@ def labels(text: str) -> dict[str, str]:
 
 def run(args: argparse.Namespace) -> None:
     check(args)
-    model = on_device(load_model(args.checkpoint or newest_export(args.runs)), args.device)
+    source = args.checkpoint or newest_or_bundled(args.runs)
+    model = to_device(load_model(source), args.device)
+    settings = {
+        "labels": args.labels,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "seed": args.seed,
+        "engine": args.engine,
+        "precision": args.precision,
+    }
+    if args.gallery:
+        name = model_name(source)
+        print(write_gallery(args.gallery, model, name, seconds=args.seconds, progress=True, **settings))
+    else:
+        draw(args, model, settings)
+
+
+def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> None:
     prompt = load_audio(args.prompt, model.sample_rate) if args.prompt else None
     mel = load_audio(args.mel_from, model.sample_rate) if args.mel_from else None  # refused by a model without mel
     seconds = args.seconds if math.isfinite(args.seconds) else None
@@ -91,15 +121,9 @@ def run(args: argparse.Namespace) -> None:
         chunk_size=CHUNK,
         seconds=seconds,
         batch_size=args.batch,
-        labels=args.labels,
         prompt=prompt,
         mel=mel,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        seed=args.seed,
-        engine=args.engine,
-        precision=args.precision,
+        **settings,
     )
     heard = [] if prompt is None else [model.codec.decode(model.codec.encode(prompt)).expand(args.batch, -1)]
     total = None if seconds is None else round(seconds * model.sample_rate)
@@ -117,20 +141,12 @@ def check(args: argparse.Namespace) -> None:
         if args.threads < 1:
             raise ValueError(f"--threads must be at least 1, but got {args.threads}.")
         torch.set_num_threads(args.threads)
+    if args.gallery and (args.out or args.batch != 1 or args.prompt or args.mel_from or args.plot):
+        raise ValueError("--gallery draws clips of its own: leave out --out, --batch, --prompt, --mel-from and --plot.")
     if args.out == STDOUT and (args.batch != 1 or args.plot):
         raise ValueError("--out - writes one stream as it is made: leave out --batch and --plot, or name a wav file.")
     if args.out != STDOUT and not math.isfinite(args.seconds):
         raise ValueError(f"--seconds {args.seconds}: a file needs an end. Give a number, or --out - for a stream.")
-
-
-def on_device(model: WaveNet, name: str) -> WaveNet:
-    """The model there; "auto" is cuda where there is one."""
-    try:
-        return model.to(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
-        raise ValueError(
-            f"--device {name} is not to be had ({str(error).splitlines()[0]}). Leave --device out, or give cpu."
-        ) from error
 
 
 def write(args: argparse.Namespace, clips: torch.Tensor, sample_rate: int) -> None:
@@ -142,15 +158,6 @@ def write(args: argparse.Namespace, clips: torch.Tensor, sample_rate: int) -> No
     if args.plot:
         save_plot(args.plot, list(clips), sample_rate, [path.stem for path in paths])
         print(args.plot)
-
-
-def new_name(path: Path) -> Path:
-    """The path, or NAME_2, NAME_3, ... where earlier results have it, alone or as a batch."""
-    number, candidate = 1, path
-    while candidate.exists() or candidate.with_stem(f"{candidate.stem}-0").exists():
-        number += 1
-        candidate = path.with_stem(f"{path.stem}_{number}")
-    return candidate
 
 
 def main() -> None:

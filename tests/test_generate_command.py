@@ -1,5 +1,6 @@
 """The command `generate.py`: what it reads, what it writes, and what it says where it cannot."""
 
+import base64
 import importlib.util
 import re
 import signal
@@ -17,7 +18,7 @@ import torch
 from tiny_runs import RATE, REPOSITORY, arguments, environment, start, train, write_corpus
 
 import wavenet
-from wavenet.audio import load_audio
+from wavenet.audio import load_audio, pcm16
 
 
 def load(script: str) -> ModuleType:
@@ -160,6 +161,58 @@ def test_plot_writes_a_picture_of_every_clip(
     assert width > 400 and height > 300
 
 
+# --- the bundled model ---
+
+
+def test_with_no_run_the_bundled_model_speaks_and_says_so_in_a_line(
+    tmp_path: Path, generate: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="wavenet.checkpoints"):
+        generate("--labels", "digit=7,speaker=jackson", "--seconds", 0.05, "--engine=torch")
+    said = [record.getMessage() for record in caplog.records if record.name == "wavenet.checkpoints"]
+    assert len(said) == 1 and "bundled model fsdd" in said[0] and "python train.py" in said[0]
+    audio = wavenet.generate(
+        wavenet.WaveNet.from_pretrained("fsdd"),
+        seconds=0.05,
+        labels={"digit": "7", "speaker": "jackson"},
+        engine="torch",
+    )
+    assert np.array_equal(samples(tmp_path / "generated.wav"), pcm16(audio[0]).numpy())
+
+
+def test_the_bundled_model_is_named_and_a_run_goes_before_it(
+    finished: Path, tmp_path: Path, generate: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    wavenet.WaveNet.from_pretrained(finished / "model").save_pretrained(tmp_path / "runs" / "mine" / "model")
+    generate("--seconds", 0.02, "--out", "run.wav")
+    assert np.array_equal(samples(tmp_path / "run.wav"), expected(finished, 0.02)[0])
+    assert "bundled" not in caplog.text
+    with pytest.raises(SystemExit, match=r"error: Label 'digit' has no category '12'.*0, 1, 2, 3, 4, 5, 6, 7, 8, 9"):
+        generate("--checkpoint", "fsdd", "--labels", "digit=12")
+
+
+# --- the gallery ---
+
+
+def test_gallery_writes_one_page_with_a_clip_for_every_combination(
+    finished: Path, tmp_path: Path, generate: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = ["--checkpoint", finished, "--seconds", 0.05, "--temperature", 0.7, "--seed", 4, "--engine=torch"]
+    generate(*clip, "--gallery", "deep/out")
+    assert capsys.readouterr().out == "deep/out/index.html\n"
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")] == ["deep/out/index.html"]
+    page = (tmp_path / "deep/out/index.html").read_text()
+    sounds = [base64.b64decode(text) for text in re.findall(r'"data:audio/wav;base64,([^"]+)"', page)]
+    assert len(sounds) == 4, "two digits by two speakers"
+    for index, labels in enumerate(
+        ["digit=0,speaker=a", "digit=0,speaker=b", "digit=1,speaker=a", "digit=1,speaker=b"]
+    ):
+        generate(*clip, "--seed", 4 + index, "--labels", labels, "--out", "one.wav")
+        assert (tmp_path / "one.wav").read_bytes() == sounds[index]
+    generate(*clip, "--gallery", "deep/out", "--labels", "speaker=b")
+    assert (tmp_path / "deep/out/index.html").read_text().count("<audio") == 2
+
+
 # --- prompts ---
 
 
@@ -216,6 +269,10 @@ def test_every_clip_of_a_batch_opens_with_the_prompt(
         (["--mel-from", "nowhere.wav"], r"nowhere\.wav.*does not exist"),
         (["--checkpoint", "nowhere"], r"nowhere: there is no such model"),
         (["--out", "x.mp3"], r"\.wav"),
+        (["--gallery", "g", "--out", "a.wav"], r"leave out --out, --batch"),
+        (["--gallery", "g", "--batch", "2"], r"leave out --out, --batch"),
+        (["--gallery", "g", "--seconds", "inf"], r"a file needs an end"),
+        (["--gallery", "g", "--labels", "digit=9"], r"'9'.*0, 1"),
         (["--engine", "fast"], r"fast.*auto"),
         (["--device", "tpu9"], r"--device tpu9.*give cpu"),
         (["--device", "cuda:99"], r"--device cuda:99.*give cpu"),
@@ -239,9 +296,9 @@ def test_what_cannot_be_done_is_one_message_and_leaves_nothing(
     assert list(tmp_path.rglob("*.*")) == []
 
 
-def test_without_any_run_it_says_what_to_type(tmp_path: Path, generate: Callable[..., None]) -> None:
-    with pytest.raises(SystemExit, match=r"(?s)no trained model in runs yet.*python train\.py.*--checkpoint PATH"):
-        generate()
+def test_a_folder_without_any_run_says_what_to_type(tmp_path: Path, generate: Callable[..., None]) -> None:
+    with pytest.raises(SystemExit, match=r"(?s)no trained model in here yet.*python train\.py.*--checkpoint fsdd"):
+        generate("--runs", "here")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "wavenet"
 # From the cellar up. A room imports only from floors under its own; rooms of one floor do not know each other.
 FLOORS = [
     {"version"},
-    {"files", "compiler", "scores", "classifier"},
+    {"files", "compiler", "pretrained", "scores", "classifier"},
     {"mulaw"},
     {"layers"},
     {"conditioning", "distributions"},
@@ -23,7 +23,7 @@ FLOORS = [
     {"engines"},
     {"generation"},
     {"audio", "plotting", "checkpoints"},
-    {"data", "training", "evaluation"},
+    {"data", "training", "evaluation", "gallery"},
     {"callbacks"},
     {"cli"},
 ]
@@ -118,7 +118,7 @@ def test_importing_wavenet_needs_torch_alone() -> None:
     ran = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     new, own, everything = (set(line.split()) for line in ran.stdout.splitlines())
     assert new - set(sys.stdlib_module_names) == {"wavenet"}
-    assert everything & {*LIGHTNING, "torchaudio", "matplotlib", "soundfile", "safetensors"} == set()
+    assert everything & {*LIGHTNING, "torchaudio", "matplotlib", "soundfile", "safetensors", "huggingface_hub"} == set()
     assert "wavenet.model" in own
     assert own & {"wavenet.audio", "wavenet.data", "wavenet.engines.torch", "wavenet.plotting"} == set()
 

@@ -109,17 +109,23 @@ def save_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
 
     The file appears whole or not at all. Raises ValueError for another shape, NaN, and a suffix other than .wav.
     """
-    import soundfile
-
-    path, buffer = Path(path), io.BytesIO()
+    path = Path(path)
     if path.suffix.lower() != ".wav":
         raise ValueError(f"save_audio writes wav files, but got '{path}'; give it the suffix .wav.")
     try:
-        samples = pcm16(audio)
+        content = wav_bytes(audio, sample_rate)
     except ValueError as error:
         raise ValueError(f"'{path}' was not written: {error}") from error
-    soundfile.write(buffer, samples.numpy(), sample_rate, subtype="PCM_16", format="WAV")
-    write_whole(path, buffer.getvalue())
+    write_whole(path, content)
+
+
+def wav_bytes(audio: Tensor, sample_rate: int) -> bytes:
+    """(T,) audio -> the bytes of a 16-bit PCM wav at `sample_rate` Hz. Raises ValueError as `pcm16` does."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, pcm16(audio).numpy(), sample_rate, subtype="PCM_16", format="WAV")
+    return buffer.getvalue()
 
 
 def pcm16(audio: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Knows nothing of training; needs torch alone.
 """
 
 import inspect
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -12,22 +13,37 @@ from typing import Any
 import torch
 
 from wavenet.model import WaveNet
+from wavenet.pretrained import DEFAULT, HERE
 from wavenet.version import __version__
+
+logger = logging.getLogger(__name__)
+
+RUNS = Path("runs")  # where train.py puts them
 
 
 def load_model(path: str | os.PathLike[str]) -> WaveNet:
     """The model, in eval mode, of an export (`runs/NAME/model`), a run (`runs/NAME`) or a training checkpoint (`.ckpt`).
 
+    A name that is no path is one of `WaveNet.from_pretrained`: a bundled model, "fsdd", or "user/model" of the Hub.
     A training checkpoint gives its averaged weights. Raises FileNotFoundError or ValueError with what to do.
     """
     source = Path(path)
-    if not source.exists():
-        raise FileNotFoundError(
-            f"{source}: there is no such model. Give a run (runs/NAME), its model/ or a .ckpt file."
-        )
     if source.is_file():
         return _from_training(source)
-    return WaveNet.from_pretrained(source / "model" if (source / "model").is_dir() else source)
+    try:
+        return WaveNet.from_pretrained(source / "model" if (source / "model").is_dir() else path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} A run (runs/NAME) or its .ckpt file will do too.") from error
+
+
+def to_device(model: WaveNet, name: str) -> WaveNet:
+    """The model there; "auto" is cuda where there is one. Raises ValueError for a device that is not to be had."""
+    try:
+        return model.to(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
+        raise ValueError(
+            f"--device {name} is not to be had ({str(error).splitlines()[0]}). Leave --device out, or give cpu."
+        ) from error
 
 
 def _from_training(path: Path) -> WaveNet:
@@ -94,6 +110,26 @@ def newest_export(runs: Path) -> Path:
     if not found:
         raise FileNotFoundError(
             f"There is no trained model in {runs} yet. Train one with: python train.py\n"
-            "or say where one lies: python generate.py --checkpoint PATH"
+            f"or say where one lies: python generate.py --checkpoint PATH (--checkpoint {DEFAULT}: the bundled one)"
         )
     return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def newest_or_bundled(runs: Path | None = None) -> Path:
+    """The newest RUNS/*/model; where no folder was asked for and runs/ has none, the folder of the bundled model."""
+    try:
+        return newest_export(runs or RUNS)
+    except FileNotFoundError:
+        if runs is not None:
+            raise
+    logger.info("no run in %s/ yet: this is the bundled model %s. Train your own with: python train.py", RUNS, DEFAULT)
+    return HERE / DEFAULT
+
+
+def model_name(source: str | os.PathLike[str]) -> str:
+    """What to call the model that `load_model` takes from there: its run, file or name, without the folders around it."""
+    path = Path(source)
+    if not path.exists():
+        return str(source)  # bundled, or user/model of the Hub
+    path = path.resolve()
+    return path.parent.name if path.name == "model" else path.name

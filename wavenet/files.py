@@ -1,4 +1,4 @@
-"""Owns writing a file so that a reader never sees half of it. Knows nothing of what is written."""
+"""Owns writing a file so that a reader never sees half of it, and that nothing earlier is lost. Knows not what is written."""
 
 import os
 import tempfile
@@ -20,3 +20,12 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def new_name(path: Path) -> Path:
+    """The path, or NAME_2, NAME_3, ... where earlier results have it, alone or as a batch."""
+    number, candidate = 1, path
+    while candidate.exists() or candidate.with_stem(f"{candidate.stem}-0").exists():
+        number += 1
+        candidate = path.with_stem(f"{path.stem}_{number}")
+    return candidate

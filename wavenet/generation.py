@@ -100,7 +100,7 @@ def stream(
     if mel is not None:
         raise ValueError("This model is not conditioned on mel spectrograms; leave mel out.")
     chosen = label_ids(model.labels, labels or {}, batch_size)
-    chosen |= label_ids(model.labels, _draw_labels(model, chosen, batch_size, seed), batch_size)
+    chosen |= label_ids(model.labels, draw_labels(model, chosen, batch_size, seed), batch_size)
     runner = build_engine(model, batch_size, chosen, engine=engine, precision=precision)
     if prompt is not None:
         _prefill(runner, _prompt_codes(model, prompt, batch_size))
@@ -128,7 +128,7 @@ def _generators(seed: int, batch_size: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + index) for index in range(batch_size)]
 
 
-def _draw_labels(model: WaveNet, given: Container[str], batch_size: int, seed: int) -> dict[str, list[str]]:
+def draw_labels(model: WaveNet, given: Container[str], batch_size: int, seed: int) -> dict[str, list[str]]:
     """The labels that were left out, drawn for each stream from its own seed."""
     drawn = {
         name: [random.Random(f"{name} {seed + index}").choice(categories) for index in range(batch_size)]

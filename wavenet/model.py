@@ -8,6 +8,7 @@ Shapes: B batch, T time, Q = 256 classes, C residual channels.
 import inspect
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +20,7 @@ from wavenet.conditioning import LabelEmbedding, LabelNames, checked_names
 from wavenet.files import write_whole
 from wavenet.layers import CausalConv1d, ResidualStack, dilation_cycles
 from wavenet.mulaw import MuLaw
+from wavenet.pretrained import find, upload
 from wavenet.version import __version__
 
 FORMAT_VERSION = 1  # of the saved folder; raised when an older library could no longer read it
@@ -176,30 +178,44 @@ class WaveNet(nn.Module):
         write_whole(target / "model.safetensors", save(weights, metadata={"library_version": __version__}))
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
-        """A model in eval mode from a folder of `save_pretrained`. Runs no code from it.
+    def from_pretrained(cls, source: str | os.PathLike[str]) -> Self:
+        """A model in eval mode, on the CPU. Runs no code from where it comes from.
 
-        Raises FileNotFoundError where a file is missing, ValueError where one is damaged or of another library version.
+        source: a folder of `save_pretrained`; or the name of a bundled model, "fsdd"; or "user/model" of the Hugging Face
+            Hub, downloaded once (needs `pip install 'wavenet[hub]'`). An existing folder goes before the others.
+
+        Raises FileNotFoundError where there is no such model or it misses a file, ValueError where a file is damaged or of
+        another library version, or the Hub's client is not installed.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        source = Path(folder)
-        model = cls(**_read_config(source))
+        folder = find(source)
+        model = cls(**_read_config(folder))
         try:
-            weights = load_file(_existing(source, "model.safetensors"))
+            weights = load_file(_existing(folder, "model.safetensors"))
         except SafetensorError as error:
             raise ValueError(
-                f"{source / 'model.safetensors'} is not a whole safetensors file ({error}). "
+                f"{folder / 'model.safetensors'} is not a whole safetensors file ({error}). "
                 "It was cut short, or is another format: export or copy it again."
             ) from error
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(
-                f"The weights in {source} do not fit its config.json; the two come from different models: {error}"
+                f"The weights in {folder} do not fit its config.json; the two come from different models: {error}"
             ) from error
         return model.eval()
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Uploads what `save_pretrained` writes to user/model of the Hugging Face Hub; returns the repository's address.
+
+        Needs `pip install 'wavenet[hub]'` and a login (`hf auth login`, or HF_TOKEN). The repository is made where there
+        is none, for all to see unless private; other files in it stay. Raises what huggingface_hub raises.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload(Path(folder), repo_id, private=private)
 
 
 def _check_sizes(config: Mapping[str, Any]) -> None:

@@ -1,0 +1,184 @@
+"""Owns the gallery: one HTML page, whole in one file, on which all of a model's labels can be heard and seen.
+
+Knows neither the command line nor where a model comes from. The page asks for nothing from a network: sounds and
+pictures are in it, and its content security policy allows no others.
+"""
+
+import base64
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import product
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from torch import Tensor
+
+from wavenet.audio import wav_bytes
+from wavenet.conditioning import label_ids
+from wavenet.files import write_whole
+from wavenet.generation import draw_labels, generate
+from wavenet.model import WaveNet
+from wavenet.plotting import spectrogram_png
+
+LARGEST = 200  # combinations of labels shown in full
+TAKES = 8  # clips of a model that leaves nothing to choose
+BATCH = 64  # streams at once: bounds the memory of their states
+
+
+@dataclass(frozen=True)
+class Clip:
+    """labels: of the clip, each of the model's. seed: what `generate` gives this clip from, alone. audio: (time,)."""
+
+    labels: dict[str, str]
+    seed: int
+    audio: Tensor
+
+
+def write_gallery(
+    folder: str | os.PathLike[str],
+    model: WaveNet,
+    name: str,
+    *,
+    seconds: float,
+    labels: Mapping[str, str] | None = None,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    engine: str = "auto",
+    precision: str = "float32",
+    progress: bool = False,
+) -> Path:
+    """FOLDER/index.html, and its path: a clip for every combination of the labels not given in `labels`.
+
+    Clip number n, in the page's order, is `generate` with its labels and seed + n. `name` is what the page calls the
+    model. Raises ValueError as `generate` does; the file appears whole or not at all.
+    """
+    given, sampling = dict(labels or {}), {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    how = {"engine": engine, "precision": precision, "progress": progress}
+    choices = combinations(model, given, seed)
+    audio = _audio(model, choices, seed, seconds=seconds, **sampling, **how)
+    clips = [Clip(choice, seed + n, sound) for n, (choice, sound) in enumerate(zip(choices, audio, strict=True))]
+    path = Path(folder) / "index.html"
+    write_whole(path, page(clips, model, name, given, {"seconds": seconds, "seed": seed, **sampling}).encode())
+    return path
+
+
+def _audio(model: WaveNet, choices: Sequence[Mapping[str, str]], seed: int, **settings: Any) -> Iterator[Tensor]:
+    """One clip (time,) for each of the choices, BATCH at once."""
+    for start in range(0, len(choices), BATCH):
+        batch = choices[start : start + BATCH]
+        labels = {name: [choice[name] for choice in batch] for name in batch[0]}
+        yield from generate(model, batch_size=len(batch), labels=labels, seed=seed + start, **settings)
+
+
+def combinations(model: WaveNet, given: Mapping[str, str], seed: int) -> list[dict[str, str]]:
+    """The labels of each clip: every combination of those left free, the first label slowest.
+
+    More than LARGEST: the first free label in full, the others as `generate` draws them from the seed.
+    None free: TAKES times the same. Raises ValueError for a label or category that the model does not know.
+    """
+    label_ids(model.labels, given, 1)
+    free = {name: categories for name, categories in model.labels.items() if name not in given}
+    if not free:
+        return [dict(given)] * TAKES
+    if not _too_many(free):
+        return [{**given, **dict(zip(free, chosen, strict=True))} for chosen in product(*free.values())]
+    first, *others = free
+    drawn = draw_labels(model, {*given, first}, len(free[first]), seed)
+    return [
+        {**given, first: category, **{name: drawn[name][n] for name in others}}
+        for n, category in enumerate(free[first])
+    ]
+
+
+def _too_many(free: Mapping[str, Sequence[str]]) -> bool:
+    return len(free) > 1 and math.prod(map(len, free.values())) > LARGEST
+
+
+def page(
+    clips: Sequence[Clip], model: WaveNet, name: str, given: Mapping[str, str], settings: Mapping[str, float]
+) -> str:
+    """The page's text. given: labels that all clips share. settings: of `generate`, as the caption says them."""
+    free = {label: categories for label, categories in model.labels.items() if label not in given}
+    whole = len(free) > 1 and not _too_many(free)
+    body = _table(clips, free, model.sample_rate) if whole else _row(clips, list(free), model.sample_rate)
+    return PAGE.substitute(
+        title=escape(f"Clips of {name}"), caption=_caption(model, name, given, settings), notes=_notes(free), body=body
+    )
+
+
+def _caption(model: WaveNet, name: str, given: Mapping[str, str], settings: Mapping[str, float]) -> str:
+    facts = {
+        "model": f"{name}, {model.num_parameters / 1e6:.2f} M parameters",
+        "audio": f"{settings['seconds']:g} s a clip at {model.sample_rate / 1000:g} kHz, generated",
+        "temperature": f"{settings['temperature']:g}",
+        "top-k": f"{settings['top_k']}" if settings["top_k"] else "",
+        "top-p": f"{settings['top_p']:g}" if settings["top_p"] < 1 else "",
+        "seed": f"{settings['seed']}, and one more for each clip after the first",
+        "all clips": _words(given, list(given)),
+    }
+    return "".join(f"<div><dt>{term}</dt><dd>{escape(fact)}</dd></div>" for term, fact in facts.items() if fact)
+
+
+def _notes(free: Mapping[str, Sequence[str]]) -> str:
+    if not _too_many(free):
+        return ""
+    first, *others = free
+    return (
+        f"<p>There are {math.prod(map(len, free.values()))} combinations of labels. This page has every "
+        f"{escape(first)}, each with {escape(' and '.join(others))} drawn from the seed.</p>"
+    )
+
+
+def _table(clips: Sequence[Clip], free: Mapping[str, Sequence[str]], sample_rate: int) -> str:
+    """Rows are the first label, columns the combinations of the others. Roles: a narrow screen takes the table apart."""
+    first, *others = free
+    width = len(clips) // len(free[first])
+    rows = [clips[start : start + width] for start in range(0, len(clips), width)]
+    heads = "".join(f'<th role="columnheader" scope="col">{_words(clip.labels, others)}</th>' for clip in rows[0])
+    lines = "".join(
+        f'<tr role="row"><th role="rowheader" scope="row">{_words(row[0].labels, [first])}</th>'
+        + "".join(f'<td role="cell">{_figure(clip, list(free), others, sample_rate)}</td>' for clip in row)
+        + "</tr>"
+        for row in rows
+    )
+    corner = '<td role="cell"></td>'
+    return (
+        '<div class="wide" role="region" aria-label="Clips" tabindex="0"><table role="table">'
+        f'<thead role="rowgroup"><tr role="row">{corner}{heads}</tr></thead>'
+        f'<tbody role="rowgroup">{lines}</tbody></table></div>'
+    )
+
+
+def _row(clips: Sequence[Clip], names: Sequence[str], sample_rate: int) -> str:
+    items = "".join(f"<li>{_figure(clip, names, names, sample_rate)}</li>" for clip in clips)
+    return f'<ul class="row">{items}</ul>'
+
+
+def _figure(clip: Clip, names: Sequence[str], shown: Sequence[str], sample_rate: int) -> str:
+    """Picture, player and caption. names: labels that tell this clip from others. shown: those the caption needs."""
+    what = _words(clip.labels, names) or f"seed {clip.seed}"
+    picture = _data("image/png", spectrogram_png(clip.audio, sample_rate))
+    sound = _data("audio/wav", wav_bytes(clip.audio, sample_rate))
+    labels = f'<span class="labels">{_words(clip.labels, shown)}</span> ' if shown else ""
+    return (
+        f'<figure><img src="{picture}" alt="Spectrogram of {what}">'
+        f'<audio controls preload="metadata" aria-label="{what}" src="{sound}"></audio>'
+        f"<figcaption>{labels}<small>seed {clip.seed}</small></figcaption></figure>"
+    )
+
+
+def _words(labels: Mapping[str, str], names: Sequence[str]) -> str:
+    return escape(", ".join(f"{name} {labels[name]}" for name in names))
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+PAGE = Template((Path(__file__).parent / "gallery.html").read_text(encoding="utf-8"))
