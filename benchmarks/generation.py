@@ -144,7 +144,9 @@ def picture(results: dict[str, dict], path: Path, title: str) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(results), figsize=(5.5 * len(results) + 1.5, 4.5), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(results), figsize=(5.5 * len(results) + 1.5, 4.5), squeeze=False, layout="constrained"
+    )
     for ax, (config, result) in zip(axes[0], results.items(), strict=True):
         for name, precision in ENGINES:
             for threads, line in zip(sorted({row["threads"] for row in result["rows"]}), ("-", "--"), strict=False):
@@ -162,7 +164,13 @@ def picture(results: dict[str, dict], path: Path, title: str) -> None:
                     label=f"{name}, {precision}, {threads} thread{'s' * (threads > 1)}",
                 )
         ax.axhline(result["sample_rate"], color="black", linewidth=0.8)
-        ax.annotate("real time, one stream", (16, result["sample_rate"]), xytext=(0, -10), textcoords="offset points", fontsize=8)
+        ax.annotate(
+            "real time, one stream",
+            (16, result["sample_rate"]),
+            xytext=(0, -10),
+            textcoords="offset points",
+            fontsize=8,
+        )
         ax.set(
             xscale="log",
             yscale="log",

@@ -103,13 +103,16 @@ def contexts(inputs: np.ndarray, receptive_field: int) -> np.ndarray:
     return np.convolve(values[inputs], weights)[: len(inputs)]
 
 
+@pytest.mark.parametrize("tail", [0, 1, 100, 700])
 @pytest.mark.parametrize("receptive_field", [1, 2, 64, 300, 2500])
-def test_scored_targets_have_exactly_the_context_they_have_in_the_whole_clip(ramps: Path, receptive_field: int) -> None:
-    dataset = crops(ramps, receptive_field)
+def test_scored_targets_have_exactly_the_context_they_have_in_the_whole_clip(
+    ramps: Path, receptive_field: int, tail: int
+) -> None:
+    dataset = crops(ramps, receptive_field, trailing_silence=tail / 8000)
     middles = 0
     for batch in map(dataset.__getitem__, range(2 * len(dataset))):
         for codes, start, stop, number in rows(batch):
-            clip = ramp(LENGTHS[number], number)
+            clip = np.concatenate([ramp(LENGTHS[number], number), np.full(tail, SILENCE)])
             whole = contexts(np.concatenate([[SILENCE], clip[:-1]]), receptive_field)
             seen, targets = contexts(codes[:-1], receptive_field), codes[1:]
             allowed = set(zip(whole.tolist(), clip.tolist(), strict=True))
@@ -117,8 +120,19 @@ def test_scored_targets_have_exactly_the_context_they_have_in_the_whole_clip(ram
             if start > 0:
                 middles += 1
                 assert start == receptive_field - 1 and stop - start == 256
-                assert seen[start - 1] not in whole, "an exact target was left unscored"
+                assert tail or seen[start - 1] not in whole, "an exact target was left unscored"
     assert middles > 0 or receptive_field in (1, 2500)
+
+
+def test_trailing_silence_is_scored_in_training_and_not_in_validation(tmp_path: Path) -> None:
+    for number in range(2):
+        write_codes(tmp_path / str(number) / "clip.wav", ramp(50))
+    data = ready(tmp_path, trailing_silence=0.01, val_pattern="1/", crop_samples=200, batch_size=1)
+    batch = data.batches(receptive_field=10)[0]
+    assert batch["scored"].tolist() == [[0, 130]] and (batch["codes"][0, 51:] == SILENCE).all()
+    assert data.whole_clips("val")[0]["scored"].tolist() == [[0, 50]]
+    with pytest.raises(ValueError, match=r"trailing_silence must be at least 0, but got -1"):
+        module(tmp_path, trailing_silence=-1.0)
 
 
 def test_rows_hold_one_clip_from_silence_or_from_the_code_before_and_then_padding(ramps: Path) -> None:

@@ -460,9 +460,13 @@ class _RowDataset(Dataset[Batch]):
         widths = spans[:, 1] - spans[:, 0]
         width = math.ceil(int(widths.max()) / multiple) * multiple
         rows = np.full((len(clips), width + 1), CODEC.silence, np.uint8)
-        for row, offset, (start, stop) in zip(rows, self.table.offsets[clips].tolist(), spans.tolist(), strict=True):
+        ends = np.minimum(spans[:, 1], self.table.lengths[clips])  # a span may go on into silence behind the clip
+        starts = spans[:, 0]
+        places = zip(rows, self.table.offsets[clips].tolist(), starts.tolist(), ends.tolist(), strict=True)
+        for row, offset, start, end in places:
             first = int(start == 0)  # from the clip's beginning there is no code before
-            row[first : stop - start + 1] = self._codes[offset + start - 1 + first : offset + stop]
+            if end >= start:
+                row[first : end - start + 1] = self._codes[offset + start - 1 + first : offset + end]
         return {
             "codes": torch.from_numpy(rows),
             "scored": torch.from_numpy(np.stack([unscored, widths], axis=1)),
@@ -485,6 +489,7 @@ class CropBatches(_RowDataset):
         seed: Decides orders and crops.
         rank: This process's number.
         world_size: Processes that share the batches.
+        tail: Samples of silence behind each clip that count as its own.
     """
 
     def __init__(
@@ -496,12 +501,14 @@ class CropBatches(_RowDataset):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        tail: int = 0,
     ) -> None:
         super().__init__(table)
+        self.lengths = table.lengths + tail
         _require_positive(receptive_field=receptive_field, crop_samples=crop_samples, batch_size=batch_size)
         self.receptive_field, self.crop_samples, self.batch_size = receptive_field, crop_samples, batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self._units = np.repeat(np.arange(len(table)), -(-table.lengths // crop_samples))
+        self._units = np.repeat(np.arange(len(table)), -(-self.lengths // crop_samples))
         self._batches = math.ceil(len(self._units) / batch_size)  # of a pass, over all processes
         self._planned: tuple[int, np.ndarray] | None = None
 
@@ -526,7 +533,7 @@ class CropBatches(_RowDataset):
         return self._planned[1]
 
     def _arrange(self, pool: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        lengths = np.minimum(self.table.lengths[pool], self.crop_samples)
+        lengths = np.minimum(self.lengths[pool], self.crop_samples)
         batches = pool[np.argsort(lengths, kind="stable")].reshape(-1, self.batch_size)
         return batches[rng.permutation(len(batches))]
 
@@ -536,7 +543,7 @@ class CropBatches(_RowDataset):
         Target j, clip position c + j, needs the receptive_field inputs up to position c + j - 1, the first row input
         being c - 1: it is exact from j = receptive_field - 1 on. So s comes first where c = s - (receptive_field - 1).
         """
-        lengths = self.table.lengths[clips]
+        lengths = self.lengths[clips]
         room = np.maximum(lengths - self.crop_samples, 0)
         drawn = np.random.default_rng([self.seed, 1, number]).random(len(clips))
         scored = (drawn * (room + 1)).astype(np.int64)  # s, uniform over 0..room
@@ -613,6 +620,8 @@ class AudioDataModule(LightningDataModule):
         normalize: "peak" (-1 dBFS) or "loudness" (RMS of -23 dBFS, less where that would clip); none by default.
         trim_silence_db: Cut leading and trailing samples that lie this many dB below the clip's peak; off by default.
         crop_samples: Scored samples per training row, beside their context.
+        trailing_silence: Seconds of silence behind each training clip, scored like the clip, so that a model of short
+            clips learns to stop. Validation and test clips stay as they are.
         batch_size: Rows of a training batch, per process.
         val_batch_size: Clips of a validation or test batch, per process.
         num_workers: Worker processes that cut batches.
@@ -636,6 +645,7 @@ class AudioDataModule(LightningDataModule):
         normalize: Literal["peak", "loudness"] | None = None,
         trim_silence_db: float | None = None,
         crop_samples: int = 4096,
+        trailing_silence: float = 0.0,
         batch_size: int = 16,
         val_batch_size: int = 16,
         num_workers: int = 1,
@@ -659,7 +669,7 @@ class AudioDataModule(LightningDataModule):
         )
         self.val_fraction, self.crop_samples = val_fraction, crop_samples
         self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
-        self.cache_dir, self.seed = cache_dir, seed
+        self.trailing_silence, self.cache_dir, self.seed = trailing_silence, cache_dir, seed
         self.decoding = DecodeSettings(sample_rate, normalize, trim_silence_db)
         self.receptive_field: int | None = None  # for use without a trainer
         self._folder: Path | None = None
@@ -670,7 +680,7 @@ class AudioDataModule(LightningDataModule):
     def _check_settings(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"--data.val_fraction must be at least 0 and below 1, but got {self.val_fraction}.")
-        for name in ("num_workers", "seed"):
+        for name in ("num_workers", "seed", "trailing_silence"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--data.{name} must be at least 0, but got {getattr(self, name)}.")
         if self.decoding.normalize not in (None, "peak", "loudness"):
@@ -908,7 +918,8 @@ class AudioDataModule(LightningDataModule):
     def batches(self, split: str = "train", *, receptive_field: int, rank: int = 0, world_size: int = 1) -> CropBatches:
         """Crops of a split, without a trainer; item b is a whole batch."""
         shape = (receptive_field, self.crop_samples, self.batch_size)
-        return CropBatches(self.table(split), *shape, self.seed, rank, world_size)
+        tail = round(self.trailing_silence * self.sample_rate)
+        return CropBatches(self.table(split), *shape, self.seed, rank, world_size, tail)
 
     def whole_clips(self, split: str, rank: int = 0, world_size: int = 1) -> ClipBatches:
         """Whole clips of a split, without a trainer; item b is a whole batch. ValueError if a process gets none."""
