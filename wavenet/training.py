@@ -4,6 +4,7 @@ A batch is what `wavenet.data` makes: "codes" (B, W + 1) uint8, of which codes[:
 "scored" (B, 2), the range of targets with whole context; "labels" name -> (B,).
 """
 
+import inspect
 import logging
 import math
 from collections.abc import Mapping
@@ -22,19 +23,7 @@ from wavenet.version import __version__
 logger = logging.getLogger(__name__)
 
 BITS = 1 / math.log(2)  # per nat
-NETWORK_SETTINGS = (
-    "cycles",
-    "layers_per_cycle",
-    "kernel_size",
-    "residual_channels",
-    "gate_channels",
-    "skip_channels",
-    "head_channels",
-    "condition_channels",
-    "residual_scale",
-    "sample_rate",
-    "labels",
-)
+NETWORK_SETTINGS = tuple(inspect.signature(WaveNet).parameters)
 
 
 class LitWaveNet(pl.LightningModule):
