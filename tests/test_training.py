@@ -372,3 +372,24 @@ def test_a_network_is_built_once(corpus: Path) -> None:
     first = lit.network
     lit.configure_model()
     assert lit.network is first
+
+
+def test_training_may_start_from_a_saved_model_and_going_on_does_not_need_it(corpus: Path, tmp_path: Path) -> None:
+    first = network()
+    fit(module(corpus), first)
+    first.network.save_pretrained(tmp_path / "model")
+    data = module(corpus)
+    again = network(init_from=str(tmp_path / "model"))
+    start = trainer(max_steps=0)
+    start.fit(again, datamodule=data)
+    assert not differing(weights(again.network), weights(first.network))
+    run = trainer(max_steps=2)
+    run.fit(network(init_from=str(tmp_path / "model")), datamodule=data)
+    run.save_checkpoint(tmp_path / "two.ckpt")
+    (tmp_path / "model").rename(tmp_path / "gone")
+    trainer(max_steps=4).fit(
+        network(init_from=str(tmp_path / "model")), datamodule=data, ckpt_path=tmp_path / "two.ckpt"
+    )
+    other = network(init_from=str(tmp_path / "gone"), skip_channels=16)
+    with pytest.raises(ValueError, match=r"other settings.*skip_channels 16, there 8"):
+        trainer(max_steps=1).fit(other, datamodule=data)

@@ -49,6 +49,8 @@ class LitWaveNet(pl.LightningModule):
         final_lr_ratio: Share of the learning rate left at the last step, after a half cosine.
         compile: Run the training forward through torch.compile: a minute or two to start, a C++ compiler needed on CPU.
             There it was 1.9 times faster in float32, and slower in bfloat16 (benchmarks/results/log.md).
+        init_from: Start from the weights of a model of the same shape: a run's model/ folder or a bundled name, such as fsdd.
+            For fine-tuning; to go on with an interrupted run, use --ckpt_path.
         max_nonfinite_steps: Stop after so many steps in a row with a loss or gradient that is not finite.
         sample_rate: In Hz; taken from the data where none is given.
         labels: Names and categories; taken from the data where none are given.
@@ -72,6 +74,7 @@ class LitWaveNet(pl.LightningModule):
         warmup_steps: int = 200,
         final_lr_ratio: float = 0.0,
         compile: bool = False,
+        init_from: str | None = None,
         max_nonfinite_steps: int = 20,
         sample_rate: int | None = None,
         labels: dict[str, list[str]] | None = None,
@@ -103,6 +106,20 @@ class LitWaveNet(pl.LightningModule):
         self.wavenet = WaveNet(**{name: self.hparams[name] for name in NETWORK_SETTINGS})
         if self.hparams["compile"]:
             self.wavenet.compile()
+
+    def on_fit_start(self) -> None:
+        if self.hparams["init_from"] is not None and self.trainer.ckpt_path is None:
+            self._start_from(self.hparams["init_from"])
+
+    def _start_from(self, name: str) -> None:
+        model = WaveNet.from_pretrained(name)
+        different = {
+            key: (value, model.config[key]) for key, value in self.network.config.items() if value != model.config[key]
+        }
+        if different:
+            told = "; ".join(f"{key} {mine!r}, there {theirs!r}" for key, (mine, theirs) in different.items())
+            raise ValueError(f"--model.init_from {name}: that model has other settings than this one ({told}).")
+        self.network.load_state_dict(model.state_dict())
 
     def _take_from_data(self) -> None:
         """Sample rate and labels are facts of the corpus; a checkpoint's must be those of the data it goes on with."""
