@@ -22,8 +22,7 @@ from wavenet.conditioning import label_ids
 from wavenet.distributions import negative_log_likelihood
 from wavenet.engines import PRECISIONS
 from wavenet.engines.native import NativeEngine
-
-LABELS = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_\d+\.wav"
+from wavenet.evaluation import LABEL_PATTERN
 
 
 def clips(model: WaveNet, root: Path, pattern: str, count: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -31,7 +30,7 @@ def clips(model: WaveNet, root: Path, pattern: str, count: int) -> tuple[Tensor,
     paths = sorted(path for path in root.rglob("*.wav") if re.search(pattern, path.name))
     paths = paths[:: max(1, len(paths) // count)][:count]
     codes = [model.codec.encode(load_audio(path, model.sample_rate)) for path in paths]
-    named = [match.groupdict() if (match := re.search(LABELS, path.name)) else {} for path in paths]
+    named = [match.groupdict() if (match := re.search(LABEL_PATTERN, path.name)) else {} for path in paths]
     labels = {name: [groups[name] for groups in named] for name in model.labels}
     padded = nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=model.codec.silence)
     return padded, torch.tensor([len(clip) for clip in codes]), label_ids(model.labels, labels, len(paths))

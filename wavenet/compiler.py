@@ -40,21 +40,28 @@ def library(source: Path, constants: Mapping[str, object]) -> ctypes.CDLL:
     command += [f"-D{name}={value}" for name, value in constants.items()]
     key = hash_of(*command, source.read_text(), version_of(tuple(compiler)), processor())
     stem = f"{source.stem}-{key}"
-    for folder in (cache_folder(), _folder_of_this_process()):
-        for _ in range(2):  # a file that names its content and still does not load is made once more
-            try:
-                path = _kept(folder, stem) or _compile(folder, stem, [*command, str(source)])
-            except OSError as error:
-                logger.info("%s cannot be written (%s): compiled libraries are not kept.", folder, error.strerror)
-                break
-            try:
-                return ctypes.CDLL(str(path))
-            except OSError as error:
-                path.unlink(missing_ok=True)
-                problem = error
-        else:
-            raise CompilerError(f"The library compiled from {source.name} does not load: {problem}")
-    raise CompilerError(f"There is no folder to compile {source.name} in: set WAVENET_CACHE to one.")
+    command.append(str(source))
+    folder = cache_folder()
+    try:
+        return _loaded(folder, stem, command)
+    except OSError as error:
+        logger.info("%s cannot be written (%s): compiled libraries are not kept.", folder, error.strerror)
+    try:
+        return _loaded(_folder_of_this_process(), stem, command)
+    except OSError as error:
+        raise CompilerError(f"There is no folder to compile {source.name} in: set WAVENET_CACHE to one.") from error
+
+
+def _loaded(folder: Path, stem: str, command: list[str]) -> ctypes.CDLL:
+    """Raises OSError where the folder cannot be written, CompilerError where there is no library all the same."""
+    for _ in range(2):  # a file that names its content and still does not load is made once more
+        path = _kept(folder, stem) or _compile(folder, stem, command)
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            problem = error
+    raise CompilerError(f"The library compiled from {Path(command[-1]).name} does not load: {problem}")
 
 
 def find_compiler() -> list[str]:

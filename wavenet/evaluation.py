@@ -7,7 +7,6 @@ and networks. Shapes: N clips, T time. matplotlib is imported where it is used.
 """
 
 import argparse
-import io
 import json
 import logging
 import re
@@ -28,7 +27,7 @@ from wavenet.engines import ENGINES
 from wavenet.files import write_whole
 from wavenet.generation import generate
 from wavenet.model import WaveNet
-from wavenet.plotting import plot_spectrograms
+from wavenet.plotting import plot_spectrograms, save_figure
 from wavenet.scores import (
     accuracy,
     am_score,
@@ -258,14 +257,8 @@ def write(folder: Path, result: Evaluation, held_out: Clips, model: WaveNet, set
     found = {k: v for k, v in asdict(result).items() if k != "generated"}
     content = {"settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}, **found}
     write_whole(folder / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
-    _save(folder / "clips.png", _pairs(result.generated, held_out, model))
-    _save(folder / "confusion.png", _confusion_picture(result.confusion, model.labels[LABELS[0]]))
-
-
-def _save(path: Path, figure: Any) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    write_whole(path, buffer.getvalue())
+    save_figure(folder / "clips.png", _pairs(result.generated, held_out, model))
+    save_figure(folder / "confusion.png", _confusion_picture(result.confusion, model.labels[LABELS[0]]))
 
 
 def _pairs(generated: Clips, real: Clips, model: WaveNet) -> Any:

@@ -102,10 +102,15 @@ def _show_spectrogram(picture: Any, audio: Tensor, sample_rate: int) -> None:
 
 def save_plot(path: str | os.PathLike[str], clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str]) -> None:
     """`plot_clips` as a PNG, written whole."""
+    save_figure(path, plot_clips(clips, sample_rate, titles))
+
+
+def save_figure(path: str | os.PathLike[str], figure: Any) -> None:
+    """A matplotlib figure as a PNG, written whole."""
     import io
 
     from wavenet.files import write_whole
 
     buffer = io.BytesIO()
-    plot_clips(clips, sample_rate, titles).savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110)
     write_whole(path, buffer.getvalue())

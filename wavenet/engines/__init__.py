@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, stack  # by name: once engines/torch.py is imported, `torch` here is that
 
 from wavenet.compiler import CompilerError
 from wavenet.distributions import Sampling
+from wavenet.layers import CausalConv1d
 from wavenet.model import ModelState, WaveNet
 
 logger = logging.getLogger(__name__)
@@ -88,13 +89,15 @@ def build_engine(
         raise ValueError(f"Unknown precision {precision!r}; there are: {', '.join(PRECISIONS)}.")
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"Unknown engine {engine!r}; there are: auto, {', '.join(ENGINES)}.")
-    if precision == "int8" and engine not in ("auto", "native"):
-        raise ValueError(f"Only the native engine computes in int8; the {engine} engine has float32 and bfloat16.")
+    if precision == "int8":
+        if engine not in ("auto", "native"):
+            raise ValueError(f"Only the native engine computes in int8; the {engine} engine has float32 and bfloat16.")
+        engine = "native"
     device = next(model.parameters()).device
     labels = {name: ids.to(device) for name, ids in labels.items()} if labels else None
-    if engine == "auto" and precision != "int8":
+    if engine == "auto":
         return _best(model, batch_size, labels, precision)
-    return ENGINES["native" if precision == "int8" else engine]()(model, batch_size, labels, PRECISIONS[precision])
+    return ENGINES[engine]()(model, batch_size, labels, PRECISIONS[precision])
 
 
 def _best(model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, precision: str) -> Engine:
@@ -111,3 +114,23 @@ def _best(model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, 
             return engine
     logger.info("engine: torch (%s), %s, batch %d", why, precision, batch_size)
     return _torch()(model, batch_size, labels, dtype)
+
+
+# What engines share: how they take a model apart
+
+
+def before_gate(model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int) -> Tensor:
+    """What each layer adds before its gate whatever the input: bias and condition, (L, B, 2G)."""
+    condition = model.condition(labels)
+    rows = []
+    for block in model.stack.blocks:
+        row = bias_of(block.dilated).expand(batch_size, -1)
+        if block.condition is not None and condition is not None:
+            row = row + block.condition(condition)[..., 0]
+        rows.append(row)
+    return stack(rows)
+
+
+def bias_of(convolution: CausalConv1d) -> Tensor:
+    assert convolution.bias is not None
+    return convolution.bias

@@ -312,7 +312,6 @@ int32_t lanes() { return LANES; }
 int32_t tile_vectors() { return TILE; }
 int32_t input_group() { return Body::GROUP; }
 int64_t streams_bytes() { return sizeof(Streams); }
-int32_t header() { return Body::HEADER; }
 int32_t tail() { return Body::TAIL; }
 int64_t scratch_floats(int64_t batch) { return batch * (C + CX + 2 * G + GX + S + D + Q) + 2 * Q; }
 

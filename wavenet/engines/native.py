@@ -20,18 +20,15 @@ from torch import Tensor
 
 from wavenet.compiler import library
 from wavenet.distributions import Sampling, refuse_not_finite
-from wavenet.engines import EngineState
+from wavenet.engines import EngineState, before_gate, bias_of
 from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
 SOURCE = Path(__file__).with_name("native.cpp")
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # WEIGHTS in native.cpp
 CHECKED = 12  # samples of the self-check
-TOLERANCE = {
-    torch.float32: 1e-4,
-    torch.bfloat16: 0.1,
-    torch.int8: 0.25,
-}  # of the self-check, relative to the largest logit above 1
+# of the self-check, relative to the largest logit above 1
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.int8: 0.25}
 
 
 class CSampling(ctypes.Structure):
@@ -62,11 +59,11 @@ class NativeEngine:
         _refuse(model, dtype)
         self._labels = labels
         self._model = _rounded(model, dtype)
-        self._library = _library(model, dtype)
-        self._weights = Packed(self._model, self._library, dtype)
+        lib = _library(model, dtype)
+        self._weights = Packed(self._model, lib, dtype)
         threads = max(1, min(torch.get_num_threads(), batch_size))
-        before_gate = self._weights.before_gate(self._model, labels, batch_size).split(-(-batch_size // threads), dim=1)
-        self._groups = [Group(self._library, self._weights, part) for part in before_gate]
+        constants = self._weights.before_gate(self._model, labels, batch_size).split(-(-batch_size // threads), dim=1)
+        self._groups = [Group(lib, self._weights, part) for part in constants]
         self._pool = ThreadPoolExecutor(len(self._groups)) if len(self._groups) > 1 else None
         self._check_itself(batch_size)
         code = torch.full((batch_size,), model.codec.silence)
@@ -148,7 +145,6 @@ class Packed:
         self.lanes, self.tile, self.group, self.tail = lib.lanes(), lib.tile_vectors(), lib.input_group(), lib.tail()
         blocks = list(model.stack.blocks)
         self.residual_scale = blocks[0].residual_scale
-        self.dilations = [block.dilated.dilation[0] for block in blocks]
         self.histories = [model.input.history, *(block.dilated.history for block in blocks)]
         self.channels, self.classes = model.input.in_channels, model.codec.classes
         products = self._taps(model.input)
@@ -160,26 +156,15 @@ class Packed:
         hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
         self.head = _aligned(torch.cat([self._product(layer.weight[..., 0], torch.float32) for layer in (hidden, out)]))
         self.embedding = _aligned(self.kept(model.embedding.weight))
-        skip = torch.stack([_bias(block.skip) for block in blocks]).sum(0)
-        residuals = [_bias(block.residual) for block in blocks if block.residual is not None]
-        biases = [_bias(model.input), *residuals, skip, _bias(hidden), _bias(out)]
+        skip = torch.stack([bias_of(block.skip) for block in blocks]).sum(0)
+        residuals = [bias_of(block.residual) for block in blocks if block.residual is not None]
+        biases = [bias_of(model.input), *residuals, skip, bias_of(hidden), bias_of(out)]
         self.biases = _aligned(torch.cat([self.padded(bias) for bias in biases]))
 
-    @property
-    def bytes_per_sample(self) -> int:
-        """What one step of one group reads at the least: every product's weights, once."""
-        return self.weights.nbytes + self.head.nbytes
-
     def before_gate(self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int) -> Tensor:
-        """What each layer adds before its gate whatever the input: bias and condition, (L, B, 2 G_)."""
-        condition = model.condition(labels)
-        rows = []
-        for block in model.stack.blocks:
-            row = _bias(block.dilated).expand(batch_size, -1)
-            if block.condition is not None and condition is not None:
-                row = row + block.condition(condition)[..., 0]
-            rows.append(_halves(row.T, self.lanes).T)
-        return torch.stack(rows)
+        """The engines' `before_gate`, each half padded: (L, B, 2 G_)."""
+        rows = before_gate(model, labels, batch_size).movedim(-1, 0)  # (2 G, L, B)
+        return _halves(rows.flatten(1), self.lanes).unflatten(1, rows.shape[1:]).movedim(0, -1)
 
     def padded(self, rows: Tensor) -> Tensor:
         """Zeros behind the last axis, up to whole vectors."""
@@ -347,8 +332,3 @@ def _aligned(tensor: Tensor) -> Tensor:
     tensor = tensor.clone(memory_format=torch.contiguous_format)
     assert tensor.data_ptr() % 64 == 0
     return tensor
-
-
-def _bias(convolution: CausalConv1d) -> Tensor:
-    assert convolution.bias is not None
-    return convolution.bias

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from wavenet.distributions import Sampling, refuse_not_finite
-from wavenet.engines import EngineState
-from wavenet.layers import CausalConv1d, ResidualBlock
+from wavenet.engines import EngineState, before_gate, bias_of
+from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
 
@@ -121,7 +121,7 @@ class TorchEngine:
         """Weights in the layout of the products above, each (inputs, outputs)."""
         model, blocks = self._model, list(self._model.stack.blocks)
         self._embedding = model.embedding.weight
-        self._input, self._input_bias = _rows(model.input.weight), _bias(model.input)
+        self._input, self._input_bias = _rows(model.input.weight), bias_of(model.input)
         dilated = torch.stack([block.dilated.weight for block in blocks])  # (L, 2G, C, K)
         self._past_taps = dilated[..., :-1].permute(0, 3, 2, 1).flatten(1, 2)  # (L, (K - 1) * C, 2G)
         self._now_taps = dilated[..., -1].transpose(1, 2).contiguous()  # (L, C, 2G)
@@ -131,9 +131,9 @@ class TorchEngine:
         ]
         self._skip = torch.cat([_with_bias(block.skip) for block in blocks])  # (L * (G + 1), S)
         hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
-        self._head, self._head_bias = _rows(hidden.weight), _bias(hidden)
-        self._out, self._out_bias = _rows(out.weight), _bias(out)
-        self._bias = self._biases(blocks)
+        self._head, self._head_bias = _rows(hidden.weight), bias_of(hidden)
+        self._out, self._out_bias = _rows(out.weight), bias_of(out)
+        self._bias = before_gate(model, self._labels, self._batch_size)
         history = [block.dilated.history for block in blocks]
         dilation = torch.tensor([block.dilated.dilation[0] for block in blocks])
         taps = torch.arange(model.input.kernel_size[0] - 1, 0, -1)
@@ -141,17 +141,6 @@ class TorchEngine:
         self._histories = torch.tensor(history, device=device)
         self._offsets = torch.tensor([0, *history[:-1]], device=device).cumsum(0)
         self._delays = (dilation[:, None] * taps).to(device)  # (L, K - 1), oldest first
-
-    def _biases(self, blocks: list[ResidualBlock]) -> Tensor:
-        """What each layer adds before its gate whatever the input: bias and condition, (L, B, 2G)."""
-        condition = self._model.condition(self._labels)
-        rows = []
-        for block in blocks:
-            row = _bias(block.dilated).expand(self._batch_size, -1)
-            if block.condition is not None and condition is not None:
-                row = row + block.condition(condition)[..., 0]
-            rows.append(row)
-        return torch.stack(rows)
 
     def _allocate(self) -> None:
         """The buffers of one step, and for each layer the views that its step works on."""
@@ -178,11 +167,6 @@ def _rows(weight: Tensor) -> Tensor:
     return weight.permute(2, 1, 0).flatten(0, 1)
 
 
-def _bias(convolution: CausalConv1d) -> Tensor:
-    assert convolution.bias is not None
-    return convolution.bias
-
-
 def _with_bias(convolution: CausalConv1d) -> Tensor:
     """A 1x1 convolution -> (in + 1, out), its bias the last row."""
-    return torch.cat([_rows(convolution.weight), _bias(convolution)[None]])
+    return torch.cat([_rows(convolution.weight), bias_of(convolution)[None]])
