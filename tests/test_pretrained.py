@@ -57,7 +57,7 @@ def test_a_bundled_model_is_trained_speaks_and_is_the_same_by_every_door(name: s
     model = WaveNet.from_pretrained(name)
     assert not model.training and all(value.isfinite().all() for value in model.state_dict().values())
     first = wavenet.generate(model, num_samples=40, seed=3, engine="torch")
-    for door in (WaveNet.from_pretrained(pretrained.HERE / name), load_model(name)):
+    for door in (WaveNet.from_pretrained(pretrained.HERE / name), load_model(name), load_model(Path(name))):
         assert torch.equal(wavenet.generate(door, num_samples=40, seed=3, engine="torch"), first)
     choice = {label: categories[0] for label, categories in model.labels.items()}
     silence = torch.zeros(1, 400)

@@ -29,7 +29,7 @@ def find(name: str | os.PathLike[str]) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    if name in bundled():
+    if os.fspath(name) in bundled():  # also as a Path, which command lines make of it
         return HERE / name
     if isinstance(name, str) and REPO_ID.fullmatch(name) and not Path(name).parent.exists():
         return _download(name)
