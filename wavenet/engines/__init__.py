@@ -8,15 +8,24 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, stack  # by name: once engines/torch.py is imported, `torch` here is that
+from torch import (
+    Generator,
+    Tensor,
+    int64,
+    randint,
+    randn,
+    stack,
+    zeros,
+)  # `torch` here is engines/torch.py once that is in
 
 from wavenet.compiler import CompilerError
-from wavenet.distributions import Sampling
+from wavenet.distributions import Sampling, refuse_not_finite
 from wavenet.layers import CausalConv1d
 from wavenet.model import ModelState, WaveNet
 
 logger = logging.getLogger(__name__)
 
+CHECKED = 12  # samples of an engine's check against the model
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "int8": torch.int8}
 
 
@@ -55,7 +64,7 @@ def _naive() -> type[Engine]:
     return NaiveEngine
 
 
-def _torch() -> type[Engine]:
+def _torch() -> type[Engine]:  # from here on `torch` in this file is engines/torch.py
     from wavenet.engines.torch import TorchEngine
 
     return TorchEngine
@@ -67,7 +76,23 @@ def _native() -> type[Engine]:
     return NativeEngine
 
 
-ENGINES: dict[str, Callable[[], type[Engine]]] = {"naive": _naive, "torch": _torch, "native": _native}
+def _triton() -> type[Engine]:
+    try:
+        from wavenet.engines.triton import TritonEngine
+    except ImportError as error:
+        raise ValueError(
+            f"The triton engine needs Triton, which cannot be imported here ({error}). It comes with torch for CUDA on "
+            "Linux; engine='torch' runs everywhere."
+        ) from error
+    return TritonEngine
+
+
+ENGINES: dict[str, Callable[[], type[Engine]]] = {
+    "naive": _naive,
+    "torch": _torch,
+    "native": _native,
+    "triton": _triton,
+}
 
 
 def build_engine(
@@ -116,7 +141,7 @@ def _best(model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, 
     return _torch()(model, batch_size, labels, dtype)
 
 
-# What engines share: how they take a model apart
+# What engines share: how they take a model apart, and how they check themselves against it
 
 
 def before_gate(model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int) -> Tensor:
@@ -134,3 +159,42 @@ def before_gate(model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size:
 def bias_of(convolution: CausalConv1d) -> Tensor:
     assert convolution.bias is not None
     return convolution.bias
+
+
+class Forced(Engine, Protocol):
+    """An engine with an arithmetic of its own, which can be compared with the model's."""
+
+    def force(self, codes: Tensor) -> Tensor:
+        """As `prime`, sample by sample in this engine's own arithmetic: what it would draw from."""
+        ...
+
+
+def check_against_model(
+    engine: Forced, model: WaveNet, batch_size: int, tolerance: float, name: str, where: str
+) -> None:
+    """The logits of the first samples, from a random past, against the model's. Leaves the engine in some other state.
+
+    tolerance: relative to the largest logit above 1. Raises RuntimeError where they differ by more.
+    """
+    generator = Generator().manual_seed(0)
+    device = next(model.parameters()).device
+
+    def noise(like: Tensor) -> Tensor:
+        return randn(like.shape, generator=generator).to(device)
+
+    window, blocks = model.init_state(batch_size)
+    code = zeros(batch_size, dtype=int64, device=device)
+    engine.state = EngineState(code, (noise(window), tuple(noise(block) for block in blocks)))
+    codes = randint(model.codec.classes, (batch_size, CHECKED), generator=generator).to(device)
+    start = engine.state
+    mine = engine.force(codes)
+    engine.state = start
+    theirs = engine.prime(codes)
+    refuse_not_finite(theirs)
+    error = float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1))
+    if not error <= tolerance:
+        raise RuntimeError(
+            f"The {name} engine checked itself against model.forward and was off by {error:.1e} of the largest logit "
+            f"(allowed: {tolerance:.0e}). Do not use it here: engine='torch' gives the right result. Please report this "
+            f"with your {where}."
+        )

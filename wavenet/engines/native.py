@@ -20,13 +20,12 @@ from torch import Tensor
 
 from wavenet.compiler import library
 from wavenet.distributions import Sampling, refuse_not_finite
-from wavenet.engines import EngineState, before_gate, bias_of
+from wavenet.engines import EngineState, before_gate, bias_of, check_against_model
 from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
 SOURCE = Path(__file__).with_name("native.cpp")
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # WEIGHTS in native.cpp
-CHECKED = 12  # samples of the self-check
 # of the self-check, relative to the largest logit above 1
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.int8: 0.25}
 
@@ -65,7 +64,7 @@ class NativeEngine:
         constants = self._weights.before_gate(self._model, labels, batch_size).split(-(-batch_size // threads), dim=1)
         self._groups = [Group(lib, self._weights, part) for part in constants]
         self._pool = ThreadPoolExecutor(len(self._groups)) if len(self._groups) > 1 else None
-        self._check_itself(batch_size)
+        check_against_model(self, self._model, batch_size, TOLERANCE[dtype], "native", "compiler and processor")
         code = torch.full((batch_size,), model.codec.silence)
         self.state = EngineState(code, self._model.init_state(batch_size))
 
@@ -110,31 +109,6 @@ class NativeEngine:
         if self._pool is None:
             return call(self._groups[0], parts[0])
         return torch.cat(list(self._pool.map(call, self._groups, parts)))
-
-    def _check_itself(self, batch_size: int) -> None:
-        """The logits of the first samples, from a random past, against the model's. Raises RuntimeError where they differ."""
-        generator = torch.Generator().manual_seed(0)
-
-        def noise(like: Tensor) -> Tensor:
-            return torch.randn(like.shape, generator=generator)
-
-        window, blocks = self._model.init_state(batch_size)
-        self.state = EngineState(
-            torch.zeros(batch_size, dtype=torch.int64), (noise(window), tuple(noise(block) for block in blocks))
-        )
-        codes = torch.randint(self._model.codec.classes, (batch_size, CHECKED), generator=generator)
-        start = self.state
-        mine = self.force(codes)
-        self.state = start
-        theirs = self.prime(codes)
-        refuse_not_finite(theirs)
-        error = float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1))
-        if not error <= TOLERANCE[self._weights.dtype]:
-            raise RuntimeError(
-                f"The native engine checked itself against model.forward and was off by {error:.1e} of the largest logit "
-                f"(allowed: {TOLERANCE[self._weights.dtype]:.0e}). Do not use it here: engine='torch' gives the right "
-                "result. Please report this with your compiler and processor."
-            )
 
 
 class Packed:

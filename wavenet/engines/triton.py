@@ -1,0 +1,306 @@
+"""Owns the CUDA engine: packs a model's weights for triton_kernel.py, holds the streams' memory, and checks the result.
+
+Weights and past inputs are float32 or bfloat16. Triton is the one thing imported here that is not everywhere.
+
+Shapes: B streams, padded to whole tiles; L layers, K kernel size, C residual, G gate, S skip, H head channels, each padded
+with zeros to a power of two; Q classes.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor, nn
+
+from wavenet.distributions import Sampling, refuse_not_finite
+from wavenet.engines import EngineState, before_gate, bias_of, check_against_model
+from wavenet.engines.triton_kernel import INTERPRETED, run_streams
+from wavenet.layers import CausalConv1d
+from wavenet.model import WaveNet
+
+LEAST = 16  # of a side of a tensor core's product
+PIECE = 128  # columns of the skip and head products at a time
+CLOCK = 1 << 30  # time wraps here: a multiple of every ring's size
+MULTIPROCESSORS = 132  # of the GPU this was laid out for (H100, H200)
+# of the self-check, relative to the largest logit above 1
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+
+
+class TritonEngine:
+    """Ring buffers of a power of two of slots each: the input of layer l at time t lies in slot first_l + t mod slots_l.
+
+    Args: as `Engine`, and
+        tile: streams a program takes, 1 or a power of two of at least 16; chosen from the batch where none are given.
+        launch: Triton's num_warps and num_stages; chosen from the tile where none are given.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: WaveNet,
+        batch_size: int,
+        labels: Mapping[str, Tensor] | None,
+        dtype: torch.dtype,
+        tile: int | None = None,
+        **launch: int,
+    ) -> None:
+        _refuse(model, dtype)
+        self._labels = labels
+        self._model = _rounded(model, dtype)
+        self._batch_size = batch_size
+        self._tile = tile or tile_for(batch_size)
+        self._launch_shape = {**launch_shape(self._tile), **launch}
+        padded = -(-batch_size // self._tile) * self._tile
+        self._weights = Packed(self._model, labels, batch_size, padded, dtype)
+        self._memory = Memory(self._weights, padded)
+        self._code = self._memory.tensors["code"]  # (B,) int32, the last code of each stream
+        self._time = 0
+        check_against_model(self, self._model, batch_size, TOLERANCE[dtype], "triton", "GPU and driver")
+        code = torch.full((batch_size,), model.codec.silence, device=self._code.device)
+        self.state = EngineState(code, self._model.init_state(batch_size))
+
+    @property
+    def state(self) -> EngineState:
+        window, *blocks = (
+            ring.index_select(0, (self._time + torch.arange(-history, 0, device=ring.device)) % len(ring))
+            for ring, history in zip(self._memory.rings(), self._weights.histories, strict=True)
+        )
+        sizes = (slice(self._batch_size), slice(self._weights.channels))
+        window, *blocks = (part[:, *sizes].permute(1, 2, 0).contiguous() for part in (window, *blocks))
+        return EngineState(self._code[: self._batch_size].long(), (window, tuple(blocks)))
+
+    @state.setter
+    def state(self, state: EngineState) -> None:
+        self._time = 0
+        self._code[: self._batch_size] = state.code
+        for ring, history in zip(self._memory.rings(), (state.model[0], *state.model[1]), strict=True):
+            past = history.shape[-1]
+            ring.zero_()
+            ring[len(ring) - past :, : self._batch_size, : self._weights.channels] = history.permute(2, 0, 1)
+
+    @torch.no_grad()
+    def prime(self, codes: Tensor) -> Tensor:
+        """In parallel over time, by the model itself; the streams go on from the state it leaves."""
+        codes = codes.to(self._code.device)
+        before = self.state
+        inputs = torch.cat([before.code[:, None], codes[:, :-1]], dim=1)
+        window, blocks = before.model
+        in_float = (window.float(), tuple(block.float() for block in blocks))
+        logits, model_state = self._model.step(inputs, in_float, self._labels)
+        self.state = EngineState(codes[:, -1], model_state)
+        return logits
+
+    @torch.no_grad()
+    def force(self, codes: Tensor) -> Tensor:
+        """As `prime`, sample by sample in this engine's own arithmetic: what it would draw from."""
+        steps, padded = codes.shape[1], len(self._code)
+        given = F.pad(codes.to(self._code.device, torch.int32).T, (0, padded - len(codes))).contiguous()
+        logits = torch.full((steps, padded, self._weights.sizes["Q"]), math.nan, device=given.device)
+        self._launch(given, steps, Sampling(), forced_logits=logits)
+        return logits[:, : len(codes)].permute(1, 2, 0)
+
+    @torch.no_grad()
+    def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
+        steps, padded = uniforms.shape[1], len(self._code)
+        given = uniforms.to(self._code.device, torch.float32).T
+        given = F.pad(given, (0, padded - len(uniforms))).contiguous()
+        codes = torch.empty((steps, padded), dtype=torch.int32, device=given.device)
+        if steps:
+            self._launch(codes, steps, sampling, uniforms=given)
+            refuse_not_finite(self._memory.tensors["logits"][:, : len(uniforms)])  # what is not finite stays so
+        return codes[:, : len(uniforms)].T.long()
+
+    def _launch(self, codes: Tensor, steps: int, sampling: Sampling, **given: Tensor) -> None:
+        memory, weights, tile = self._memory, self._weights, self._tile
+        tensors = {"uniforms": memory.nothing, "forced_logits": memory.nothing, "codes": codes, **given}
+        settings = launch_settings(weights, sampling, tile, forced="forced_logits" in given)
+        run_streams[(len(self._code) // tile,)](
+            **tensors,
+            **memory.tensors,
+            **weights.tensors,
+            **settings,
+            time=self._time,
+            steps=steps,
+            **self._launch_shape,
+        )
+        self._time = (self._time + steps) % CLOCK
+
+
+def launch_settings(weights: "Packed", sampling: Sampling, tile: int, forced: bool) -> dict[str, Any]:
+    """The kernel's arguments that are no tensors: sizes, and how codes are drawn."""
+    return {
+        **weights.sizes,
+        "scale": weights.residual_scale,
+        "batch": len(weights.tensors["row"]),
+        "temperature": float(sampling.temperature),
+        "top_k": sampling.top_k,
+        "top_p": float(sampling.top_p),
+        "PIECE": PIECE,
+        "M": tile,
+        "ONE": tile == 1,
+        "FORCED": forced,
+        "GREEDY": sampling.temperature == 0,
+        "TOP_K": 0 < sampling.top_k < weights.sizes["Q"],
+        "TOP_P": sampling.top_p < 1,
+    }
+
+
+class Packed:
+    """A model's weights in the kernel's layouts, each (inputs, outputs) with its sides padded. Read only."""
+
+    def __init__(
+        self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int, padded: int, dtype: torch.dtype
+    ) -> None:
+        self.dtype, blocks = dtype, list(model.stack.blocks)
+        self.channels = model.input.in_channels
+        self.residual_scale = blocks[0].residual_scale
+        self.histories = [model.input.history, *(block.dilated.history for block in blocks)]
+        self.rings = [triton.next_power_of_2(history + 1) for history in self.histories]
+        hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
+        widths = {"C": self.channels, "G": blocks[0].skip.in_channels, "S": hidden.in_channels, "H": out.in_channels}
+        self.sizes = {"L": len(blocks), "K": model.input.kernel_size[0], "Q": model.codec.classes}
+        self.sizes |= {name: max(LEAST, triton.next_power_of_2(width)) for name, width in widths.items()}
+        input_taps = torch.stack([self._matrix(tap, "C", "C") for tap in model.input.weight.unbind(-1)])
+        taps = torch.stack([self._halves(block.dilated.weight) for block in blocks], dim=1)  # (K, L, 2, C, G)
+        embedding = self._pad(model.embedding.weight, "Q", "C")
+        row, constants = self._constants(model, labels, batch_size, padded)
+        skip = torch.stack([self._matrix(block.skip.weight[..., 0], "G", "S") for block in blocks])
+        self.tensors = {
+            "row": row,
+            "constants": constants,
+            "embedding": embedding.to(dtype),
+            "first": embedding @ input_taps[-1] + self._row(bias_of(model.input), "C"),
+            "input_taps": self._stored(input_taps[:-1]),
+            "past_taps": self._stored(taps[:-1].transpose(0, 1)),
+            "now_taps": self._stored(taps[-1]),
+            "residual": self._stored(self._residuals(model)),
+            "residual_bias": self._residual_biases(model),
+            "skip": self._stored(skip),
+            "skip_bias": self._row(torch.stack([bias_of(block.skip) for block in blocks]).sum(0), "S"),
+            "head": self._stored(self._matrix(hidden.weight[..., 0], "S", "H")),
+            "head_bias": self._row(bias_of(hidden), "H"),
+            "out": self._stored(self._matrix(out.weight[..., 0], "H", "Q")),
+            "out_bias": self._row(bias_of(out), "Q"),
+            "rings": self._places(model),
+        }
+
+    def _residuals(self, model: WaveNet) -> Tensor:
+        """(L, G, C), times the residual scale; zeros for the last block, whose residual nobody reads."""
+        weights = torch.zeros(self.sizes["L"], self.sizes["G"], self.sizes["C"], device=model.embedding.weight.device)
+        for weight, block in zip(weights, model.stack.blocks, strict=True):
+            if block.residual is not None:
+                weight.copy_(self.residual_scale * self._matrix(block.residual.weight[..., 0], "G", "C"))
+        return weights
+
+    def _residual_biases(self, model: WaveNet) -> Tensor:
+        """(L, C), times the residual scale."""
+        biases = torch.zeros(self.sizes["L"], self.sizes["C"], device=model.embedding.weight.device)
+        for bias, block in zip(biases, model.stack.blocks, strict=True):
+            if block.residual is not None:
+                bias.copy_(self.residual_scale * self._row(bias_of(block.residual), "C"))
+        return biases
+
+    def _constants(
+        self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int, padded: int
+    ) -> tuple[Tensor, Tensor]:
+        """What is added before the gates: which row is each stream's (B,) int32, and the different rows (U, L, 2, G)."""
+        values = before_gate(model, labels, batch_size).transpose(0, 1)  # (B, L, 2 G)
+        rows, row = values.flatten(1).unique(dim=0, return_inverse=True)
+        halves = rows.unflatten(1, (self.sizes["L"], 2, -1))
+        row = F.pad(row.to(torch.int32), (0, padded - batch_size))
+        return row, F.pad(halves, (0, self.sizes["G"] - halves.shape[-1])).contiguous()
+
+    def _places(self, model: WaveNet) -> Tensor:
+        """(L + 1, 3) int32 for the input convolution and each layer: first slot, slots - 1, dilation."""
+        dilations = [1, *(block.dilated.dilation[0] for block in model.stack.blocks)]
+        starts = [sum(self.rings[:index]) for index in range(len(self.rings))]
+        rows = [
+            [start, slots - 1, dilation] for start, slots, dilation in zip(starts, self.rings, dilations, strict=True)
+        ]
+        return torch.tensor(rows, dtype=torch.int32, device=model.embedding.weight.device)
+
+    def _stored(self, weights: Tensor) -> Tensor:
+        """In the engine's dtype; never empty, since a kernel wants a pointer."""
+        return weights.to(self.dtype).contiguous() if weights.numel() else weights.new_zeros(1, dtype=self.dtype)
+
+    def _halves(self, weight: Tensor) -> Tensor:
+        """A dilated convolution's (2 G, C, K) -> (K, 2, C, G)."""
+        halves = [torch.stack([self._matrix(half, "C", "G") for half in tap.chunk(2)]) for tap in weight.unbind(-1)]
+        return torch.stack(halves)
+
+    def _matrix(self, weight: Tensor, rows: str, columns: str) -> Tensor:
+        """(out, in) -> (in, out), padded."""
+        return self._pad(weight.T, rows, columns)
+
+    def _pad(self, matrix: Tensor, rows: str, columns: str) -> Tensor:
+        """Zeros up to the kernel's sizes of those names."""
+        right, below = self.sizes[columns] - matrix.shape[1], self.sizes[rows] - matrix.shape[0]
+        return F.pad(matrix, (0, right, 0, below)).contiguous()
+
+    def _row(self, vector: Tensor, size: str) -> Tensor:
+        return F.pad(vector, (0, self.sizes[size] - len(vector)))
+
+
+class Memory:
+    """What the streams remember, and where a step puts what it works on: NaN, since that is written before it is read."""
+
+    def __init__(self, weights: Packed, streams: int) -> None:
+        device, sizes, dtype = weights.tensors["row"].device, weights.sizes, weights.dtype
+
+        def scratch(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.full(shape, math.nan, dtype=dtype, device=device)
+
+        self._slots = weights.rings
+        self.nothing = scratch(1, dtype=torch.float32)  # for an argument that a launch has no use for
+        self.tensors = {
+            "code": torch.zeros(streams, dtype=torch.int32, device=device),
+            "ring": torch.zeros(sum(weights.rings), streams, sizes["C"], dtype=dtype, device=device),
+            "gates": scratch(sizes["L"], streams, sizes["G"]),
+            "skips": scratch(sizes["S"] // min(sizes["S"], PIECE), streams, min(sizes["S"], PIECE)),
+            "hidden": scratch(sizes["H"] // min(sizes["H"], PIECE), streams, min(sizes["H"], PIECE)),
+            "logits": scratch(sizes["Q"] // PIECE, streams, PIECE, dtype=torch.float32),
+        }
+
+    def rings(self) -> tuple[Tensor, ...]:
+        """(slots, B, C) of the input convolution and of each layer."""
+        return self.tensors["ring"].split(self._slots)
+
+
+def tile_for(batch_size: int) -> int:
+    """Streams a program takes: one while there is a multiprocessor for each, then tiles that fill the multiprocessors.
+
+    A rule from counting, not from measurement: `benchmarks/gpu.py` times every tile.
+    """
+    if batch_size <= MULTIPROCESSORS:
+        return 1
+    return next((tile for tile in (16, 32) if batch_size <= tile * MULTIPROCESSORS), 64)
+
+
+def launch_shape(tile: int) -> dict[str, int]:
+    """Warps of a program, and how far ahead of the products their weights are fetched."""
+    return {"num_warps": 4 if tile <= LEAST else 8, "num_stages": 2}
+
+
+def _refuse(model: WaveNet, dtype: torch.dtype) -> None:
+    device = next(model.parameters()).device
+    if device.type != "cuda" and not INTERPRETED.value:
+        raise ValueError(f"The triton engine runs on CUDA, but the model is on {device}: move it with model.cuda().")
+    if dtype not in TOLERANCE:
+        raise ValueError(
+            f"The triton engine computes in float32 or bfloat16, but precision {str(dtype).removeprefix('torch.')} was "
+            "asked for: the torch engine has it."
+        )
+
+
+def _rounded(model: WaveNet, dtype: torch.dtype) -> WaveNet:
+    """A float32 copy of the model whose products have the weights that the engine keeps."""
+    model = copy.deepcopy(model).float().eval().requires_grad_(False)
+    blocks = [layer for block in model.stack.blocks for layer in (block.dilated, block.residual, block.skip)]
+    for layer in (model.embedding, model.input, *blocks, *model.head):
+        if isinstance(layer, nn.Embedding | CausalConv1d):
+            layer.weight.copy_(layer.weight.to(dtype))
+    return model

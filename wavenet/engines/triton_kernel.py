@@ -1,0 +1,178 @@
+"""Owns the kernel of the Triton engine: `run_streams`, a chunk of samples for all streams in one launch.
+
+Time, layers, head and the draw of each code are loops inside it; a program runs a tile of M streams from the first sample of
+the chunk to the last, and never waits for another program. What makes a step short:
+
+- What a layer takes from samples before t is computed while the layer before it is still at work (as in NVIDIA's nv-wavenet),
+  since it does not depend on sample t.
+- The input convolution's newest tap is looked up in a table of 256 rows, one a code.
+- Skips and head are products in pieces of PIECE columns, so that neither registers nor shared memory run out.
+
+A tile of 16 streams or more multiplies on the tensor cores; a single stream a program (ONE), by multiply-adds, which wait
+less. Sums, the residual stream, the logits and the draw are float32. Knows nothing of models; `wavenet.engines.triton` packs
+the weights and holds the memory.
+
+Shapes: M streams of a tile, L layers, K kernel size, C residual, G gate, S skip, H head channels, Q classes, all but L and K
+powers of two. Written for the interpreter too (TRITON_INTERPRET=1), which runs it on the CPU for tests.
+"""
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def _add_product(total, x, weight, ONE: tl.constexpr):
+    """total + x @ weight: (M, K) x (K, N)."""
+    if ONE or INTERPRETED:  # the interpreter's dot does not know bfloat16
+        x, weight = x.to(tl.float32), weight.to(tl.float32)
+    if ONE:
+        return total + tl.sum(x[:, :, None] * weight[None], axis=1)
+    return tl.dot(x, weight, total, input_precision="ieee")
+
+
+@triton.jit
+def _block(pointer, ROWS: tl.constexpr, COLUMNS: tl.constexpr, width):
+    """A (ROWS, COLUMNS) block of a matrix whose rows are `width` long."""
+    return tl.load(pointer + tl.arange(0, ROWS)[:, None] * width + tl.arange(0, COLUMNS)[None])
+
+
+@triton.jit
+def _ring_row(ring, rings, layer, now, stream, batch, C: tl.constexpr):
+    """Where the inputs (M, C) of a layer at time `now` lie. rings: (L + 1, 3) of first slot, slots - 1, dilation."""
+    slot = tl.load(rings + 3 * layer) + (now & tl.load(rings + 3 * layer + 1))
+    return ring + (slot.to(tl.int64) * batch + stream[:, None]) * C + tl.arange(0, C)[None]
+
+
+@triton.jit
+def _before_gate(
+    constants, row, past_taps, ring, rings, layer, now, stream, batch,
+    K: tl.constexpr, C: tl.constexpr, G: tl.constexpr, ONE: tl.constexpr,
+):  # fmt: skip
+    """Bias, condition and all taps but the newest of a layer's filter and gate, (M, G) each."""
+    constant = constants + row[:, None] + layer * 2 * G + tl.arange(0, G)[None]
+    filter_, gate = tl.load(constant), tl.load(constant + G)
+    dilation = tl.load(rings + 3 * (layer + 1) + 2)
+    for k in tl.static_range(K - 1):
+        x = tl.load(_ring_row(ring, rings, layer + 1, now - (K - 1 - k) * dilation, stream, batch, C))
+        taps = past_taps + (layer * (K - 1) + k) * 2 * C * G
+        filter_ = _add_product(filter_, x, _block(taps, C, G, G), ONE)
+        gate = _add_product(gate, x, _block(taps + C * G, C, G, G), ONE)
+    return filter_, gate
+
+
+@triton.jit
+def _dense(
+    source, weight, bias, target, stream, batch, PARTS: tl.constexpr, DEPTH: tl.constexpr, OUT: tl.constexpr,
+    WIDTH: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr, RELU: tl.constexpr,
+):  # fmt: skip
+    """target = source @ weight + bias: (PARTS, B, DEPTH) x (PARTS * DEPTH, OUT) -> (OUT / WIDTH, B, WIDTH)."""
+    d, w = tl.arange(0, DEPTH), tl.arange(0, WIDTH)
+    for piece in range(OUT // WIDTH):
+        total = tl.zeros((M, WIDTH), tl.float32) + tl.load(bias + piece * WIDTH + w)[None]
+        for part in range(PARTS):
+            x = tl.load(source + (part * batch + stream[:, None]) * DEPTH + d[None])
+            total = _add_product(total, x, _block(weight + part * DEPTH * OUT + piece * WIDTH, DEPTH, WIDTH, OUT), ONE)
+        if RELU:
+            total = tl.maximum(total, 0.0)
+        place = target + (piece * batch + stream[:, None]) * WIDTH + w[None]
+        tl.store(place, total.to(target.dtype.element_ty))
+
+
+@triton.jit
+def _ranked(values, rank, Q: tl.constexpr):
+    """values (M, Q) sorted downwards -> the one at place `rank` (M,) of each row."""
+    return tl.sum(tl.where(tl.arange(0, Q)[None] == rank[:, None], values, 0.0), axis=1)
+
+
+@triton.jit
+def _draw(
+    logits, uniform, temperature, top_k, top_p,
+    M: tl.constexpr, Q: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+):  # fmt: skip
+    """`Sampling.draw`: logits (M, Q), uniform (M,) -> codes (M,) int32."""
+    q = tl.arange(0, Q)[None]
+    top = tl.max(logits, axis=1)[:, None]
+    if GREEDY:
+        return tl.min(tl.where(logits == top, q, Q - 1), axis=1)
+    if TOP_K:
+        kth = _ranked(tl.sort(logits, descending=True), tl.zeros((M,), tl.int32) + top_k - 1, Q)
+        logits = tl.where(logits < kth[:, None], float("-inf"), logits)
+    weight = tl.exp((logits - top) / temperature)
+    if TOP_P:
+        weight = weight / tl.sum(weight, axis=1)[:, None]
+        ordered = tl.sort(weight, descending=True)
+        kept = tl.sum((tl.cumsum(ordered, axis=1) - ordered < top_p).to(tl.int32), axis=1)
+        least = _ranked(ordered, kept - 1, Q)[:, None]
+        equal = (weight == least).to(tl.int32)  # of equal ones the lower codes stay
+        room = kept - tl.sum((weight > least).to(tl.int32), axis=1)
+        stays = (weight > least) | ((equal == 1) & (tl.cumsum(equal, axis=1) <= room[:, None]))
+        weight = tl.where(stays, weight, 0.0)
+    cumulative = tl.cumsum(weight, axis=1)
+    edge = tl.minimum(uniform, 1 - 2**-24) * tl.max(cumulative, axis=1)
+    return tl.minimum(tl.sum((cumulative <= edge[:, None]).to(tl.int32), axis=1), Q - 1)
+
+
+@triton.jit(do_not_specialize=["time", "steps", "temperature", "top_k", "top_p"])
+def run_streams(
+    code, codes, uniforms, forced_logits, ring, gates, skips, hidden, logits,
+    row, constants, embedding, first, input_taps, past_taps, now_taps, residual, residual_bias,
+    skip, skip_bias, head, head_bias, out, out_bias, rings,
+    time, steps, temperature, top_k, top_p, scale, batch,
+    L: tl.constexpr, K: tl.constexpr, C: tl.constexpr, G: tl.constexpr, S: tl.constexpr, H: tl.constexpr, Q: tl.constexpr,
+    PIECE: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr,
+    FORCED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+):  # fmt: skip
+    """`steps` samples of a tile of M streams. Pointers: see `Packed` (weights) and `Streams` (memory).
+
+    A barrier stands between what the threads of a program write to memory and what others of them read from it.
+    """
+    stream = tl.program_id(0) * M + tl.arange(0, M)
+    c, g, q = tl.arange(0, C), tl.arange(0, G), tl.arange(0, Q)
+    S_PIECE: tl.constexpr = min(S, PIECE)
+    H_PIECE: tl.constexpr = min(H, PIECE)
+    Q_PIECE: tl.constexpr = min(Q, PIECE)
+    kind = ring.dtype.element_ty
+    heard = tl.load(code + stream)
+    constant = tl.load(row + stream) * (L * 2 * G)  # where each stream's constants begin
+    t = 0
+    while t < steps:
+        now = time + t
+        tl.store(_ring_row(ring, rings, 0, now, stream, batch, C), tl.load(embedding + heard[:, None] * C + c[None]))
+        x = tl.load(first + heard[:, None] * C + c[None])
+        for k in tl.static_range(K - 1):
+            past = tl.load(_ring_row(ring, rings, 0, now - (K - 1 - k), stream, batch, C))
+            x = _add_product(x, past, _block(input_taps + k * C * C, C, C, C), ONE)
+        filter_, gate = _before_gate(constants, constant, past_taps, ring, rings, 0, now, stream, batch, K, C, G, ONE)
+        for layer in range(L):
+            tl.store(_ring_row(ring, rings, layer + 1, now, stream, batch, C), x.to(kind))
+            taps = now_taps + layer * 2 * C * G
+            filter_ = _add_product(filter_, x.to(kind), _block(taps, C, G, G), ONE)
+            gate = _add_product(gate, x.to(kind), _block(taps + C * G, C, G, G), ONE)
+            z = ((2 * tl.sigmoid(2 * filter_) - 1) * tl.sigmoid(gate)).to(kind)  # tanh(a) = 2 sigmoid(2 a) - 1
+            following = tl.minimum(layer + 1, L - 1)
+            filter_, gate = _before_gate(
+                constants, constant, past_taps, ring, rings, following, now, stream, batch, K, C, G, ONE
+            )
+            tl.store(gates + (layer * batch + stream[:, None]) * G + g[None], z)
+            x = scale * x + tl.load(residual_bias + layer * C + c)[None]
+            x = _add_product(x, z, _block(residual + layer * G * C, G, C, C), ONE)
+        tl.debug_barrier()
+        _dense(gates, skip, skip_bias, skips, stream, batch, L, G, S, S_PIECE, M, ONE, True)
+        tl.debug_barrier()
+        _dense(skips, head, head_bias, hidden, stream, batch, S // S_PIECE, S_PIECE, H, H_PIECE, M, ONE, True)
+        tl.debug_barrier()
+        _dense(hidden, out, out_bias, logits, stream, batch, H // H_PIECE, H_PIECE, Q, Q_PIECE, M, ONE, False)
+        tl.debug_barrier()
+        place = ((q // Q_PIECE)[None] * batch + stream[:, None]) * Q_PIECE + (q % Q_PIECE)[None]
+        found = tl.load(logits + place)
+        if FORCED:
+            tl.store(forced_logits + (t * batch + stream[:, None]).to(tl.int64) * Q + q[None], found)
+            heard = tl.load(codes + t * batch + stream)
+        else:
+            uniform = tl.load(uniforms + t * batch + stream)
+            heard = _draw(found, uniform, temperature, top_k, top_p, M, Q, GREEDY, TOP_K, TOP_P)
+            tl.store(codes + t * batch + stream, heard)
+        t += 1
+    tl.store(code + stream, heard)
