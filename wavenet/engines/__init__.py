@@ -8,15 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import (
-    Generator,
-    Tensor,
-    int64,
-    randint,
-    randn,
-    stack,
-    zeros,
-)  # `torch` here is engines/torch.py once that is in
+from torch import Generator, Tensor, int64, randint, randn, stack, zeros
 
 from wavenet.compiler import CompilerError
 from wavenet.distributions import Sampling, refuse_not_finite
