@@ -13,8 +13,10 @@ import torch
 from conftest import LABELS, TOLERANCE, assert_close, shifted, small_model, some_codes, some_labels, some_uniforms
 from torch import Tensor
 
+import wavenet.engines.torch
 from wavenet import Sampling, WaveNet
 from wavenet.engines import Engine, EngineState, build_engine
+from wavenet.engines.torch import TorchEngine
 
 F64, F32 = torch.float64, torch.float32
 NAMES = ["naive", "torch"]
@@ -130,6 +132,45 @@ def test_the_cuda_engine_gives_the_codes_of_the_cpu_but_for_edges() -> None:
     first = drawn(engine_of("torch", model, 7, F32), uniforms)
     second = drawn(engine_of("torch", small_model(dtype=F32, labels=LABELS).to("cuda"), 7, F32), uniforms)
     assert parted_on_edge(model, first, second, uniforms, some_labels(7)) > 0.5 * first.numel()
+
+
+class Uncaptured:
+    """In the place of a captured graph: the same step, called."""
+
+    def __init__(self, engine: TorchEngine, sampling: Sampling) -> None:
+        self.engine, self.sampling = engine, sampling
+
+    def replay(self) -> None:
+        self.logits = self.engine._counted_step(self.sampling)
+
+
+@pytest.mark.parametrize("settings", [{"kernel_size": 1}, {"kernel_size": 3, "labels": LABELS}], ids=str)
+@pytest.mark.parametrize("cuts", [(), (1, 2, 40)])
+def test_the_step_that_cuda_captures_gives_the_same_codes(
+    settings: dict[str, Any], cuts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU it can be run, not captured; calls longer than its rows are cut."""
+    model, uniforms, sampling = small_model(**settings), some_uniforms(3, 90), Sampling(1.1, 0, 0.9)
+    expected = drawn(engine_of("torch", model), uniforms, sampling, cuts)
+    monkeypatch.setattr(wavenet.engines.torch, "CHUNK", 32)
+    monkeypatch.setattr(TorchEngine, "_stepped", TorchEngine._replayed)
+    monkeypatch.setattr(TorchEngine, "_capture", lambda engine, sampling: Uncaptured(engine, sampling))
+    assert torch.equal(drawn(engine_of("torch", model), uniforms, sampling, cuts), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [F64, F32])
+def test_a_captured_graph_follows_the_state_and_the_sampling(dtype: torch.dtype) -> None:
+    """One engine, two ways to draw in turn, and a state put back: the codes of an engine without a graph."""
+    model, uniforms = small_model(dtype=dtype, labels=LABELS).cuda(), some_uniforms(3, 60)
+    captured, plain = engine_of("torch", model, dtype=dtype), engine_of("torch", model, dtype=dtype)
+    for sampling in (Sampling(), Sampling(0.5), Sampling()):
+        state = captured.state
+        first = captured.sample(uniforms, sampling)
+        captured.state = state
+        again = captured.sample(uniforms, sampling)
+        assert torch.equal(first, again)
+        assert torch.equal(first, plain._stepped(uniforms.cuda(), sampling))  # type: ignore[attr-defined]
 
 
 # Engines and the model
