@@ -17,7 +17,7 @@ FLOORS = [
     {"files", "compiler", "pretrained", "scores", "classifier"},
     {"mulaw"},
     {"layers"},
-    {"conditioning", "distributions"},
+    {"conditioning", "distributions", "kernels"},
     {"model"},
     {"likelihood"},
     {"engines"},

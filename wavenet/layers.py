@@ -83,7 +83,7 @@ class CausalConv1d(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, T) -> (B, out_channels, T). Raises ValueError for any other shape."""
-        _check_features(x, self.in_channels)
+        check_features(x, self.in_channels)
         return self._convolve(F.pad(x.transpose(1, 2), (0, 0, self.history, 0)))
 
     def init_state(
@@ -94,7 +94,7 @@ class CausalConv1d(nn.Conv1d):
 
     def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         """The next n >= 1 inputs (B, in_channels, n) and the state -> outputs (B, out_channels, n) and the new state."""
-        _check_features(x, self.in_channels)
+        check_features(x, self.in_channels)
         expected = (x.shape[0], self.in_channels, self.history)
         if tuple(state.shape) != expected:
             raise ValueError(
@@ -161,8 +161,16 @@ class ResidualBlock(nn.Module):
 
         Raises ValueError for wrong shapes, and for a condition that is missing or not expected.
         """
+        residual, z = self.unit(x, condition)
+        return residual, self.skip(z)
+
+    def unit(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `forward`, with z (B, gate_channels, T) in the place of the skip, which a stack takes of all blocks at once.
+
+        `wavenet.kernels.fuse` puts a fused kernel in its place.
+        """
         z = self.gate(self.dilated(x), condition)
-        return self.add_residual(x, z), self.skip(z)
+        return self.add_residual(x, z), z
 
     def init_state(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -180,15 +188,20 @@ class ResidualBlock(nn.Module):
 
     def gate(self, h: Tensor, condition: Tensor | None) -> Tensor:
         """(B, 2 * gate_channels, T) -> (B, gate_channels, T): equation 3, the filter's half first."""
+        steering = self.steering(condition, h.shape[-1])
+        filter_, gate = (h if steering is None else h + steering).chunk(2, dim=1)
+        return torch.tanh(filter_) * torch.sigmoid(gate)
+
+    def steering(self, condition: Tensor | None, time: int) -> Tensor | None:
+        """V h, what a condition adds before the gate: (B, 2 * gate_channels, time or 1); None for a block without."""
         if self.condition is not None:
-            h = h + self.condition(self._checked(condition, h.shape[-1]))
-        elif condition is not None:
+            return self.condition(self._checked(condition, time))
+        if condition is not None:
             raise ValueError(
                 f"This block has no conditioning, but got a condition of shape {tuple(condition.shape)}. "
                 "Build it with condition_channels, or leave the condition out."
             )
-        filter_, gate = h.chunk(2, dim=1)
-        return torch.tanh(filter_) * torch.sigmoid(gate)
+        return None
 
     def add_residual(self, x: Tensor, z: Tensor) -> Tensor:
         if self.residual is None:
@@ -256,8 +269,7 @@ class ResidualStack(nn.Module):
         """x (B, residual_channels, T), condition (B, condition_channels, T or 1) -> summed skips (B, skip_channels, T)."""
         gates = []
         for block in self.blocks:
-            z = block.gate(block.dilated(x), condition)
-            x = block.add_residual(x, z)
+            x, z = block.unit(x, condition)
             gates.append(z)
         return self._sum_skips(gates)
 
@@ -302,7 +314,7 @@ def _one_size(name: str, size: int | tuple[int]) -> int:
     return sizes[0]
 
 
-def _check_features(x: Tensor, channels: int) -> None:
+def check_features(x: Tensor, channels: int) -> None:
     """nn.Conv1d takes (channels, time) in silence, and (batch, time, channels) too where the sizes happen to agree."""
     if x.dim() == 3 and x.shape[1] == channels and x.shape[2] > 0:
         return

@@ -1,0 +1,438 @@
+"""Owns the residual block as Triton kernels, for training on CUDA: `fuse(model)`. Knows nothing of steps, engines or losses.
+
+`ResidualBlock.unit` in one pass over the features: all taps, bias, condition, gate, residual product and sum. It reads x and
+writes the residual and z; what lies before the gate is never in memory. The backward computes it again from x: one kernel
+from the gradients of residual and z to dh, the gradient before the gate, and one from dh to dx. The weights' gradients are
+products of torch's.
+
+Shapes: B batch, T time, C residual channels, G gate channels, K taps. Features are (B, T, C). taps is (K, C, 2G), the
+filter's half first: tap k hears x[t - (K - 1 - k) * dilation]. mix is (G, C), the residual's 1x1 convolution.
+
+Operands in bfloat16 or float32, sums in float32; in Triton's interpreter (TRITON_INTERPRET=1, on the CPU) in float64 too.
+"""
+
+import re
+import subprocess
+import tempfile
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+from triton.backends.compiler import GPUTarget
+
+from wavenet.layers import ResidualBlock, check_features
+
+INTERPRETED: bool = triton.knobs.runtime.interpret  # kernels run on the CPU, one tile after the other: for tests
+_INTERPRETED = tl.constexpr(INTERPRETED)  # as a kernel may see it
+CHUNK = 128  # bytes of one operand's row in a product
+SUMS = 8192  # values of a tile of sums, times x channels
+
+
+class FusedBlock(ResidualBlock):
+    """A ResidualBlock whose `unit` is one kernel forward and two backward; everything else is the same."""
+
+    def unit(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_features(x, self.dilated.in_channels)
+        dtype = _operand_dtype(x)
+        steering = self.steering(condition, x.shape[-1])
+        mix, mix_bias = (None, None) if self.residual is None else (self.residual.weight, self.residual.bias)
+        residual, z = residual_unit(
+            x.transpose(1, 2).to(dtype).contiguous(),
+            self.dilated.weight.to(dtype).permute(2, 1, 0).contiguous(),
+            self.dilated.bias.to(dtype),  # type: ignore[union-attr]
+            None if steering is None else steering.to(dtype).transpose(1, 2).contiguous(),
+            None if mix is None else mix.to(dtype).squeeze(-1).t().contiguous(),
+            None if mix_bias is None else mix_bias.to(dtype),
+            self.dilated.dilation[0],
+            self.residual_scale,
+        )
+        return x if mix is None else residual.transpose(1, 2), z.transpose(1, 2)
+
+
+def fuse(model: nn.Module) -> None:
+    """From now on every ResidualBlock in `model` computes its `unit` here. Parameters, names and meaning stay the same."""
+    for block in model.modules():
+        if type(block) is ResidualBlock:
+            block.__class__ = FusedBlock
+
+
+def _operand_dtype(x: Tensor) -> torch.dtype:
+    """What F.linear would compute in: autocast's dtype where that is on, or x's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+# --- What torch sees: an operator, its shapes and its gradients ------------------------------------------------------
+
+
+@torch.library.custom_op("wavenet::residual_unit", mutates_args=())
+def residual_unit(
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor,
+    condition: Tensor | None,
+    mix: Tensor | None,
+    mix_bias: Tensor | None,
+    dilation: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """x (B, T, C), bias (2G,), condition (B, T or 1, 2G) -> residual (B, T, C), z (B, T, G). All contiguous, of one dtype.
+
+    Without mix (the last block of a stack) there is no residual: it is empty, of shape (0,).
+    """
+    residual, z = _empty_outputs(x, taps, bias, condition, mix, mix_bias, dilation, scale)
+    _forward_launch(x, taps, bias, condition, mix, mix_bias, residual, z, dilation, scale).run(_forward_kernel)
+    return residual, z
+
+
+@residual_unit.register_fake
+def _empty_outputs(
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor,
+    condition: Tensor | None,
+    mix: Tensor | None,
+    mix_bias: Tensor | None,
+    dilation: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    z = x.new_empty((x.shape[0], x.shape[1], taps.shape[2] // 2))
+    return x.new_empty(0) if mix is None else x.new_empty(x.shape), z
+
+
+@torch.library.custom_op("wavenet::residual_unit_backward", mutates_args=())
+def residual_unit_backward(
+    d_residual: Tensor,
+    d_z: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor,
+    condition: Tensor | None,
+    mix: Tensor | None,
+    dilation: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of residual (B, T, C) and z (B, T, G) -> those of x (B, T, C) and of what lies before the gate (B, T, 2G)."""
+    dx, dh = _empty_gradients(d_residual, d_z, x, taps, bias, condition, mix, dilation, scale)
+    d_residual = d_residual.contiguous()
+    d_z = d_z if d_z.stride(-1) == 1 else d_z.contiguous()  # a stack's is a slice of all blocks' gradients: not copied
+    _gate_backward_launch(d_residual, d_z, x, taps, bias, condition, mix, dh, dilation, scale).run(
+        _gate_backward_kernel
+    )
+    _input_backward_launch(dh, taps, mix, d_residual, dx, dilation, scale).run(_input_backward_kernel)
+    return dx, dh
+
+
+@residual_unit_backward.register_fake
+def _empty_gradients(
+    d_residual: Tensor,
+    d_z: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor,
+    condition: Tensor | None,
+    mix: Tensor | None,
+    dilation: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty((x.shape[0], x.shape[1], taps.shape[2]))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, taps, bias, condition, mix, _, ctx.dilation, ctx.scale = inputs
+    ctx.save_for_backward(x, taps, bias, condition, mix, output[1])
+
+
+def _gradients(ctx: Any, d_residual: Tensor, d_z: Tensor) -> tuple[Tensor | None, ...]:
+    x, taps, bias, condition, mix, z = ctx.saved_tensors
+    dx, dh = residual_unit_backward(d_residual, d_z, x, taps, bias, condition, mix, ctx.dilation, ctx.scale)
+    delays = [(len(taps) - 1 - tap) * ctx.dilation for tap in range(len(taps))]
+    d_taps = torch.stack([_delayed_product(x, dh, delay) for delay in delays])
+    row = dh.sum(1, keepdim=True)
+    d_condition = None if condition is None else (dh if condition.shape[1] == dh.shape[1] else row)
+    d_mix = d_mix_bias = None
+    if mix is not None:
+        d_mix = z.flatten(0, 1).t() @ d_residual.flatten(0, 1) * ctx.scale
+        d_mix_bias = d_residual.sum((0, 1)) * ctx.scale
+    return dx, d_taps, row.sum((0, 1)), d_condition, d_mix, d_mix_bias, None, None
+
+
+residual_unit.register_autograd(_gradients, setup_context=_save)
+
+
+def _delayed_product(x: Tensor, dh: Tensor, delay: int) -> Tensor:
+    """sum over b and t >= delay of x[b, t - delay]^T dh[b, t]: (B, T, C), (B, T, 2G) -> (C, 2G).
+
+    One large product over all rows end to end, without a shifted copy, less the pairs that reach into the row before:
+
+        delay 2     x   a b c d | e f g h
+                    dh      A B C D | E F G H      c with E and d with F are taken off again
+    """
+    batch, time, channels = x.shape
+    if delay >= time:
+        return x.new_zeros(channels, dh.shape[-1])
+    product = x.flatten(0, 1)[: batch * time - delay].t() @ dh.flatten(0, 1)[delay:]
+    if delay == 0 or batch == 1:
+        return product
+    return product - x[:-1, time - delay :].flatten(0, 1).t() @ dh[1:, :delay].flatten(0, 1)
+
+
+# --- How a kernel is launched ----------------------------------------------------------------------------------------
+
+
+class Launch(NamedTuple):
+    """One program a tile of times and batch row."""
+
+    grid: tuple[int, int]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    warps: int
+
+    def run(self, kernel: Any) -> None:
+        kernel[self.grid](*self.arguments, **self.constants, num_warps=self.warps)
+
+
+def _forward_launch(
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor,
+    condition: Tensor | None,
+    mix: Tensor | None,
+    mix_bias: Tensor | None,
+    residual: Tensor,
+    z: Tensor,
+    dilation: int,
+    scale: float,
+) -> Launch:
+    steering = (condition, _time_stride(condition))
+    return _launch(x, taps, x, taps, bias, *steering, mix, mix_bias, residual, z, x.shape[1], dilation, scale)
+
+
+def _gate_backward_launch(
+    d_residual: Tensor,
+    d_z: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor,
+    condition: Tensor | None,
+    mix: Tensor | None,
+    dh: Tensor,
+    dilation: int,
+    scale: float,
+) -> Launch:
+    steering, slices = (condition, _time_stride(condition)), (d_z, d_z.stride(0), d_z.stride(1))
+    return _launch(x, taps, d_residual, *slices, x, taps, bias, *steering, mix, dh, x.shape[1], dilation, scale)
+
+
+def _input_backward_launch(
+    dh: Tensor, taps: Tensor, mix: Tensor | None, d_residual: Tensor, dx: Tensor, dilation: int, scale: float
+) -> Launch:
+    return _launch(dx, taps, dh, taps, None if mix is None else d_residual, dx, dx.shape[1], dilation, scale)
+
+
+def _time_stride(condition: Tensor | None) -> int:
+    """How far a condition goes on from one time to the next: nowhere, where it is the same at all of them."""
+    return 0 if condition is None or condition.shape[1] == 1 else condition.shape[2]
+
+
+def _launch(features: Tensor, taps: Tensor, *arguments: Any) -> Launch:
+    batch, time, channels = features.shape
+    kernel_size, _, gates = taps.shape[0], taps.shape[1], taps.shape[2] // 2
+    padded, exact = _padded(channels), features.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+    tile = 32 if exact else 64
+    chunk = 16 if exact else CHUNK // features.element_size()  # without tensor cores a product lies in registers
+    constants = {
+        "C": channels,
+        "G": gates,
+        "K": kernel_size,
+        "WIDTH": padded,
+        "TIMES": max(16, min(tile, SUMS // padded)),
+        "CHANNELS": min(chunk, padded),
+        "GATES": min(chunk, _padded(gates)),
+        "SUM": tl.float64 if features.dtype == torch.float64 else tl.float32,
+        "PRECISION": "ieee" if exact else "tf32",
+    }
+    return Launch((triton.cdiv(time, constants["TIMES"]), batch), arguments, constants, 8 if padded >= 128 else 4)
+
+
+def _padded(channels: int) -> int:
+    return max(16, triton.next_power_of_2(channels))  # tl.dot multiplies no less than 16 x 16
+
+
+class Resources(NamedTuple):
+    kernel: str
+    registers: int  # of a thread, at most 255
+    spilled: int  # bytes of a thread that did not fit into registers
+    shared: int  # bytes of a block
+
+
+def resources(channels: int, gates: int, kernel_size: int, dtype: torch.dtype, capability: int) -> list[Resources]:
+    """What the kernels take of a GPU of that compute capability (80, 90) for a block of these sizes. Needs no GPU."""
+    sizes = {"x": (2, 1024, channels), "z": (2, 1024, gates), "dh": (2, 1024, 2 * gates)}
+    x, z, dh = (torch.empty(size, dtype=dtype, device="meta") for size in sizes.values())
+    taps, mix = x.new_empty(kernel_size, channels, 2 * gates), x.new_empty(gates, channels)
+    bias, mix_bias, condition = taps[0, 0], mix[0], dh[:, :1]
+    launches = {
+        _forward_kernel: _forward_launch(x, taps, bias, condition, mix, mix_bias, x, z, 512, 0.5),
+        _gate_backward_kernel: _gate_backward_launch(x, z, x, taps, bias, condition, mix, dh, 512, 0.5),
+        _input_backward_kernel: _input_backward_launch(dh, taps, mix, x, x, 512, 0.5),
+    }
+    return [_resources(kernel, launch, capability) for kernel, launch in launches.items()]
+
+
+def _resources(kernel: Any, launch: Launch, capability: int) -> Resources:
+    given = dict(zip(kernel.arg_names, launch.arguments, strict=False))
+    signature = {name: _signature(value) for name, value in given.items()} | dict.fromkeys(
+        launch.constants, "constexpr"
+    )
+    aligned = {(i,): [["tt.divisibility", 16]] for i, value in enumerate(given.values()) if isinstance(value, Tensor)}
+    source = triton.compiler.ASTSource(kernel, signature, launch.constants, aligned)
+    compiled = triton.compile(source, GPUTarget("cuda", capability, 32), {"num_warps": launch.warps})
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack = (int(re.findall(rf"{name}:(\d+)", told)[-1]) for name in ("REG", "STACK"))
+    return Resources(kernel.__name__.strip("_"), registers, stack, compiled.metadata.shared)
+
+
+def _signature(value: Tensor | int | float) -> str:
+    if isinstance(value, Tensor):
+        return {torch.bfloat16: "*bf16", torch.float32: "*fp32"}[value.dtype]
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+# --- The kernels -----------------------------------------------------------------------------------------------------
+# WIDTH is C padded to a power of two, TIMES the times of a tile; CHANNELS and GATES are the channels of one product.
+
+
+@triton.jit
+def _tile(matrix, rows, columns, inside, width):
+    """matrix[rows, columns] -> (rows, columns); zero where not `inside`, and past `width` columns."""
+    mask = inside[:, None] & (columns < width)[None, :]
+    return tl.load(matrix + rows[:, None] + columns[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _store(matrix, rows, columns, inside, width, values):
+    mask = inside[:, None] & (columns < width)[None, :]
+    tl.store(matrix + rows[:, None] + columns[None, :], values.to(matrix.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _row(vector, columns, width):
+    return tl.load(vector + columns, mask=columns < width, other=0.0)[None, :]
+
+
+@triton.jit
+def _product(a, b, total, PRECISION: tl.constexpr):
+    if _INTERPRETED and a.dtype == tl.bfloat16:  # the interpreter keeps bfloat16 as integers, and would multiply those
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision=PRECISION, out_dtype=total.dtype)
+
+
+@triton.jit
+def _tanh(x):
+    return 2 * tl.sigmoid(2 * x) - 1
+
+
+@triton.jit
+def _before_gate(
+    x, taps, bias, condition, condition_stride, t, T, gates, dilation,
+    C: tl.constexpr, G: tl.constexpr, K: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr,
+    SUM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Filter and gate before tanh and sigmoid at times t, (TIMES, GATES) each: equation 3's sums, for some of the gates."""
+    filter_ = tl.zeros([TIMES, GATES], SUM) + _row(bias, gates, G)
+    gate = tl.zeros([TIMES, GATES], SUM) + _row(bias + G, gates, G)
+    if condition is not None:
+        filter_ += _tile(condition, t * condition_stride, gates, t < T, G)
+        gate += _tile(condition + G, t * condition_stride, gates, t < T, G)
+    for k in tl.static_range(K):
+        then = t - (K - 1 - k) * dilation
+        for c in range(0, C, CHANNELS):
+            channels = c + tl.arange(0, CHANNELS)
+            heard = _tile(x, then * C, channels, (then >= 0) & (t < T), C)
+            rows = (k * C + channels) * 2 * G
+            filter_ = _product(heard, _tile(taps, rows, gates, channels < C, G), filter_, PRECISION)
+            gate = _product(heard, _tile(taps + G, rows, gates, channels < C, G), gate, PRECISION)
+    return filter_, gate
+
+
+@triton.jit(do_not_specialize=["dilation"])
+def _forward_kernel(
+    x, taps, bias, condition, condition_stride, mix, mix_bias, residual, z, T, dilation, scale,
+    C: tl.constexpr, G: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
+    TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    t, batch = tl.program_id(0) * TIMES + tl.arange(0, TIMES), tl.program_id(1).to(tl.int64)
+    x, z, residual = x + batch * T * C, z + batch * T * G, residual + batch * T * C
+    if condition is not None:
+        condition += batch * tl.maximum(T * condition_stride, 2 * G)
+    columns = tl.arange(0, WIDTH)
+    total = tl.zeros([TIMES, WIDTH], SUM)
+    for g in range(0, G, GATES):
+        gates = g + tl.arange(0, GATES)
+        filter_, gate = _before_gate(
+            x, taps, bias, condition, condition_stride, t, T, gates, dilation, C, G, K, TIMES, CHANNELS, GATES, SUM, PRECISION
+        )  # fmt: skip
+        here = (_tanh(filter_) * tl.sigmoid(gate)).to(z.dtype.element_ty)
+        _store(z, t * G, gates, t < T, G, here)
+        if mix is not None:
+            total = _product(here, _tile(mix, gates * C, columns, gates < G, C), total, PRECISION)
+    if mix is not None:
+        total += _row(mix_bias, columns, C)
+        total += _tile(x, t * C, columns, t < T, C)
+        _store(residual, t * C, columns, t < T, C, total * scale)
+
+
+@triton.jit(do_not_specialize=["dilation"])
+def _gate_backward_kernel(
+    d_residual, d_z, d_z_batch_stride, d_z_stride, x, taps, bias, condition, condition_stride, mix, dh, T, dilation, scale,
+    C: tl.constexpr, G: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
+    TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    t, batch = tl.program_id(0) * TIMES + tl.arange(0, TIMES), tl.program_id(1).to(tl.int64)
+    x, d_residual = x + batch * T * C, d_residual + batch * T * C
+    d_z, dh = d_z + batch * d_z_batch_stride, dh + batch * T * 2 * G
+    if condition is not None:
+        condition += batch * tl.maximum(T * condition_stride, 2 * G)
+    for g in range(0, G, GATES):
+        gates = g + tl.arange(0, GATES)
+        d_gated = tl.zeros([TIMES, GATES], SUM)
+        if mix is not None:
+            for c in range(0, C, CHANNELS):
+                channels = c + tl.arange(0, CHANNELS)
+                weights = tl.trans(_tile(mix, gates * C, channels, gates < G, C))
+                d_gated = _product(_tile(d_residual, t * C, channels, t < T, C), weights, d_gated, PRECISION)
+        d_gated = d_gated * scale + _tile(d_z, t * d_z_stride, gates, t < T, G)
+        filter_, gate = _before_gate(
+            x, taps, bias, condition, condition_stride, t, T, gates, dilation, C, G, K, TIMES, CHANNELS, GATES, SUM, PRECISION
+        )  # fmt: skip
+        filter_, gate = _tanh(filter_), tl.sigmoid(gate)
+        _store(dh, t * 2 * G, gates, t < T, G, d_gated * gate * (1 - filter_ * filter_))
+        _store(dh + G, t * 2 * G, gates, t < T, G, d_gated * filter_ * gate * (1 - gate))
+
+
+@triton.jit(do_not_specialize=["dilation"])
+def _input_backward_kernel(
+    dh, taps, d_residual, dx, T, dilation, scale,
+    C: tl.constexpr, G: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
+    TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    t, batch = tl.program_id(0) * TIMES + tl.arange(0, TIMES), tl.program_id(1).to(tl.int64)
+    dh, dx = dh + batch * T * 2 * G, dx + batch * T * C
+    columns = tl.arange(0, WIDTH)
+    total = tl.zeros([TIMES, WIDTH], SUM)
+    for k in tl.static_range(K):
+        later = t + (K - 1 - k) * dilation
+        for g in range(0, 2 * G, GATES):
+            gates = g + tl.arange(0, GATES)
+            weights = tl.trans(_tile(taps, (k * C + columns) * 2 * G, gates, columns < C, 2 * G))
+            total = _product(_tile(dh, later * 2 * G, gates, later < T, 2 * G), weights, total, PRECISION)
+    if d_residual is not None:
+        total += _tile(d_residual + batch * T * C, t * C, columns, t < T, C).to(SUM) * scale
+    _store(dx, t * C, columns, t < T, C, total)
