@@ -15,7 +15,7 @@ import wavenet
 from wavenet.callbacks import WeightAverage, averaged_network
 from wavenet.data import AudioDataModule
 from wavenet.likelihood import nats_per_sample
-from wavenet.training import LitWaveNet, mean_over_scored
+from wavenet.training import LitWaveNet, mean_over_scored, training_loss
 
 CLIP_LIMIT = 2000  # longer than every clip, so that a crop is a whole clip
 
@@ -322,23 +322,37 @@ def test_a_decay_that_is_no_share_is_refused(decay: float) -> None:
 def test_a_compiled_network_trains_on_the_same_losses_and_saves_the_same_names(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled: list[nn.Module] = []
-    compile_module = nn.Module.compile
+    compiled: list[Any] = []
+    compile_function = torch.compile
 
-    def eager(self: nn.Module) -> None:
-        compiled.append(self)
-        compile_module(self, backend="eager")
+    def eager(function: Any) -> Any:
+        compiled.append(function)
+        return compile_function(function, backend="eager")
 
-    monkeypatch.setattr(nn.Module, "compile", eager)
+    monkeypatch.setattr(torch, "compile", eager)
     runs = []
     for flag in (False, True):
         lit = network(compile=flag)
         _, recorder = fit(module(corpus), lit, WeightAverage(decay=0.5), max_steps=3)
         runs.append((recorder, lit))
-    (plain, _), (fast, lit) = runs
-    assert compiled == [lit.network]
+    (plain, _), (fast, _) = runs
+    assert compiled == [training_loss]
     assert [logged["bits"] for logged in plain.logged] == pytest.approx([logged["bits"] for logged in fast.logged])
     assert plain.after[-1].keys() == fast.after[-1].keys()
+
+
+def test_a_run_says_which_fast_paths_it_takes_and_on_a_cpu_takes_none_by_itself(
+    corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="wavenet.training"):
+        fit(module(corpus), network(), max_steps=1)
+    said = [record.message for record in caplog.records if record.name == "wavenet.training"]
+    assert said == ["training on cpu in 32-true; torch.compile off, fused blocks off"]
+
+
+def test_fused_blocks_without_a_gpu_are_refused(corpus: Path) -> None:
+    with pytest.raises(ValueError, match=r"--model\.fused true: .* on cpu\. Use --model\.fused auto"):
+        fit(module(corpus), network(fused=True), max_steps=1)
 
 
 def test_sample_rate_and_labels_come_from_the_data(corpus: Path) -> None:

@@ -7,7 +7,9 @@ A batch is what `wavenet.data` makes: "codes" (B, W + 1) uint8, of which codes[:
 import inspect
 import logging
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -47,8 +49,9 @@ class LitWaveNet(pl.LightningModule):
         weight_decay: AdamW's decay; not used by adam.
         warmup_steps: Steps of linear warm-up.
         final_lr_ratio: Share of the learning rate left at the last step, after a half cosine.
-        compile: Run the training forward through torch.compile: a minute or two to start, a C++ compiler needed on CPU.
-            There it was 1.9 times faster in float32, and slower in bfloat16 (benchmarks/results/log.md).
+        compile: Run the training step through torch.compile: a minute or two to start, a C++ compiler needed on CPU. auto: on
+            a GPU only; on a CPU it was 1.9 times faster in float32, and slower in bfloat16 (benchmarks/results/log.md).
+        fused: Run each residual block as one Triton kernel forward and two backward. auto: on a GPU that Triton runs on.
         init_from: Start from the weights of a model of the same shape: a run's model/ folder or a bundled name, such as fsdd.
             For fine-tuning; to go on with an interrupted run, use --ckpt_path.
         max_nonfinite_steps: Stop after so many steps in a row with a loss or gradient that is not finite.
@@ -73,7 +76,8 @@ class LitWaveNet(pl.LightningModule):
         weight_decay: float = 0.01,
         warmup_steps: int = 200,
         final_lr_ratio: float = 0.0,
-        compile: bool = False,
+        compile: bool | Literal["auto"] = "auto",
+        fused: bool | Literal["auto"] = "auto",
         init_from: str | None = None,
         max_nonfinite_steps: int = 20,
         sample_rate: int | None = None,
@@ -86,6 +90,7 @@ class LitWaveNet(pl.LightningModule):
         self.nonfinite_steps = 0
         self._nonfinite_in_a_row = 0
         self._scored = torch.zeros((), dtype=torch.int64)
+        self._loss: Callable[..., Tensor] = training_loss
 
     @property
     def network(self) -> WaveNet:
@@ -104,12 +109,34 @@ class LitWaveNet(pl.LightningModule):
             return
         self._take_from_data()
         self.wavenet = WaveNet(**{name: self.hparams[name] for name in NETWORK_SETTINGS})
-        if self.hparams["compile"]:
-            self.wavenet.compile()
 
     def on_fit_start(self) -> None:
         if self.hparams["init_from"] is not None and self.trainer.ckpt_path is None:
             self._start_from(self.hparams["init_from"])
+        self._take_the_fast_path()
+
+    def _take_the_fast_path(self) -> None:
+        """Compiles the step and fuses the blocks, as the settings say. Validation and the saved network stay plain."""
+        compiled, fused = self._fast_path()
+        if fused:
+            from wavenet.kernels import fuse
+
+            fuse(self.network)
+        if compiled:
+            self._loss = torch.compile(training_loss)
+        if self.trainer.is_global_zero:
+            where, names = f"training on {self.device.type} in {self.trainer.precision}", {True: "on", False: "off"}
+            logger.info("%s; torch.compile %s, fused blocks %s", where, names[compiled], names[fused])
+
+    def _fast_path(self) -> tuple[bool, bool]:
+        """Whether to compile, whether to fuse: `auto` is where Triton finds a GPU. Raises ValueError for what cannot be."""
+        obstacle, (compiled, fused) = _obstacle_to_triton(self.device), (self.hparams["compile"], self.hparams["fused"])
+        if fused is True and obstacle:
+            raise ValueError(
+                f"--model.fused true: {obstacle}. Use --model.fused auto, or train on a GPU: --trainer.accelerator gpu."
+            )
+        auto = self.device.type == "cuda" and obstacle is None
+        return auto if compiled == "auto" else compiled, auto if fused == "auto" else fused
 
     def _start_from(self, name: str) -> None:
         model = WaveNet.from_pretrained(name)
@@ -140,11 +167,9 @@ class LitWaveNet(pl.LightningModule):
         return self.network(codes, labels)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        codes = batch["codes"]
-        logits = self(codes[:, :-1], batch["labels"])
-        loss = mean_over_scored(negative_log_likelihood(logits, codes[:, 1:].long()), batch["scored"])
+        loss = self._loss(self.network, batch["codes"], batch["scored"], batch["labels"])
         self.log("bits", loss.detach() * BITS, prog_bar=True)
-        self._scored = self._scored.to(codes.device) + (batch["scored"][:, 1] - batch["scored"][:, 0]).sum()
+        self._scored = self._scored.to(self.device) + (batch["scored"][:, 1] - batch["scored"][:, 0]).sum()
         self.log("samples_seen", (self._scored * self.trainer.world_size).float())
         return loss
 
@@ -242,6 +267,24 @@ class LitWaveNet(pl.LightningModule):
                     f"The checkpoint was trained with {name} = {theirs}, but here {name} = {mine}. "
                     "Use the model and data settings it was trained with (its run's config.yaml), or train a new model."
                 )
+
+
+def training_loss(network: WaveNet, codes: Tensor, scored: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
+    """codes (B, W + 1), scored (B, 2), labels name -> (B,) -> mean nats per scored sample. What torch.compile sees whole."""
+    logits = network(codes[:, :-1], labels)
+    return mean_over_scored(negative_log_likelihood(logits, codes[:, 1:].long()), scored)
+
+
+def _obstacle_to_triton(device: torch.device) -> str | None:
+    """What keeps Triton's kernels from running on `device`; None where nothing does."""
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if device.type != "cuda":
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        return None if interpreted else f"Triton needs a GPU, but this run is on {device.type}"
+    if torch.cuda.get_device_capability(device) < (7, 0):
+        return f"Triton needs a GPU of compute capability 7.0, but {torch.cuda.get_device_name(device)} is older"
+    return None
 
 
 def mean_over_scored(values: Tensor, scored: Tensor) -> Tensor:

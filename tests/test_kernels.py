@@ -1,0 +1,315 @@
+"""Properties of `wavenet.kernels`: the fused block is the plain one, in values and gradients, compiled or not.
+
+The kernels run on the CPU in Triton's interpreter, in a process of their own; those marked `gpu` are the real ones.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from conftest import LABELS, assert_close, small_model, some_codes, some_labels
+from tiny_runs import module, network, trainer, write_corpus
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from wavenet import ResidualBlock, WaveNet
+from wavenet.kernels import INTERPRETED, FusedBlock, fuse, resources
+from wavenet.training import training_loss
+
+F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory a block may have, CUDA programming guide
+Interpreter = Callable[..., Any]
+
+
+class Case(NamedTuple):
+    """A block and its input. Tiles are of 64 times in float64; products of up to 16 channels there."""
+
+    channels: int
+    gates: int
+    kernel_size: int
+    dilation: int
+    batch: int
+    time: int
+    scale: float = 1.0
+
+
+CASES = {
+    "one-past-a-tile": Case(5, 7, 2, 3, 1, 65, 0.8),
+    "one-tap": Case(17, 5, 1, 1, 3, 33),
+    "one-sample": Case(33, 5, 2, 4, 3, 1, 0.8),
+    "dilation-beyond-the-clip": Case(5, 17, 3, 40, 3, 33),
+    "dilation-of-the-clip": Case(4, 3, 2, 12, 2, 12, 0.8),
+    "several-products": Case(33, 17, 3, 7, 2, 70, 0.8),
+    "whole-tiles": Case(16, 16, 2, 64, 2, 128),
+}
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[Interpreter]:
+    """Calls a function of this file where Triton interprets: the variable counts only before triton is first imported."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process,
+    ):
+        patch.setenv("TRITON_INTERPRET", "1")
+        assert process.submit(_start_interpreting).result()
+        yield lambda function, *args: process.submit(function, *args).result()
+
+
+def _start_interpreting() -> bool:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # memory that no kernel has written is NaN
+    return INTERPRETED and bool(torch.empty(3).isnan().all())
+
+
+def features(*shape: int, dtype: torch.dtype = F64, seed: int = 0, device: str = "cpu") -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64).to(dtype).to(device)
+
+
+def blocks(case: Case, condition_time: int, last: bool, dtype: torch.dtype) -> tuple[ResidualBlock, ResidualBlock]:
+    """The plain block in float64, and the fused one with the same weights."""
+    torch.manual_seed(0)
+    sizes = (
+        case.channels,
+        case.gates,
+        6,
+        case.kernel_size,
+        case.dilation,
+        3 if condition_time else 0,
+        case.scale,
+        last,
+    )
+    plain = ResidualBlock(*sizes).to(dtype)
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    return plain.double(), fused
+
+
+def outputs_and_gradients(block: nn.Module, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
+    """By name: both outputs of a block, and the gradients of all that goes in, of random weights on the outputs."""
+    inputs = {"x": x, **({} if condition is None else {"condition": condition})}
+    inputs = {name: value.detach().clone().requires_grad_() for name, value in inputs.items()}
+    residual, skip = block(*inputs.values())
+    loss = sum((y * features(*y.shape, seed=7).to(y)).sum() for y in (residual, skip))
+    leaves = {**inputs, **dict(block.named_parameters())}
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    return {"residual": residual, "skip": skip, **dict(zip(leaves, gradients, strict=True))}
+
+
+def assert_fused_is_plain(case: Case, condition_time: int, dtype: torch.dtype, device: str = "cpu") -> None:
+    for last in (False, True):
+        plain, fused = (block.to(device) for block in blocks(case, condition_time, last, dtype))
+        x = features(case.batch, case.channels, case.time, dtype=dtype, device=device)
+        shape = (case.batch, 3, condition_time)
+        condition = features(*shape, dtype=dtype, seed=1, device=device) if condition_time else None
+        expected = outputs_and_gradients(plain, x.double(), None if condition is None else condition.double())
+        for name, actual in outputs_and_gradients(fused, x, condition).items():
+            assert_close(actual, expected[name].to(dtype), f"{name} {'of the last block' if last else ''}")
+
+
+# The block
+
+
+@pytest.mark.parametrize("condition", ["none", "whole-clip", "over-time"])
+@pytest.mark.parametrize("case", CASES)
+def test_fused_values_and_gradients_are_those_of_autograd(interpreter: Interpreter, case: str, condition: str) -> None:
+    condition_time = {"none": 0, "whole-clip": 1, "over-time": CASES[case].time}[condition]
+    interpreter(assert_fused_is_plain, CASES[case], condition_time, F64)
+
+
+@pytest.mark.parametrize("case", ["one-past-a-tile", "several-products"])
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_fused_values_and_gradients_in_lower_precision(interpreter: Interpreter, case: str, dtype: torch.dtype) -> None:
+    interpreter(assert_fused_is_plain, CASES[case], 1, dtype)
+
+
+def _computed_in_autocast(fused: bool) -> dict[str, Tensor]:
+    plain, block = blocks(CASES["several-products"], 1, False, F32)
+    with torch.autocast("cpu", BF16):
+        x, h = features(2, 33, 70, dtype=BF16), features(2, 3, 1, dtype=F32, seed=1)
+        return outputs_and_gradients(block if fused else plain.float(), x, h)
+
+
+def assert_fused_autocasts() -> None:
+    expected = _computed_in_autocast(False)
+    for name, actual in _computed_in_autocast(True).items():
+        assert actual.dtype == expected[name].dtype, name
+        assert_close(actual.to(BF16), expected[name].to(BF16), name)
+
+
+def test_under_autocast_products_are_in_bfloat16_and_weights_have_float32_gradients(interpreter: Interpreter) -> None:
+    expected = _computed_in_autocast(False)
+    assert expected["residual"].dtype == BF16 and expected["dilated.weight"].dtype == F32
+    interpreter(assert_fused_autocasts)
+
+
+def assert_refused(condition_channels: int, shape: tuple[int, ...], condition: tuple[int, ...] | None) -> None:
+    block = ResidualBlock(5, 7, 6, condition_channels=condition_channels)
+    fuse(block)
+    block(torch.zeros(shape), None if condition is None else torch.zeros(condition))
+
+
+@pytest.mark.parametrize(
+    ("condition_channels", "shape", "condition", "message"),
+    [
+        (0, (2, 9, 5), None, "looks like"),
+        (0, (2, 5, 9), (2, 3, 1), "no conditioning"),
+        (3, (2, 5, 9), None, "got none"),
+        (3, (2, 5, 9), (2, 3, 5), r"\(batch, 3, 9 or 1\)"),
+    ],
+)
+def test_a_fused_block_refuses_what_the_plain_one_refuses(
+    interpreter: Interpreter, condition_channels: int, shape: tuple[int, ...], condition: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        interpreter(assert_refused, condition_channels, shape, condition)
+
+
+def test_fusing_changes_neither_names_nor_weights_and_is_copied_and_saved(tmp_path: Path) -> None:
+    plain, codes = small_model(dtype=F32, labels=LABELS), some_codes(2, 12)
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    again = copy.deepcopy(fused)
+    assert all(type(block) is FusedBlock for model in (fused, again) for block in model.stack.blocks)
+    assert all(copied is not block for copied, block in zip(again.stack.blocks, fused.stack.blocks, strict=True))
+    assert plain.state_dict().keys() == again.state_dict().keys()
+    again.save_pretrained(tmp_path)
+    for model in (fused, again, WaveNet.from_pretrained(tmp_path)):  # without a GPU, a fused block is the plain one
+        assert torch.equal(model(codes, some_labels(2)), plain(codes, some_labels(2)))
+
+
+# The training step
+
+
+class Kept(pl.Callback):
+    """The last step's loss and gradients."""
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, lit: Any, optimizer: Any) -> None:
+        self.gradients = {f"d {name}": value.grad.clone() for name, value in lit.named_parameters()}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, lit: Any, outputs: Any, *batch: Any) -> None:
+        self.loss = outputs["loss"].detach()
+
+
+def trained(corpus: Path, backend: str = "inductor", steps: int = 2, **settings: Any) -> dict[str, Tensor]:
+    """Loss, gradients and weights after two steps in float64; two, since the first leaves no moments of another path."""
+    torch.compiler.reset()
+    kept, lit, compile_function = Kept(), network(**settings), torch.compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda function: compile_function(function, backend=backend, fullgraph=True))
+        trainer(callbacks=[kept], max_steps=steps, precision="64-true", gradient_clip_val=1.0).fit(lit, module(corpus))
+    assert settings.get("fused", False) == isinstance(lit.network.stack.blocks[0], FusedBlock)
+    return {"loss": kept.loss, **kept.gradients, **lit.network.state_dict()}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def assert_same_training(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys() and len(actual) > 40
+    for name, value in actual.items():
+        assert_close(value, expected[name], name)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_training_step_is_the_plain_one(corpus: Path, backend: str) -> None:
+    assert_same_training(trained(corpus, backend, compile=True), trained(corpus, compile=False))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_fused_training_step_is_the_plain_one(interpreter: Interpreter, corpus: Path, compiled: bool) -> None:
+    interpreter(assert_fused_trains_as_plain, corpus, compiled)
+
+
+def assert_fused_trains_as_plain(corpus: Path, compiled: bool) -> None:
+    actual = trained(corpus, backend="aot_eager", compile=compiled, fused=True)
+    assert_same_training(actual, trained(corpus, compile=False, fused=False))
+
+
+def assert_few_graphs(fused: bool) -> None:
+    """Batches of a few widths, as the data module makes them: the second width makes it a variable, others add nothing."""
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    model = small_model(labels=LABELS, cycles=1, layers_per_cycle=2)
+    if fused:
+        fuse(model)
+    compiled = torch.compile(training_loss, backend=counter, fullgraph=True)
+    graphs = []
+    for width in (256, 512, 256, 768, 512):
+        scored = torch.tensor([[0, width], [20, width - 3]])
+        compiled(model, some_codes(2, width + 1).byte(), scored, some_labels(2)).backward()
+        graphs.append(counter.frame_count)
+    assert graphs == [1, 2, 2, 2, 2]
+
+
+def test_a_step_compiles_without_a_graph_break_and_only_twice_for_all_widths() -> None:
+    assert_few_graphs(fused=False)
+
+
+def test_a_fused_step_compiles_without_a_graph_break_and_only_twice_for_all_widths(interpreter: Interpreter) -> None:
+    interpreter(assert_few_graphs, True)
+
+
+# What the kernels take of a GPU
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("channels", [32, 64, 128], ids=["default", "reference", "wide"])
+def test_kernels_compile_for_gpus_that_are_not_here(channels: int, capability: int) -> None:
+    for dtype in (BF16, F32):
+        taken = resources(channels, channels, 2, dtype, capability)
+        print(f"sm_{capability} {dtype}", *taken, sep="\n")
+        assert len(taken) == 3
+        for kernel in taken:
+            assert 0 < kernel.registers <= 255 and 0 < kernel.shared <= SHARED_LIMIT[capability]
+            assert kernel.spilled <= 64, kernel
+
+
+# The real kernels
+
+REAL = {
+    "reference": Case(64, 64, 2, 512, 8, 5000),
+    "wide": Case(128, 128, 2, 256, 2, 3001, math.sqrt(0.5)),
+    "odd": Case(33, 17, 3, 100, 3, 1999, 0.8),
+    **CASES,
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("condition", ["none", "whole-clip", "over-time"])
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("case", REAL)
+def test_fused_values_and_gradients_on_a_gpu(case: str, dtype: torch.dtype, condition: str) -> None:
+    condition_time = {"none": 0, "whole-clip": 1, "over-time": REAL[case].time}[condition]
+    assert_fused_is_plain(REAL[case], condition_time, dtype, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_a_fused_step_on_a_gpu_is_the_plain_one(dtype: torch.dtype, compiled: bool) -> None:
+    torch.compiler.reset()
+    plain = small_model(dtype=F32, labels=LABELS, residual_channels=33, gate_channels=32).cuda().train()
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    labels = {name: ids.cuda() for name, ids in some_labels(3).items()}
+    codes, scored = some_codes(3, 1025).byte().cuda(), torch.tensor([[0, 1024], [20, 1000], [0, 7]], device="cuda")
+    loss_function = torch.compile(training_loss, fullgraph=True) if compiled else training_loss
+    results = []
+    for model, function in ((plain, training_loss), (fused, loss_function)):
+        with torch.autocast("cuda", dtype, enabled=dtype == BF16):
+            loss = function(model, codes, scored, labels)
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        results.append({"loss": loss, **dict(zip(dict(model.named_parameters()), gradients, strict=True))})
+    for name, actual in results[1].items():
+        difference = float((actual - results[0][name]).norm() / results[0][name].norm())
+        assert difference < (1e-4 if dtype == F32 else 0.05), f"{name}: {difference:.1e}"
