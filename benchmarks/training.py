@@ -1,0 +1,372 @@
+"""Speed of the training step, lever by lever in one run, against what the device allows.
+
+    python benchmarks/training.py [--config reference] [--batch 8] [--width 16384] [--out FOLDER]
+    python benchmarks/training.py --processes 2                 # data-parallel: N processes on a core each, against one
+
+One row a way to train, each with one lever more than the row before (an indented one is left again): samples/s (every
+position of every row of a batch; forward, loss, backward, clipping and optimiser), times the plain model, share of the bound,
+peak memory. The plain model is a WaveNet as it is mostly written: Conv1d on (B, C, T) in eager float32 with TF32 off, a skip
+tensor in every layer.
+
+The bound is the slower of two, both counted here and held against what this device does in this run:
+
+- arithmetic: 6 FLOP a weight of a product (2 forward, 4 backward), at the rate of one large product of torch's.
+- memory: what a step with fused blocks has to move, each tensor written once and read once by every pass over it, at the
+  rate of a large copy.
+
+A table, a JSON line, and with --out that line in a file. Random codes, no labels: what a step costs does not depend on them.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from generation import machine, network, products
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from wavenet import CausalConv1d, WaveNet
+from wavenet.cli import default_precision
+from wavenet.training import NETWORK_SETTINGS, LitWaveNet, training_loss
+
+
+class Way(NamedTuple):
+    """How a step is computed; a lever is one field."""
+
+    name: str
+    layout: str = "(B, T, C)"
+    skips: str = "one product"
+    lean: bool = True  # fused AdamW; codes copied to the device as uint8, not int64
+    dtype: torch.dtype = torch.float32
+    compiled: bool = False
+    fused: bool = False
+
+
+BF16 = torch.bfloat16
+WAYS = [
+    Way("plain", "(B, C, T)", "layer by layer", lean=False),
+    Way("+ features (B, T, C)", skips="layer by layer", lean=False),
+    Way("+ one skip product", lean=False),
+    Way("+ fused AdamW, uint8 codes"),
+    Way("  + torch.compile", compiled=True),
+    Way("+ bfloat16", dtype=BF16),
+    Way("+ torch.compile", dtype=BF16, compiled=True),
+    Way("+ fused blocks", dtype=BF16, compiled=True, fused=True),
+]
+
+
+# --- The ways to train -----------------------------------------------------------------------------------------------
+
+
+def conv1d(conv: CausalConv1d, x: Tensor) -> Tensor:
+    return F.conv1d(F.pad(x, (conv.history, 0)), conv.weight, conv.bias, dilation=conv.dilation)
+
+
+class Layered(WaveNet):
+    """The same network with a skip tensor in every layer."""
+
+    def forward(self, codes: Tensor, labels: Any = None, mel: Tensor | None = None) -> Tensor:
+        x, total = self.input(self.embed(codes)), None
+        for block in self.stack.blocks:
+            x, skip = block(x)
+            total = skip if total is None else total + skip
+        return self.head(total)
+
+
+class Plain(WaveNet):
+    """The same network as it is mostly written: Conv1d on features that lie in memory as (B, C, T)."""
+
+    def forward(self, codes: Tensor, labels: Any = None, mel: Tensor | None = None) -> Tensor:
+        x, total = conv1d(self.input, self.embed(codes).contiguous()), None
+        for block in self.stack.blocks:
+            filter_, gate = conv1d(block.dilated, x).chunk(2, dim=1)
+            z = torch.tanh(filter_) * torch.sigmoid(gate)
+            skip = conv1d(block.skip, z)
+            total = skip if total is None else total + skip
+            if block.residual is not None:
+                x = (x + conv1d(block.residual, z)) * block.residual_scale
+        return conv1d(self.head[3], F.relu(conv1d(self.head[1], F.relu(total))))
+
+
+def built(config: str, way: Way, device: torch.device) -> WaveNet:
+    torch.manual_seed(0)
+    kind = Plain if way.layout == "(B, C, T)" else Layered if way.skips == "layer by layer" else WaveNet
+    model = kind(**network(config).config).to(device).train()
+    if way.fused:
+        from wavenet.kernels import fuse
+
+        fuse(model)
+    return model
+
+
+def step_of(config: str, way: Way, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """codes (B, W + 1) in the memory of the host -> the loss, after one whole step."""
+    model = built(config, way, device)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True) if way.lean else torch.optim.AdamW(model.parameters())
+    loss_of = torch.compile(training_loss) if way.compiled else training_loss
+
+    def step(codes: Tensor) -> Tensor:
+        codes = codes.to(device, non_blocking=True)
+        scored = torch.tensor([[0, codes.shape[1] - 1]], device=device).expand(len(codes), 2)
+        with torch.autocast(device.type, BF16, enabled=way.dtype == BF16):
+            loss = loss_of(model, codes, scored, {})
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+# --- Measuring -------------------------------------------------------------------------------------------------------
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def fastest(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Seconds of the fastest of `repeats`."""
+    times = []
+    for _ in range(repeats):
+        synchronize(device)
+        start = time.perf_counter()
+        work()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def memory(device: torch.device, line: str) -> int:
+    """Bytes. On a GPU the peak of tensors; on a CPU the process's resident memory: VmRSS now, VmHWM at its peak (Linux)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    (told,) = [told for told in Path("/proc/self/status").read_text().splitlines() if told.startswith(line)]
+    return 1024 * int(told.split()[1])
+
+
+def measure(way: Way, args: argparse.Namespace) -> dict[str, Any]:
+    device = torch.device(args.device)
+    torch.set_num_threads(args.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.compiler.reset()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    before, step = 0 if device.type == "cuda" else memory(device, "VmRSS"), step_of(args.config, way, device)
+    codes = torch.randint(256, (args.batch, args.width + 1), dtype=torch.uint8 if way.lean else torch.int64)
+    codes = codes.pin_memory() if device.type == "cuda" else codes
+    begun = time.perf_counter()
+    losses = [float(step(codes)) for _ in range(3)]
+    ready = time.perf_counter() - begun
+    seconds = fastest(lambda: [step(codes) for _ in range(args.steps)], args.repeats, device) / args.steps
+    return {
+        "way": way.name.strip(),
+        "samples_per_s": args.batch * args.width / seconds,
+        "peak_bytes": memory(device, "VmHWM") - before,
+        "first_steps_s": ready,
+        "third_loss": losses[-1],
+    }
+
+
+def in_its_own_process(way: Way, args: argparse.Namespace) -> dict[str, Any]:
+    """On a CPU only a process knows its peak of memory."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(measure, way, args).result()
+
+
+# --- The bound -------------------------------------------------------------------------------------------------------
+
+
+def flops_per_sample(model: WaveNet) -> int:
+    return 6 * sum(products(model))
+
+
+def bytes_per_sample(model: WaveNet, size: int) -> int:
+    """What a step with fused blocks moves for every sample, in values of `size` bytes; weights are read from a cache.
+
+    Block: forward reads x, writes the residual and z; backward reads x, z and the gradients of residual and z, writes dx,
+    and writes and reads dh. Skips: read all z, write the gradients of all z, read all z again for their weights. Head: every
+    tensor is written and read, its gradient too, and it is read again for the weights; logits are not.
+    """
+    config = model.config
+    residual, gates, skips, head = (config[f"{name}_channels"] for name in ("residual", "gate", "skip", "head"))
+    forward, backward = 2 * residual + gates, 3 * residual + 2 * gates + 4 * gates
+    blocks = len(model.stack.blocks) * (forward + backward + 3 * gates)
+    return size * (6 * residual + blocks + 5 * skips + 5 * head + 4 * model.codec.classes)
+
+
+def limits(device: torch.device, dtype: torch.dtype, repeats: int) -> tuple[float, float]:
+    """FLOP/s of a large product, bytes/s of a large copy."""
+    size, length = (8192, 2**30) if device.type == "cuda" else (2048, 2**27)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    source, target = (torch.zeros(length, dtype=torch.uint8, device=device) for _ in range(2))
+    fastest(lambda: (a @ b, target.copy_(source)), 2, device)
+    product, copy = (fastest(work, repeats, device) for work in (lambda: a @ b, lambda: target.copy_(source)))
+    return 2 * size**3 / product, 2 * length / copy
+
+
+def bound(model: WaveNet, device: torch.device, dtype: torch.dtype, repeats: int) -> dict[str, float]:
+    flops, copied = limits(device, dtype, repeats)
+    work, moved = flops_per_sample(model), bytes_per_sample(model, dtype.itemsize)
+    return {
+        "flop_per_sample": work,
+        "bytes_per_sample": moved,
+        "flop_per_s": flops,
+        "bytes_per_s": copied,
+        "arithmetic_samples_per_s": flops / work,
+        "memory_samples_per_s": copied / moved,
+        "samples_per_s": min(flops / work, copied / moved),
+    }
+
+
+# --- Data-parallel ---------------------------------------------------------------------------------------------------
+
+
+class RandomCodes(pl.LightningDataModule):
+    """The same random batch again and again, another in each process."""
+
+    def __init__(self, batch: int, width: int, sample_rate: int) -> None:
+        super().__init__()
+        self.shape, self.sample_rate, self.labels = (batch, width + 1), sample_rate, dict[str, list[str]]()
+
+    def train_dataloader(self) -> DataLoader:
+        codes = torch.randint(256, self.shape, dtype=torch.uint8)
+        batch = {"codes": codes, "scored": torch.tensor([[0, self.shape[1] - 1]]).expand(len(codes), 2), "labels": {}}
+        return DataLoader([batch] * 10_000, batch_size=None)
+
+
+class Clock(pl.Callback):
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.times.append(time.perf_counter())
+
+
+def pin(process: int) -> None:
+    """One process, one core, where the system can."""
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[process % len(cores)]})
+
+
+def train_in_parallel(args: argparse.Namespace) -> None:
+    """One of the processes; Lightning starts the others with the same command line."""
+    pin(int(os.environ.get("LOCAL_RANK", 0)))
+    model, clock = network(args.config), Clock()
+    settings = {name: value for name, value in model.config.items() if name in NETWORK_SETTINGS}
+    lit = LitWaveNet(**{**settings, "labels": None, "sample_rate": None}, warmup_steps=1)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=args.workers,
+        strategy="ddp" if args.workers > 1 else "auto",
+        precision=default_precision("cpu"),
+        callbacks=[clock],
+        max_steps=2 + args.steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(lit, RandomCodes(args.batch, args.width, model.sample_rate))
+    if trainer.is_global_zero:
+        seconds = (clock.times[-1] - clock.times[1]) / args.steps
+        print(
+            json.dumps({"processes": args.workers, "samples_per_s": args.workers * args.batch * args.width / seconds})
+        )
+
+
+def scaling(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One process on one core, then N on a core each, the same batch in every process."""
+    rows = []
+    for workers in (1, args.processes):
+        sizes = ("--config", args.config, "--batch", args.batch, "--width", args.width, "--steps", args.steps)
+        command = [sys.executable, __file__, "--workers", workers, *sizes]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        rows[-1]["efficiency"] = rows[-1]["samples_per_s"] / workers / rows[0]["samples_per_s"]
+        print("{processes} processes {samples_per_s:>12,.0f} samples/s {efficiency:7.1%} of linear".format(**rows[-1]))
+    return rows
+
+
+# --- The command -----------------------------------------------------------------------------------------------------
+
+
+def possible(args: argparse.Namespace) -> list[Way]:
+    """The ways this device can go; bfloat16 where it computes in it, fused blocks on a GPU."""
+    bfloat16 = args.device == "cuda" or default_precision("cpu") == "bf16-mixed"
+    ways = [way for way in WAYS if (bfloat16 or way.dtype != BF16) and (args.device == "cuda" or not way.fused)]
+    return [ways[index] for index in args.only] if args.only else ways
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    device, model, ways = torch.device(args.device), network(args.config), possible(args)
+    torch.set_num_threads(args.threads)
+    best = bound(model, device, BF16 if any(way.dtype == BF16 for way in ways) else torch.float32, args.repeats)
+    print(
+        f"{args.config}: {model.num_parameters / 1e6:.2f} M parameters, batch {args.batch} x {args.width}, {args.device}\n"
+        f"{best['flop_per_sample'] / 1e6:.2f} MFLOP and {best['bytes_per_sample'] / 1e3:.1f} KB a sample; measured "
+        f"{best['flop_per_s'] / 1e12:.2f} TFLOP/s, {best['bytes_per_s'] / 1e9:.0f} GB/s: "
+        f"{best['arithmetic_samples_per_s']:,.0f} and {best['memory_samples_per_s']:,.0f} samples/s at most\n"
+    )
+    rows: list[dict[str, Any]] = []
+    for way in ways:
+        row = measure(way, args) if device.type == "cuda" else in_its_own_process(way, args)
+        row["to_plain"] = row["samples_per_s"] / (rows or [row])[0]["samples_per_s"]
+        row["of_bound"] = row["samples_per_s"] / best["samples_per_s"]
+        rows.append(row)
+        print(
+            f"{way.name:<28} {row['samples_per_s']:>12,.0f} samples/s {row['to_plain']:6.2f} x plain "
+            f"{row['of_bound']:7.1%} of the bound {row['peak_bytes'] / 2**20:>9,.0f} MiB  "
+            f"first steps {row['first_steps_s']:.0f} s, loss {row['third_loss']:.4f}",
+            flush=True,
+        )
+    return {"bound": best, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed of the training step, lever by lever.")
+    parser.add_argument("--config", default="reference")
+    parser.add_argument("--batch", type=int, default=8, help="rows of a step, of each process")
+    parser.add_argument("--width", type=int, default=16384, help="samples of a row")
+    parser.add_argument("--steps", type=int, default=5, help="in one repeat")
+    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of the rows, from 0; the first is the baseline")
+    parser.add_argument("--processes", type=int, default=1, help="measure data-parallel scaling over so many instead")
+    parser.add_argument("--out", type=Path, help="folder for training.json or training-parallel.json")
+    parser.add_argument("--workers", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.workers:
+        train_in_parallel(args)
+        return
+    results = {"scaling": scaling(args)} if args.processes > 1 else compare(args)
+    device = torch.cuda.get_device_name() if args.device == "cuda" else machine()["cpu"]
+    sizes = {name: getattr(args, name) for name in ("config", "batch", "width", "steps", "threads")}
+    summary = {"benchmark": "training", "device": device, **machine(), **sizes, **results}
+    print(json.dumps(summary))
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        name = "training-parallel.json" if args.processes > 1 else "training.json"
+        (args.out / name).write_text(json.dumps(summary, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
