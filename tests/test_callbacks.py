@@ -380,6 +380,26 @@ def test_two_processes_train_and_validate_as_one_does(
     assert seen[0] == sum(int((share[:, 1] - share[:, 0]).sum()) for share in shares)
 
 
+@pytest.mark.slow
+def test_a_resumed_run_of_two_processes_ends_with_the_weights_of_one_that_was_not_interrupted(
+    corpus: Path, tmp_path: Path
+) -> None:
+    parallel = ("--trainer.devices=2", "--trainer.strategy=ddp", "--model.final_lr_ratio=1")  # no last step to aim at
+    settings = [*arguments(corpus, trainer__max_steps=3, trainer__val_check_interval=3, samples__count=1), *parallel]
+    for command in (
+        [*settings, "--name=whole"],
+        [*settings, "--name=parts", "--trainer.max_steps=1", "--trainer.val_check_interval=1"],
+        ["--name=parts", "--ckpt_path=last", "--trainer.max_steps=3", "--trainer.val_check_interval=3"],
+    ):
+        process = start(tmp_path, *command)
+        text = output(process)
+        assert process.returncode == 0, text
+    whole, parts = (load(tmp_path / "runs" / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts"))
+    assert whole["global_step"] == parts["global_step"] == 3
+    assert whole["samples_seen"] == parts["samples_seen"]
+    assert not differing(whole["state_dict"], parts["state_dict"])
+
+
 def test_two_processes_share_the_clips_of_a_pass_between_them(corpus: Path) -> None:
     data: AudioDataModule = module(corpus, crop_samples=2000, batch_size=2)
     rows: list[set[bytes]] = []

@@ -33,11 +33,11 @@ SUMS = 8192  # values of a tile of sums, times x channels
 class FusedBlock(ResidualBlock):
     """A ResidualBlock whose `unit` is one kernel forward and two backward; everything else is the same.
 
-    On a CPU it is the plain block, so that a copy moved there works; but for Triton's interpreter.
+    Away from a GPU, and in float64, it is the plain block, so that a copy moved there works; but for Triton's interpreter.
     """
 
     def unit(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if x.device.type == "cpu" and not INTERPRETED:
+        if not INTERPRETED and (x.device.type != "cuda" or x.dtype == torch.float64):
             return super().unit(x, condition)
         check_features(x, self.dilated.in_channels)
         dtype = _operand_dtype(x)
