@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from wavenet import ResidualBlock, WaveNet
-from wavenet.kernels import INTERPRETED, FusedBlock, fuse, resources
+from wavenet.kernels import INTERPRETED, FusedBlock, fuse, residual_unit, resources
 from wavenet.training import training_loss
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
@@ -148,6 +148,17 @@ def test_under_autocast_products_are_in_bfloat16_and_weights_have_float32_gradie
     expected = _computed_in_autocast(False)
     assert expected["residual"].dtype == BF16 and expected["dilated.weight"].dtype == F32
     interpreter(assert_fused_autocasts)
+
+
+def assert_operator_is_sound() -> None:
+    sizes = {"x": (2, 9, 5), "taps": (2, 5, 6), "bias": (6,), "condition": (2, 1, 6), "mix": (3, 5), "mix_bias": (5,)}
+    inputs = [features(*size).requires_grad_() for size in sizes.values()]
+    for arguments in (inputs, [*inputs[:3], None, None, None]):
+        torch.library.opcheck(residual_unit, (*arguments, 2, 0.8))  # raises where a check fails
+
+
+def test_the_operator_keeps_what_it_tells_torch_of_shapes_aliases_and_gradients(interpreter: Interpreter) -> None:
+    interpreter(assert_operator_is_sound)
 
 
 def assert_refused(condition_channels: int, shape: tuple[int, ...], condition: tuple[int, ...] | None) -> None:
