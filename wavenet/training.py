@@ -50,7 +50,7 @@ class LitWaveNet(pl.LightningModule):
         warmup_steps: Steps of linear warm-up.
         final_lr_ratio: Share of the learning rate left at the last step, after a half cosine.
         compile: Run the training step through torch.compile: a minute or two to start, a C++ compiler needed on CPU. auto: on
-            a GPU only; on a CPU it was 1.9 times faster in float32, and slower in bfloat16 (benchmarks/results/log.md).
+            a GPU only (for CPUs see benchmarks/results/log.md).
         fused: Run each residual block as one Triton kernel forward and two backward. auto: on a GPU that Triton runs on.
         init_from: Start from the weights of a model of the same shape: a run's model/ folder or a bundled name, such as fsdd.
             For fine-tuning; to go on with an interrupted run, use --ckpt_path.
