@@ -4,7 +4,9 @@ Shapes: B batch, C channels, T time, Q classes.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from wavenet import WaveNet
 # Largest difference allowed between two ways to the same value, relative to the largest value where that is above 1.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2}
 LOGITS = 2.0  # standard deviation of a small model's logits
+Interpreter = Callable[..., Any]  # of the fixture `interpreter`
 LABELS = {"digit": ["0", "1", "2"], "speaker": ["ann", "bob"]}
 
 
@@ -40,6 +43,28 @@ def _reproducible_torch() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> Iterator[Interpreter]:
+    """Calls a test's function where Triton interprets: the variable counts only before triton is first imported."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process,
+    ):
+        patch.setenv("TRITON_INTERPRET", "1")
+        assert process.submit(_start_interpreting).result()
+        patch.undo()
+        yield lambda function, *args: process.submit(function, *args).result()
+
+
+def _start_interpreting() -> bool:
+    from wavenet.kernels import INTERPRETED
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # memory that no kernel has written is NaN
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return INTERPRETED and bool(torch.empty(3).isnan().all())
 
 
 def assert_close(actual: Tensor, expected: Tensor, where: object = "") -> None:

@@ -5,27 +5,23 @@ The kernels run on the CPU in Triton's interpreter, in a process of their own; t
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from conftest import LABELS, assert_close, small_model, some_codes, some_labels
+from conftest import LABELS, Interpreter, assert_close, small_model, some_codes, some_labels
 from tiny_runs import module, network, trainer, write_corpus
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from wavenet import ResidualBlock, WaveNet
-from wavenet.kernels import INTERPRETED, FusedBlock, fuse, residual_unit, resources
+from wavenet.kernels import FusedBlock, fuse, residual_unit, resources
 from wavenet.training import training_loss
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory a block may have, CUDA programming guide
-Interpreter = Callable[..., Any]
 
 
 class Case(NamedTuple):
@@ -49,24 +45,6 @@ CASES = {
     "several-products": Case(33, 17, 3, 7, 2, 70, 0.8),
     "whole-tiles": Case(16, 16, 2, 64, 2, 128),
 }
-
-
-@pytest.fixture(scope="module")
-def interpreter() -> Iterator[Interpreter]:
-    """Calls a function of this file where Triton interprets: the variable counts only before triton is first imported."""
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process,
-    ):
-        patch.setenv("TRITON_INTERPRET", "1")
-        assert process.submit(_start_interpreting).result()
-        yield lambda function, *args: process.submit(function, *args).result()
-
-
-def _start_interpreting() -> bool:
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)  # memory that no kernel has written is NaN
-    return INTERPRETED and bool(torch.empty(3).isnan().all())
 
 
 def features(*shape: int, dtype: torch.dtype = F64, seed: int = 0, device: str = "cpu") -> Tensor:

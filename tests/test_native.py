@@ -89,7 +89,7 @@ def assert_drawn(model: WaveNet, engine: Engine, batch_size: int, samples: int, 
     different = differences(model, codes, uniforms, sampling, prompt)
     assert different <= 1e-3 * codes.numel()
     if sampling.temperature and sampling.top_k != 1 and sampling.top_p > 1e-3:
-        assert min(len(row.unique()) for row in codes) >= 10
+        assert min(len(row.unique()) for row in codes) >= min(10, samples // 4)
     print(f"{codes.numel()} codes, {different} on an edge")
 
 

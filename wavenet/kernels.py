@@ -288,13 +288,19 @@ def resources(channels: int, gates: int, kernel_size: int, dtype: torch.dtype, c
 
 
 def _resources(kernel: Any, launch: Launch, capability: int) -> Resources:
-    given = dict(zip(kernel.arg_names, launch.arguments, strict=False))
-    signature = {name: _signature(value) for name, value in given.items()} | dict.fromkeys(
-        launch.constants, "constexpr"
-    )
-    aligned = {(i,): [["tt.divisibility", 16]] for i, value in enumerate(given.values()) if isinstance(value, Tensor)}
-    source = triton.compiler.ASTSource(kernel, signature, launch.constants, aligned)
-    compiled = triton.compile(source, GPUTarget("cuda", capability, 32), {"num_warps": launch.warps})
+    arguments = dict(zip(kernel.arg_names, launch.arguments, strict=False))
+    return compiled_resources(kernel, arguments, launch.constants, capability, num_warps=launch.warps)
+
+
+def compiled_resources(
+    kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], capability: int, **options: int
+) -> Resources:
+    """What a Triton kernel takes once compiled for that compute capability, as for a call with these arguments by name."""
+    signature = {name: _signature(value) for name, value in arguments.items()} | dict.fromkeys(constants, "constexpr")
+    places = [kernel.arg_names.index(name) for name, value in arguments.items() if isinstance(value, Tensor)]
+    aligned = {(place,): [["tt.divisibility", 16]] for place in places}
+    source = triton.compiler.ASTSource(kernel, signature, constants, aligned)
+    compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
@@ -306,7 +312,7 @@ def _resources(kernel: Any, launch: Launch, capability: int) -> Resources:
 
 def _signature(value: Tensor | int | float) -> str:
     if isinstance(value, Tensor):
-        return {torch.bfloat16: "*bf16", torch.float32: "*fp32"}[value.dtype]
+        return {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}[value.dtype]
     return "fp32" if isinstance(value, float) else "i32"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Generator, Tensor, int64, randint, randn, stack, zeros
+from torch import Generator, Tensor, int64, isfinite, randint, randn, stack, zeros
 
 from wavenet.compiler import CompilerError
 from wavenet.distributions import Sampling, refuse_not_finite
@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 
 CHECKED = 12  # samples of an engine's check against the model
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "int8": torch.int8}
+
+
+class EngineUnavailable(ValueError):
+    """An engine cannot be had on this machine, or not for this model; `auto` then takes another."""
 
 
 class EngineState(NamedTuple):
@@ -72,7 +76,7 @@ def _triton() -> type[Engine]:
     try:
         from wavenet.engines.triton import TritonEngine
     except ImportError as error:
-        raise ValueError(
+        raise EngineUnavailable(
             f"The triton engine needs Triton, which cannot be imported here ({error}). It comes with torch for CUDA on "
             "Linux; engine='torch' runs everywhere."
         ) from error
@@ -118,16 +122,26 @@ def build_engine(
 
 
 def _best(model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, precision: str) -> Engine:
-    """`native` on a CPU with a compiler, `torch` elsewhere; one log line says which and why."""
+    """The fastest that can be had: `native` on a CPU, `triton` on CUDA, else `torch`; one log line says which and why."""
     device, dtype = next(model.parameters()).device, PRECISIONS[precision]
     why = f"cached, the fastest there is for {precision} on {device}"
-    if device.type == "cpu" and precision != "float64":
+    if precision != "float64" and device.type == "cpu":
         try:
             engine = _native()(model, batch_size, labels, dtype)
         except CompilerError as error:
             why = f"cached; the native engine would be several times as fast, but: {str(error).splitlines()[0]}"
         else:
             logger.info("engine: native (compiled for this model and CPU), %s, batch %d", precision, batch_size)
+            return engine
+    if precision != "float64" and device.type == "cuda":
+        try:
+            engine = _triton()(model, batch_size, labels, dtype)
+        except EngineUnavailable as error:
+            why = (
+                f"a CUDA graph a step; the triton engine would be many times as fast, but: {str(error).splitlines()[0]}"
+            )
+        else:
+            logger.info("engine: triton (one kernel for a chunk of samples), %s, batch %d", precision, batch_size)
             return engine
     logger.info("engine: torch (%s), %s, batch %d", why, precision, batch_size)
     return _torch()(model, batch_size, labels, dtype)
@@ -151,6 +165,16 @@ def before_gate(model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size:
 def bias_of(convolution: CausalConv1d) -> Tensor:
     assert convolution.bias is not None
     return convolution.bias
+
+
+def refuse_damaged(model: WaveNet) -> None:
+    """Raises ValueError for a weight that is NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if not isfinite(parameter).all():
+            raise ValueError(
+                f"The model's weight {name} is not finite (NaN or infinity): it is damaged or its training diverged. "
+                "Take an earlier checkpoint."
+            )
 
 
 class Forced(Engine, Protocol):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wavenet.compiler import library
 from wavenet.distributions import Sampling, refuse_not_finite
-from wavenet.engines import EngineState, before_gate, bias_of, check_against_model
+from wavenet.engines import EngineState, before_gate, bias_of, check_against_model, refuse_damaged
 from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
@@ -239,12 +239,7 @@ def _refuse(model: WaveNet, dtype: torch.dtype) -> None:
             f"The native engine computes in float32, bfloat16 or int8, but precision {str(dtype).removeprefix('torch.')} "
             "was asked for: the torch engine has it."
         )
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise ValueError(
-                f"The model's weight {name} is not finite (NaN or infinity): it is damaged or its training diverged. "
-                "Take an earlier checkpoint."
-            )
+    refuse_damaged(model)
 
 
 def _rounded(model: WaveNet, dtype: torch.dtype) -> WaveNet:

@@ -15,10 +15,20 @@ import torch
 import torch.nn.functional as F
 import triton
 from torch import Tensor, nn
+from triton.compiler.errors import CompilationError
+from triton.runtime.errors import OutOfResources
 
 from wavenet.distributions import Sampling, refuse_not_finite
-from wavenet.engines import EngineState, before_gate, bias_of, check_against_model
+from wavenet.engines import (
+    EngineState,
+    EngineUnavailable,
+    before_gate,
+    bias_of,
+    check_against_model,
+    refuse_damaged,
+)
 from wavenet.engines.triton_kernel import INTERPRETED, run_streams
+from wavenet.kernels import Resources, compiled_resources
 from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
@@ -59,7 +69,13 @@ class TritonEngine:
         self._memory = Memory(self._weights, padded)
         self._code = self._memory.tensors["code"]  # (B,) int32, the last code of each stream
         self._time = 0
-        check_against_model(self, self._model, batch_size, TOLERANCE[dtype], "triton", "GPU and driver")
+        try:
+            check_against_model(self, self._model, batch_size, TOLERANCE[dtype], "triton", "GPU and driver")
+        except (OutOfResources, CompilationError) as error:
+            raise EngineUnavailable(
+                f"The triton engine's kernel for this model does not fit this GPU ({error}). Narrower layers or "
+                "precision='bfloat16' would; engine='torch' runs any model."
+            ) from error
         code = torch.full((batch_size,), model.codec.silence, device=self._code.device)
         self.state = EngineState(code, self._model.init_state(batch_size))
 
@@ -280,6 +296,19 @@ def tile_for(batch_size: int) -> int:
     return next((tile for tile in (16, 32) if batch_size <= tile * MULTIPROCESSORS), 64)
 
 
+def resources(model: WaveNet, batch_size: int, tile: int, dtype: torch.dtype, capability: int) -> Resources:
+    """What the kernel takes of a GPU of that compute capability (80, 90), drawing plainly. Needs no GPU."""
+    padded = -(-batch_size // tile) * tile
+    labels = {name: torch.zeros(batch_size, dtype=torch.int64) for name in model.labels}
+    weights = Packed(_rounded(model, dtype), labels, batch_size, padded, dtype)
+    memory = Memory(weights, padded)
+    settings = launch_settings(weights, Sampling(), tile, forced=False)
+    plain = {"codes": memory.tensors["code"], "uniforms": memory.nothing, "forced_logits": memory.nothing}
+    given = {**plain, **memory.tensors, **weights.tensors, **settings, "time": 0, "steps": 1}
+    constants = {name: given.pop(name) for name in list(given) if name.isupper()}
+    return compiled_resources(run_streams, given, constants, capability, **launch_shape(tile))
+
+
 def launch_shape(tile: int) -> dict[str, int]:
     """Warps of a program, and how far ahead of the products their weights are fetched."""
     return {"num_warps": 4 if tile <= LEAST else 8, "num_stages": 2}
@@ -294,6 +323,7 @@ def _refuse(model: WaveNet, dtype: torch.dtype) -> None:
             f"The triton engine computes in float32 or bfloat16, but precision {str(dtype).removeprefix('torch.')} was "
             "asked for: the torch engine has it."
         )
+    refuse_damaged(model)
 
 
 def _rounded(model: WaveNet, dtype: torch.dtype) -> WaveNet:

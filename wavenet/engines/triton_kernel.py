@@ -81,34 +81,40 @@ def _dense(
 
 
 @triton.jit
-def _ranked(values, rank, Q: tl.constexpr):
-    """values (M, Q) sorted downwards -> the one at place `rank` (M,) of each row."""
-    return tl.sum(tl.where(tl.arange(0, Q)[None] == rank[:, None], values, 0.0), axis=1)
+def _least_kept(key, mass, limit):
+    """The smallest integer v for which the mass (M, Q) of keys above v is less than the limit (M,), bit by bit.
+
+    Keys (M, Q) are not negative. An entry stays where what lies above it has not yet reached the limit: where key >= v.
+    """
+    least = limit.to(tl.int32) * 0
+    for bit in range(31):
+        trial = least + (1 << (30 - bit))
+        above = tl.sum(tl.where(key >= trial[:, None], mass, 0.0), axis=1)
+        least = tl.where(above >= limit, trial, least)
+    return least[:, None]
 
 
 @triton.jit
 def _draw(
     logits, uniform, temperature, top_k, top_p,
-    M: tl.constexpr, Q: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+    Q: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
 ):  # fmt: skip
-    """`Sampling.draw`: logits (M, Q), uniform (M,) -> codes (M,) int32."""
+    """`Sampling.draw`: logits (M, Q), uniform (M,) -> codes (M,) int32. Weights are compared by their bits, as integers."""
     q = tl.arange(0, Q)[None]
     top = tl.max(logits, axis=1)[:, None]
     if GREEDY:
         return tl.min(tl.where(logits == top, q, Q - 1), axis=1)
-    if TOP_K:
-        kth = _ranked(tl.sort(logits, descending=True), tl.zeros((M,), tl.int32) + top_k - 1, Q)
-        logits = tl.where(logits < kth[:, None], float("-inf"), logits)
     weight = tl.exp((logits - top) / temperature)
+    if TOP_K:
+        key = weight.to(tl.int32, bitcast=True)
+        weight = tl.where(key < _least_kept(key, weight * 0 + 1, uniform * 0 + top_k), 0.0, weight)
     if TOP_P:
-        weight = weight / tl.sum(weight, axis=1)[:, None]
-        ordered = tl.sort(weight, descending=True)
-        kept = tl.sum((tl.cumsum(ordered, axis=1) - ordered < top_p).to(tl.int32), axis=1)
-        least = _ranked(ordered, kept - 1, Q)[:, None]
-        equal = (weight == least).to(tl.int32)  # of equal ones the lower codes stay
-        room = kept - tl.sum((weight > least).to(tl.int32), axis=1)
-        stays = (weight > least) | ((equal == 1) & (tl.cumsum(equal, axis=1) <= room[:, None]))
-        weight = tl.where(stays, weight, 0.0)
+        key, limit = weight.to(tl.int32, bitcast=True), top_p * tl.sum(weight, axis=1)
+        least = _least_kept(key, weight, limit)
+        equal = (key == least).to(tl.float32)  # of equal ones the lower codes come first
+        before = (tl.cumsum(equal, axis=1) - equal) * least.to(tl.float32, bitcast=True)
+        above = tl.sum(tl.where(key > least, weight, 0.0), axis=1)[:, None]
+        weight = tl.where((key > least) | ((key == least) & (above + before < limit[:, None])), weight, 0.0)
     cumulative = tl.cumsum(weight, axis=1)
     edge = tl.minimum(uniform, 1 - 2**-24) * tl.max(cumulative, axis=1)
     return tl.minimum(tl.sum((cumulative <= edge[:, None]).to(tl.int32), axis=1), Q - 1)
@@ -172,7 +178,7 @@ def run_streams(
             heard = tl.load(codes + t * batch + stream)
         else:
             uniform = tl.load(uniforms + t * batch + stream)
-            heard = _draw(found, uniform, temperature, top_k, top_p, M, Q, GREEDY, TOP_K, TOP_P)
+            heard = _draw(found, uniform, temperature, top_k, top_p, Q, GREEDY, TOP_K, TOP_P)
             tl.store(codes + t * batch + stream, heard)
         t += 1
     tl.store(code + stream, heard)

@@ -1,0 +1,317 @@
+"""Properties of the Triton engine: the codes of the other engines, whatever the sizes, the batch and the tile.
+
+The kernel runs on the CPU in Triton's interpreter, in a process of its own; the tests marked `gpu` run it where it belongs.
+Codes are judged as the native engine's are: each must be the one that float64 draws, or lie on an edge of the CDF.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import Interpreter, assert_close, shifted, small_model, some_codes, some_labels, some_uniforms
+from test_native import SAMPLINGS, SIZES, assert_drawn
+from triton.runtime.errors import OutOfResources
+
+import wavenet.engines.triton
+from wavenet import Sampling, WaveNet
+from wavenet.engines import Engine, EngineState, EngineUnavailable, build_engine
+from wavenet.engines.triton import TritonEngine, resources, tile_for
+
+F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
+ONE, TILE = 1, 16
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory a block may have, CUDA programming guide
+MODELS: dict[str, dict[str, Any]] = {
+    "default": {
+        "layers_per_cycle": 10,
+        "cycles": 2,
+        "residual_channels": 32,
+        "gate_channels": 32,
+        "skip_channels": 128,
+    },
+    "reference": {},
+    "wide": {"residual_channels": 128, "gate_channels": 128, "skip_channels": 256},
+}
+
+
+def engine_of(
+    model: WaveNet, batch_size: int, tile: int, dtype: torch.dtype = F32, device: str = "cpu"
+) -> TritonEngine:
+    labels = some_labels(batch_size) if model.labels else None
+    return TritonEngine(model.to(device), batch_size, labels, dtype, tile)
+
+
+def few(settings: dict[str, Any]) -> dict[str, Any]:
+    """With two layers: the interpreter takes a third of a millisecond an operation."""
+    return {**settings, "cycles": 1, "layers_per_cycle": min(2, settings.get("layers_per_cycle", 2))}
+
+
+# Codes
+
+
+def assert_codes(
+    settings: dict[str, Any], batch: int, tile: int, samples: int, sampling: Sampling, device: str
+) -> None:
+    model = small_model(dtype=F32, **settings)
+    engine = engine_of(model, batch, tile, device=device)
+    assert_drawn(model.cpu(), _OnCpu(engine), batch, samples, sampling)
+
+
+class _OnCpu:
+    """An engine whose answers come to the CPU, where the judge sits."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def prime(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.engine.prime(codes).cpu()
+
+    def sample(self, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+        return self.engine.sample(uniforms, sampling).cpu()
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "tile"),
+    [
+        ("kernel-1", 5, TILE),
+        ("kernel-2", 17, TILE),
+        ("kernel-2", 2, ONE),
+        ("kernel-3", 3, TILE),
+        ("labels", 2, ONE),
+        ("labels", 7, TILE),
+        ("one-layer", 3, TILE),
+        ("channels-17", 3, TILE),
+        ("channels-64", 1, ONE),
+    ],
+)
+def test_codes_are_those_of_the_model_in_float64(interpreter: Interpreter, name: str, batch: int, tile: int) -> None:
+    interpreter(assert_codes, few(SIZES[name]), batch, tile, 20, Sampling(), "cpu")
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_codes_are_those_of_the_model_however_they_are_drawn(interpreter: Interpreter, sampling: Sampling) -> None:
+    interpreter(assert_codes, SIZES["one-layer"], 16, TILE, 12, sampling, "cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch", "tile"), [(3, ONE), (17, TILE), (33, 32)])
+@pytest.mark.parametrize("name", SIZES)
+def test_longer_streams_of_every_size(interpreter: Interpreter, name: str, batch: int, tile: int) -> None:
+    interpreter(assert_codes, SIZES[name], batch, tile, 150, Sampling(), "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("batch", "tile"), [(1, ONE), (7, ONE), (7, TILE), (40, 32), (100, 64)])
+@pytest.mark.parametrize("name", SIZES)
+def test_codes_on_a_gpu_are_those_of_the_model_in_float64(name: str, batch: int, tile: int) -> None:
+    assert_codes(SIZES[name], batch, tile, 500, Sampling(), "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tile", [ONE, TILE])
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_codes_on_a_gpu_are_those_of_the_model_however_they_are_drawn(sampling: Sampling, tile: int) -> None:
+    assert_codes(SIZES["labels"], 7, tile, 400, sampling, "cuda")
+
+
+# Logits
+
+
+def assert_forced(settings: dict[str, Any], tile: int, dtype: torch.dtype, device: str) -> None:
+    model, codes = small_model(dtype=F32, **settings), some_codes(3, 30)
+    logits = engine_of(model, 3, tile, dtype, device).force(codes).cpu()
+    labels = some_labels(3) if model.labels else None
+    with torch.no_grad():
+        expected = model.cpu().to(F64)(shifted(model, codes), labels).float()
+    if dtype == F32:
+        assert_close(logits, expected)
+    else:
+        error = (logits - expected).abs().max() / expected.abs().max()
+        assert 1e-5 < error < 0.05, "above: rounded at all; below: to eight bits"
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize(("name", "tile"), [("kernel-3", TILE), ("labels", TILE), ("kernel-2", ONE)])
+def test_forced_logits_are_those_of_forward(interpreter: Interpreter, name: str, tile: int, dtype: torch.dtype) -> None:
+    interpreter(assert_forced, few(SIZES[name]), tile, dtype, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("tile", [ONE, TILE, 32, 64])
+@pytest.mark.parametrize("name", SIZES)
+def test_forced_logits_on_a_gpu_are_those_of_forward(name: str, tile: int, dtype: torch.dtype) -> None:
+    assert_forced(SIZES[name], tile, dtype, "cuda")
+
+
+# State
+
+
+def assert_state(settings: dict[str, Any], tile: int, dtype: torch.dtype, samples: int) -> None:
+    """It is that of `WaveNet.step` over the same codes, and from the torch engine the stream goes on the same."""
+    model, uniforms = small_model(dtype=F32, **settings), some_uniforms(2, samples + 10)
+    engine, labels = engine_of(model, 2, tile, dtype), some_labels(2) if model.labels else None
+    heard = engine.sample(uniforms[:, :samples], Sampling())
+    state, expected = engine.state, model.init_state(2)
+    if samples:
+        _, expected = model.step(torch.cat([torch.full((2, 1), 128), heard[:, :-1]], dim=1), expected, labels)
+    assert torch.equal(state.code, heard[:, -1] if samples else torch.full((2,), model.codec.silence))
+    close = {F32: 1e-5, BF16: 0.05}[dtype]
+    for mine, theirs in zip((state.model[0], *state.model[1]), (expected[0], *expected[1]), strict=True):
+        assert mine.shape == theirs.shape and mine.dtype == dtype and mine.is_contiguous()
+        assert not theirs.numel() or (mine.float() - theirs).abs().max() <= close * max(1, theirs.abs().max())
+    if dtype == BF16:
+        return
+    other = build_engine(model, 2, labels, engine="torch")
+    other.state = state
+    ours = engine.sample(uniforms[:, samples:], Sampling())
+    assert torch.equal(other.sample(uniforms[:, samples:], Sampling()), ours)
+    engine.state = state
+    assert torch.equal(engine.sample(uniforms[:, samples:], Sampling()), ours), "a state can be put back"
+    assert EngineState(*state).code.shape == (2,)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 13])
+@pytest.mark.parametrize(("name", "tile", "dtype"), [("kernel-3", TILE, F32), ("labels", TILE, BF16)])
+def test_state_is_canonical(interpreter: Interpreter, name: str, tile: int, dtype: torch.dtype, samples: int) -> None:
+    interpreter(assert_state, few(SIZES[name]), tile, dtype, samples)
+
+
+def assert_alone_as_in_a_batch() -> None:
+    model, uniforms = small_model(dtype=F32, **few({})), some_uniforms(5, 20)
+    together = engine_of(model, 5, TILE).sample(uniforms, Sampling())
+    for stream in (0, 4):
+        alone = engine_of(model, 1, ONE).sample(uniforms[stream : stream + 1], Sampling())
+        assert torch.equal(alone[0], together[stream])
+
+
+def test_a_stream_is_the_same_alone_as_in_a_batch(interpreter: Interpreter) -> None:
+    interpreter(assert_alone_as_in_a_batch)
+
+
+def assert_time_wraps() -> None:
+    model, uniforms = small_model(dtype=F32, **few({})), some_uniforms(1, 24)
+    engine = engine_of(model, 1, ONE)
+    expected = engine.sample(uniforms, Sampling())
+    fresh = engine_of(model, 1, ONE)
+    fresh._time = wavenet.engines.triton.CLOCK - 10  # the rings are zeros wherever the stream begins
+    pieces = [fresh.sample(piece, Sampling()) for piece in uniforms.split(6, dim=1)]
+    assert fresh._time < 24 and torch.equal(torch.cat(pieces, dim=1), expected)
+
+
+def test_a_stream_of_days_goes_on_where_the_clock_wraps(interpreter: Interpreter) -> None:
+    interpreter(assert_time_wraps)
+
+
+# Refusals
+
+
+def assert_self_check_refuses(name: str) -> None:
+    """A kernel that computes something else, planted by a changed weight, is not used."""
+    model, packed = small_model(dtype=F32, **few({})), wavenet.engines.triton.Packed
+
+    class Faulty(packed):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.tensors[name].mul_(1.05)
+
+    wavenet.engines.triton.Packed = Faulty  # type: ignore[misc]
+    try:
+        with pytest.raises(RuntimeError, match=r"triton engine checked itself .* engine='torch'"):
+            engine_of(model, 2, TILE)
+    finally:
+        wavenet.engines.triton.Packed = packed  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["past_taps", "input_taps", "constants", "skip", "out", "residual_bias"])
+def test_an_engine_that_computes_something_else_is_refused(interpreter: Interpreter, name: str) -> None:
+    interpreter(assert_self_check_refuses, name)
+
+
+def assert_refuses_weights_that_are_not_finite() -> None:
+    model = small_model(dtype=F32, **few({}))
+    with torch.no_grad():
+        model.stack.blocks[0].skip.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        engine_of(model, 1, ONE)
+
+
+def test_weights_that_are_not_finite_are_refused(interpreter: Interpreter) -> None:
+    interpreter(assert_refuses_weights_that_are_not_finite)
+
+
+def assert_what_does_not_fit_is_unavailable() -> None:
+    def too_large(*_: Any, **__: Any) -> None:
+        raise OutOfResources(300000, 232448, "shared memory")
+
+    wavenet.engines.triton.run_streams = {(1,): too_large}
+    with pytest.raises(EngineUnavailable, match=r"does not fit this GPU .*300000.*engine='torch' runs any model"):
+        engine_of(small_model(dtype=F32), 2, TILE)
+
+
+def test_a_kernel_that_does_not_fit_is_an_engine_that_cannot_be_had(interpreter: Interpreter) -> None:
+    interpreter(with_the_kernel_back, assert_what_does_not_fit_is_unavailable)
+
+
+def with_the_kernel_back(function: Callable[[], None]) -> None:
+    kernel = wavenet.engines.triton.run_streams
+    try:
+        function()
+    finally:
+        wavenet.engines.triton.run_streams = kernel
+
+
+def test_a_model_on_the_cpu_and_other_precisions_are_refused() -> None:
+    model = small_model(dtype=F32)
+    with pytest.raises(ValueError, match=r"runs on CUDA, but the model is on cpu: move it"):
+        build_engine(model, 1, engine="triton")
+    with pytest.raises(ValueError, match="Only the native engine computes in int8"):
+        build_engine(model, 1, engine="triton", precision="int8")
+
+
+def test_without_triton_the_error_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wavenet.engines.triton", None)
+    with pytest.raises(ValueError, match=r"needs Triton, which cannot be imported .* engine='torch'"):
+        build_engine(small_model(dtype=F32), 1, engine="triton")
+
+
+# Choice, and what the kernel takes
+
+
+@pytest.mark.parametrize(
+    ("batch", "tile"), [(1, 1), (132, 1), (133, 16), (2112, 16), (2113, 32), (4224, 32), (4225, 64)]
+)
+def test_tiles_grow_with_the_batch(batch: int, tile: int) -> None:
+    assert tile_for(batch) == tile
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("batch", [1, 3, 200])
+def test_auto_takes_triton_on_a_gpu_and_says_so(batch: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "wavenet"):
+        engine = build_engine(small_model(dtype=F32).cuda(), batch)
+    assert isinstance(engine, TritonEngine)
+    assert f"engine: triton (one kernel for a chunk of samples), float32, batch {batch}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "tile", "dtype", "capability"),
+    [
+        ("reference", 16, BF16, 90),
+        *(
+            pytest.param(name, tile, dtype, capability, marks=pytest.mark.slow)
+            for name in MODELS
+            for tile in (1, 16, 64)
+            for dtype in (F32, BF16)
+            for capability in (80, 90)
+        ),
+    ],
+)
+def test_the_kernel_compiles_without_a_gpu(name: str, tile: int, dtype: torch.dtype, capability: int) -> None:
+    """And fits: shared memory within the GPU's limit, which a launch would fail on."""
+    found = resources(WaveNet(**MODELS[name]), 128, tile, dtype, capability)
+    print(name, tile, dtype, capability, found)
+    assert found.registers <= 255 and found.shared <= SHARED_LIMIT[capability]
+    if (name, tile, dtype) == ("reference", 16, BF16):
+        assert found.spilled == 0
