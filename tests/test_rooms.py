@@ -86,7 +86,9 @@ def test_rooms_import_downwards_only(path: Path) -> None:
 
 def test_an_engine_does_not_know_the_others() -> None:
     engines = [path for path in SOURCES if path.parent.name == "engines" and path.name != "__init__.py"]
-    names = {module_name(path) for path in engines if not path.stem.endswith("_kernel")}  # a kernel belongs to its engine
+    names = {
+        module_name(path) for path in engines if not path.stem.endswith("_kernel")
+    }  # a kernel belongs to its engine
     for path in engines:
         seen = {".".join(module.split(".")[:3]) for module in imports(path)}
         assert seen & names == set()
