@@ -44,7 +44,8 @@ class TritonEngine:
     """Ring buffers of a power of two of slots each: the input of layer l at time t lies in slot first_l + t mod slots_l.
 
     Args: as `Engine`, and
-        tile: streams a program takes, 1 or a power of two of at least 16; chosen from the batch where none are given.
+        tile: streams a program takes, 1 or a power of two of at least 16; chosen from the batch where none are given, and
+            smaller where the GPU has no room for the products of so many.
         launch: Triton's num_warps and num_stages; chosen from the tile where none are given.
     """
 
@@ -62,22 +63,30 @@ class TritonEngine:
         self._labels = labels
         self._model = _rounded(model, dtype)
         self._batch_size = batch_size
-        self._tile = tile or tile_for(batch_size)
+        smaller = [size for size in (tile_for(batch_size), LEAST, 1) if size <= tile_for(batch_size)]
+        for self._tile in [tile] if tile else dict.fromkeys(smaller):
+            try:
+                self._build(dtype, launch)
+                break
+            except (OutOfResources, CompilationError) as error:
+                reason = str(error).strip().splitlines()[-1]
+        else:
+            raise EngineUnavailable(
+                f"The triton engine's kernel for this model does not fit this GPU ({reason}). Narrower layers or "
+                "precision='bfloat16' would; engine='torch' runs any model."
+            )
+        code = torch.full((batch_size,), model.codec.silence, device=self._code.device)
+        self.state = EngineState(code, self._model.init_state(batch_size))
+
+    def _build(self, dtype: torch.dtype, launch: Mapping[str, int]) -> None:
+        """Packs the weights for tiles of `_tile` streams, and runs them against the model's."""
         self._launch_shape = {**launch_shape(self._tile), **launch}
-        padded = -(-batch_size // self._tile) * self._tile
-        self._weights = Packed(self._model, labels, batch_size, padded, dtype)
+        padded = -(-self._batch_size // self._tile) * self._tile
+        self._weights = Packed(self._model, self._labels, self._batch_size, padded, dtype)
         self._memory = Memory(self._weights, padded)
         self._code = self._memory.tensors["code"]  # (B,) int32, the last code of each stream
         self._time = 0
-        try:
-            check_against_model(self, self._model, batch_size, TOLERANCE[dtype], "triton", "GPU and driver")
-        except (OutOfResources, CompilationError) as error:
-            raise EngineUnavailable(
-                f"The triton engine's kernel for this model does not fit this GPU ({error}). Narrower layers or "
-                "precision='bfloat16' would; engine='torch' runs any model."
-            ) from error
-        code = torch.full((batch_size,), model.codec.silence, device=self._code.device)
-        self.state = EngineState(code, self._model.init_state(batch_size))
+        check_against_model(self, self._model, self._batch_size, TOLERANCE[dtype], "triton", "GPU and driver")
 
     @property
     def state(self) -> EngineState:
