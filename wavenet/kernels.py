@@ -87,21 +87,14 @@ def residual_unit(
 
     Without mix (the last block of a stack) there is no residual: it is empty, of shape (0,).
     """
-    residual, z = _empty_outputs(x, taps, bias, condition, mix, mix_bias, dilation, scale)
+    residual, z = _empty_outputs(x, taps, bias, condition, mix)
     _forward_launch(x, taps, bias, condition, mix, mix_bias, residual, z, dilation, scale).run(_forward_kernel)
     return residual, z
 
 
 @residual_unit.register_fake
 def _empty_outputs(
-    x: Tensor,
-    taps: Tensor,
-    bias: Tensor,
-    condition: Tensor | None,
-    mix: Tensor | None,
-    mix_bias: Tensor | None,
-    dilation: int,
-    scale: float,
+    x: Tensor, taps: Tensor, bias: Tensor, condition: Tensor | None, mix: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor]:
     z = x.new_empty((x.shape[0], x.shape[1], taps.shape[2] // 2))
     return x.new_empty(0) if mix is None else x.new_empty(x.shape), z
@@ -120,7 +113,7 @@ def residual_unit_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of residual (B, T, C) and z (B, T, G) -> those of x (B, T, C) and of what lies before the gate (B, T, 2G)."""
-    dx, dh = _empty_gradients(d_residual, d_z, x, taps, bias, condition, mix, dilation, scale)
+    dx, dh = _empty_gradients(d_residual, d_z, x, taps)
     d_residual = d_residual.contiguous()
     d_z = d_z if d_z.stride(-1) == 1 else d_z.contiguous()  # a stack's is a slice of all blocks' gradients: not copied
     _gate_backward_launch(d_residual, d_z, x, taps, bias, condition, mix, dh, dilation, scale).run(
@@ -131,17 +124,7 @@ def residual_unit_backward(
 
 
 @residual_unit_backward.register_fake
-def _empty_gradients(
-    d_residual: Tensor,
-    d_z: Tensor,
-    x: Tensor,
-    taps: Tensor,
-    bias: Tensor,
-    condition: Tensor | None,
-    mix: Tensor | None,
-    dilation: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def _empty_gradients(d_residual: Tensor, d_z: Tensor, x: Tensor, taps: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty((x.shape[0], x.shape[1], taps.shape[2]))
 
 
@@ -245,24 +228,24 @@ def _time_stride(condition: Tensor | None) -> int:
 def _launch(features: Tensor, taps: Tensor, *arguments: Any) -> Launch:
     batch, time, channels = features.shape
     kernel_size, _, gates = taps.shape[0], taps.shape[1], taps.shape[2] // 2
-    padded, exact = _padded(channels), features.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+    whole, exact = padded(channels), features.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
     tile = 32 if exact else 64
     chunk = 16 if exact else CHUNK // features.element_size()  # without tensor cores a product lies in registers
     constants = {
         "C": channels,
         "G": gates,
         "K": kernel_size,
-        "WIDTH": padded,
-        "TIMES": max(16, min(tile, SUMS // padded)),
-        "CHANNELS": min(chunk, padded),
-        "GATES": min(chunk, _padded(gates)),
+        "WIDTH": whole,
+        "TIMES": max(16, min(tile, SUMS // whole)),
+        "CHANNELS": min(chunk, whole),
+        "GATES": min(chunk, padded(gates)),
         "SUM": tl.float64 if features.dtype == torch.float64 else tl.float32,
         "PRECISION": "ieee" if exact else "tf32",
     }
-    return Launch((triton.cdiv(time, constants["TIMES"]), batch), arguments, constants, 8 if padded >= 128 else 4)
+    return Launch((triton.cdiv(time, constants["TIMES"]), batch), arguments, constants, 8 if whole >= 128 else 4)
 
 
-def _padded(channels: int) -> int:
+def padded(channels: int) -> int:
     return max(16, triton.next_power_of_2(channels))  # tl.dot multiplies no less than 16 x 16
 
 
@@ -339,14 +322,14 @@ def _row(vector, columns, width):
 
 
 @triton.jit
-def _product(a, b, total, PRECISION: tl.constexpr):
+def product(a, b, total, PRECISION: tl.constexpr):
     if _INTERPRETED and a.dtype == tl.bfloat16:  # the interpreter keeps bfloat16 as integers, and would multiply those
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, total, input_precision=PRECISION, out_dtype=total.dtype)
 
 
 @triton.jit
-def _tanh(x):
+def tanh(x):
     return 2 * tl.sigmoid(2 * x) - 1
 
 
@@ -368,8 +351,8 @@ def _before_gate(
             channels = c + tl.arange(0, CHANNELS)
             heard = _tile(x, then * C, channels, (then >= 0) & (t < T), C)
             rows = (k * C + channels) * 2 * G
-            filter_ = _product(heard, _tile(taps, rows, gates, channels < C, G), filter_, PRECISION)
-            gate = _product(heard, _tile(taps + G, rows, gates, channels < C, G), gate, PRECISION)
+            filter_ = product(heard, _tile(taps, rows, gates, channels < C, G), filter_, PRECISION)
+            gate = product(heard, _tile(taps + G, rows, gates, channels < C, G), gate, PRECISION)
     return filter_, gate
 
 
@@ -390,10 +373,10 @@ def _forward_kernel(
         filter_, gate = _before_gate(
             x, taps, bias, condition, condition_stride, t, T, gates, dilation, C, G, K, TIMES, CHANNELS, GATES, SUM, PRECISION
         )  # fmt: skip
-        here = (_tanh(filter_) * tl.sigmoid(gate)).to(z.dtype.element_ty)
+        here = (tanh(filter_) * tl.sigmoid(gate)).to(z.dtype.element_ty)
         _store(z, t * G, gates, t < T, G, here)
         if mix is not None:
-            total = _product(here, _tile(mix, gates * C, columns, gates < G, C), total, PRECISION)
+            total = product(here, _tile(mix, gates * C, columns, gates < G, C), total, PRECISION)
     if mix is not None:
         total += _row(mix_bias, columns, C)
         total += _tile(x, t * C, columns, t < T, C)
@@ -418,12 +401,12 @@ def _gate_backward_kernel(
             for c in range(0, C, CHANNELS):
                 channels = c + tl.arange(0, CHANNELS)
                 weights = tl.trans(_tile(mix, gates * C, channels, gates < G, C))
-                d_gated = _product(_tile(d_residual, t * C, channels, t < T, C), weights, d_gated, PRECISION)
+                d_gated = product(_tile(d_residual, t * C, channels, t < T, C), weights, d_gated, PRECISION)
         d_gated = d_gated * scale + _tile(d_z, t * d_z_stride, gates, t < T, G)
         filter_, gate = _before_gate(
             x, taps, bias, condition, condition_stride, t, T, gates, dilation, C, G, K, TIMES, CHANNELS, GATES, SUM, PRECISION
         )  # fmt: skip
-        filter_, gate = _tanh(filter_), tl.sigmoid(gate)
+        filter_, gate = tanh(filter_), tl.sigmoid(gate)
         _store(dh, t * 2 * G, gates, t < T, G, d_gated * gate * (1 - filter_ * filter_))
         _store(dh + G, t * 2 * G, gates, t < T, G, d_gated * filter_ * gate * (1 - gate))
 
@@ -443,7 +426,7 @@ def _input_backward_kernel(
         for g in range(0, 2 * G, GATES):
             gates = g + tl.arange(0, GATES)
             weights = tl.trans(_tile(taps, (k * C + columns) * 2 * G, gates, columns < C, 2 * G))
-            total = _product(_tile(dh, later * 2 * G, gates, later < T, 2 * G), weights, total, PRECISION)
+            total = product(_tile(dh, later * 2 * G, gates, later < T, 2 * G), weights, total, PRECISION)
     if d_residual is not None:
         total += _tile(d_residual + batch * T * C, t * C, columns, t < T, C).to(SUM) * scale
     _store(dx, t * C, columns, t < T, C, total)

@@ -3,12 +3,13 @@
 For the same model, uniforms and labels every engine gives the same codes as `naive`, up to ties within float error.
 """
 
+import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Generator, Tensor, int64, isfinite, randint, randn, stack, zeros
+from torch import Generator, Tensor, cat, dtype, int64, isfinite, nn, randint, randn, stack, zeros
 
 from wavenet.compiler import CompilerError
 from wavenet.distributions import Sampling, refuse_not_finite
@@ -91,6 +92,17 @@ ENGINES: dict[str, Callable[[], type[Engine]]] = {
 }
 
 
+# By device: the engine that `auto` takes, how it works, and what is said where it cannot be had.
+FASTEST = {
+    "cpu": (
+        "native",
+        "compiled for this model and CPU",
+        "cached; the native engine would be several times as fast",
+    ),
+    "cuda": ("triton", "one kernel for a chunk of samples", "a CUDA graph a step; the triton engine was tried first"),
+}
+
+
 def build_engine(
     model: WaveNet,
     batch_size: int,
@@ -123,28 +135,19 @@ def build_engine(
 
 def _best(model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, precision: str) -> Engine:
     """The fastest that can be had: `native` on a CPU, `triton` on CUDA, else `torch`; one log line says which and why."""
-    device, dtype = next(model.parameters()).device, PRECISIONS[precision]
+    device, kind = next(model.parameters()).device, PRECISIONS[precision]
     why = f"cached, the fastest there is for {precision} on {device}"
-    if precision != "float64" and device.type == "cpu":
+    if precision != "float64" and device.type in FASTEST:
+        name, how, instead = FASTEST[device.type]
         try:
-            engine = _native()(model, batch_size, labels, dtype)
-        except CompilerError as error:
-            why = f"cached; the native engine would be several times as fast, but: {str(error).splitlines()[0]}"
+            engine = ENGINES[name]()(model, batch_size, labels, kind)
+        except (CompilerError, EngineUnavailable) as error:
+            why = f"{instead}, but: {str(error).splitlines()[0]}"
         else:
-            logger.info("engine: native (compiled for this model and CPU), %s, batch %d", precision, batch_size)
-            return engine
-    if precision != "float64" and device.type == "cuda":
-        try:
-            engine = _triton()(model, batch_size, labels, dtype)
-        except EngineUnavailable as error:
-            why = (
-                f"a CUDA graph a step; the triton engine would be many times as fast, but: {str(error).splitlines()[0]}"
-            )
-        else:
-            logger.info("engine: triton (one kernel for a chunk of samples), %s, batch %d", precision, batch_size)
+            logger.info("engine: %s (%s), %s, batch %d", name, how, precision, batch_size)
             return engine
     logger.info("engine: torch (%s), %s, batch %d", why, precision, batch_size)
-    return _torch()(model, batch_size, labels, dtype)
+    return _torch()(model, batch_size, labels, kind)
 
 
 # What engines share: how they take a model apart, and how they check themselves against it
@@ -167,14 +170,47 @@ def bias_of(convolution: CausalConv1d) -> Tensor:
     return convolution.bias
 
 
-def refuse_damaged(model: WaveNet) -> None:
-    """Raises ValueError for a weight that is NaN or infinite."""
-    for name, parameter in model.named_parameters():
+def refuse(model: WaveNet, dtype: dtype, name: str, device: str, where: str, kinds: Iterable[dtype]) -> None:
+    """Raises ValueError for a model on another device, a dtype the engine has not, and weights that are not finite."""
+    seen = next(model.parameters()).device
+    if seen.type != device:
+        raise ValueError(
+            f"The {name} engine runs on {where}, but the model is on {seen}: move it with model.{device}()."
+        )
+    *others, last = (str(kind).removeprefix("torch.") for kind in kinds)
+    if dtype not in kinds:
+        raise ValueError(
+            f"The {name} engine computes in {', '.join(others)} or {last}, but precision "
+            f"{str(dtype).removeprefix('torch.')} was asked for: the torch engine has it."
+        )
+    for weight, parameter in model.named_parameters():
         if not isfinite(parameter).all():
             raise ValueError(
-                f"The model's weight {name} is not finite (NaN or infinity): it is damaged or its training diverged. "
+                f"The model's weight {weight} is not finite (NaN or infinity): it is damaged or its training diverged. "
                 "Take an earlier checkpoint."
             )
+
+
+def rounded(model: WaveNet, kept: Callable[[Tensor], Tensor], head: bool) -> WaveNet:
+    """A float32 copy of the model whose products have the weights that an engine keeps; the head's too, or as they are."""
+    model = copy.deepcopy(model).float().eval().requires_grad_(False)
+    blocks = [layer for block in model.stack.blocks for layer in (block.dilated, block.residual, block.skip)]
+    for layer in (model.embedding, model.input, *blocks, *(model.head if head else ())):
+        if isinstance(layer, nn.Embedding | CausalConv1d):
+            layer.weight.copy_(kept(layer.weight))
+    return model
+
+
+def prime(
+    model: WaveNet, labels: Mapping[str, Tensor] | None, before: EngineState, codes: Tensor
+) -> tuple[Tensor, EngineState]:
+    """`Engine.prime` in parallel over time, by the model itself: the logits, and the state that the model leaves."""
+    codes = codes.to(before.code.device)
+    inputs = cat([before.code[:, None], codes[:, :-1]], dim=1)
+    window, blocks = before.model
+    kind = model.embedding.weight.dtype
+    logits, state = model.step(inputs, (window.to(kind), tuple(block.to(kind) for block in blocks)), labels)
+    return logits, EngineState(codes[:, -1], state)
 
 
 class Forced(Engine, Protocol):

@@ -7,7 +7,6 @@ Shapes: B streams, L layers, K kernel size, C residual, G gate, S skip channels,
 padded to whole vectors.
 """
 
-import copy
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from wavenet.compiler import library
 from wavenet.distributions import Sampling, refuse_not_finite
-from wavenet.engines import EngineState, before_gate, bias_of, check_against_model, refuse_damaged
+from wavenet.engines import EngineState, before_gate, bias_of, check_against_model, prime, refuse, rounded
 from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
@@ -55,9 +54,9 @@ class NativeEngine:
     def __init__(
         self, model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, dtype: torch.dtype
     ) -> None:
-        _refuse(model, dtype)
+        refuse(model, dtype, "native", "cpu", "the CPU", KINDS)
         self._labels = labels
-        self._model = _rounded(model, dtype)
+        self._model = rounded(model, lambda weight: _kept(weight, dtype), head=False)
         lib = _library(model, dtype)
         self._weights = Packed(self._model, lib, dtype)
         threads = max(1, min(torch.get_num_threads(), batch_size))
@@ -84,14 +83,7 @@ class NativeEngine:
 
     @torch.no_grad()
     def prime(self, codes: Tensor) -> Tensor:
-        """In parallel over time, by the model itself; the streams go on from the state it leaves."""
-        codes = codes.cpu()
-        before = self.state
-        inputs = torch.cat([before.code[:, None], codes[:, :-1]], dim=1)
-        window, blocks = before.model
-        in_float = (window.float(), tuple(block.float() for block in blocks))
-        logits, model_state = self._model.step(inputs, in_float, self._labels)
-        self.state = EngineState(codes[:, -1], model_state)
+        logits, self.state = prime(self._model, self._labels, self.state, codes)
         return logits
 
     @torch.no_grad()
@@ -230,31 +222,12 @@ class Group:
         return logits.permute(1, 2, 0)
 
 
-def _refuse(model: WaveNet, dtype: torch.dtype) -> None:
-    device = next(model.parameters()).device
-    if device.type != "cpu":
-        raise ValueError(f"The native engine runs on the CPU, but the model is on {device}: move it with model.cpu().")
-    if dtype not in KINDS:
-        raise ValueError(
-            f"The native engine computes in float32, bfloat16 or int8, but precision {str(dtype).removeprefix('torch.')} "
-            "was asked for: the torch engine has it."
-        )
-    refuse_damaged(model)
-
-
-def _rounded(model: WaveNet, dtype: torch.dtype) -> WaveNet:
-    """A float32 copy of the model whose weights are those that the engine keeps."""
-    model = copy.deepcopy(model).float().eval().requires_grad_(False)
-    convolutions = [layer for block in model.stack.blocks for layer in (block.dilated, block.residual, block.skip)]
-    for layer in (model.embedding, model.input, *convolutions):
-        if layer is None or dtype == torch.float32:
-            continue
-        elif dtype == torch.bfloat16:
-            layer.weight.copy_(layer.weight.to(dtype))
-        else:
-            q, scales = _quantised(layer.weight, 1)
-            layer.weight.copy_(q * scales)
-    return model
+def _kept(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values that the engine keeps of a weight."""
+    if dtype != torch.int8:
+        return weight.to(dtype)
+    q, scales = _quantised(weight, 1)
+    return q * scales
 
 
 def _quantised(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from wavenet.distributions import Sampling, refuse_not_finite
-from wavenet.engines import EngineState, before_gate, bias_of
+from wavenet.engines import EngineState, before_gate, bias_of, prime
 from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
@@ -65,10 +65,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def prime(self, codes: Tensor) -> Tensor:
-        codes = codes.to(self._code.device)
-        inputs = torch.cat([self._code[:, None], codes[:, :-1]], dim=1)
-        logits, model_state = self._model.step(inputs, self.state.model, self._labels)
-        self.state = EngineState(codes[:, -1], model_state)
+        logits, self.state = prime(self._model, self._labels, self.state, codes)
         return logits
 
     @torch.inference_mode()

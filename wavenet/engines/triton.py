@@ -6,7 +6,6 @@ Shapes: B streams, padded to whole tiles; L layers, K kernel size, C residual, G
 with zeros to a power of two; Q classes.
 """
 
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any, cast
@@ -14,7 +13,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 import triton
-from torch import Tensor, nn
+from torch import Tensor
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources
 
@@ -25,14 +24,15 @@ from wavenet.engines import (
     before_gate,
     bias_of,
     check_against_model,
-    refuse_damaged,
+    prime,
+    refuse,
+    rounded,
 )
-from wavenet.engines.triton_kernel import INTERPRETED, run_streams
-from wavenet.kernels import Resources, compiled_resources
+from wavenet.engines.triton_kernel import run_streams
+from wavenet.kernels import INTERPRETED, Resources, compiled_resources, padded
 from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
-LEAST = 16  # of a side of a tensor core's product
 PIECE = 128  # columns of the skip and head products at a time
 CLOCK = 1 << 30  # time wraps here: a multiple of every ring's size
 MULTIPROCESSORS = 132  # of the GPU this was laid out for (H100, H200)
@@ -59,11 +59,11 @@ class TritonEngine:
         tile: int | None = None,
         **launch: int,
     ) -> None:
-        _refuse(model, dtype)
+        refuse(model, dtype, "triton", "cpu" if INTERPRETED else "cuda", "CUDA", TOLERANCE)
         self._labels = labels
-        self._model = _rounded(model, dtype)
+        self._model = rounded(model, lambda weight: weight.to(dtype), head=True)
         self._batch_size = batch_size
-        smaller = [size for size in (tile_for(batch_size), LEAST, 1) if size <= tile_for(batch_size)]
+        smaller = [size for size in (tile_for(batch_size), 16, 1) if size <= tile_for(batch_size)]
         for self._tile in [tile] if tile else dict.fromkeys(smaller):
             try:
                 self._build(dtype, launch)
@@ -81,9 +81,8 @@ class TritonEngine:
     def _build(self, dtype: torch.dtype, launch: Mapping[str, int]) -> None:
         """Packs the weights for tiles of `_tile` streams, and runs them against the model's."""
         self._launch_shape = {**launch_shape(self._tile), **launch}
-        padded = -(-self._batch_size // self._tile) * self._tile
-        self._weights = Packed(self._model, self._labels, self._batch_size, padded, dtype)
-        self._memory = Memory(self._weights, padded)
+        self._weights = Packed(self._model, self._labels, self._batch_size, self._tile, dtype)
+        self._memory = Memory(self._weights)
         self._code = self._memory.tensors["code"]  # (B,) int32, the last code of each stream
         self._time = 0
         check_against_model(self, self._model, self._batch_size, TOLERANCE[dtype], "triton", "GPU and driver")
@@ -109,14 +108,7 @@ class TritonEngine:
 
     @torch.no_grad()
     def prime(self, codes: Tensor) -> Tensor:
-        """In parallel over time, by the model itself; the streams go on from the state it leaves."""
-        codes = codes.to(self._code.device)
-        before = self.state
-        inputs = torch.cat([before.code[:, None], codes[:, :-1]], dim=1)
-        window, blocks = before.model
-        in_float = (window.float(), tuple(block.float() for block in blocks))
-        logits, model_state = self._model.step(inputs, in_float, self._labels)
-        self.state = EngineState(codes[:, -1], model_state)
+        logits, self.state = prime(self._model, self._labels, self.state, codes)
         return logits
 
     @torch.no_grad()
@@ -140,34 +132,29 @@ class TritonEngine:
         return codes[:, : len(uniforms)].T.long()
 
     def _launch(self, codes: Tensor, steps: int, sampling: Sampling, **given: Tensor) -> None:
-        memory, weights, tile = self._memory, self._weights, self._tile
-        tensors = {"uniforms": memory.nothing, "forced_logits": memory.nothing, "codes": codes, **given}
-        settings = launch_settings(weights, sampling, tile, forced="forced_logits" in given)
-        run_streams[(len(self._code) // tile,)](
-            **tensors,
-            **memory.tensors,
-            **weights.tensors,
-            **settings,
-            time=self._time,
-            steps=steps,
-            **self._launch_shape,
-        )
+        arguments = launch_arguments(self._weights, self._memory, sampling, codes=codes, **given)
+        programs = len(self._code) // self._tile
+        run_streams[(programs,)](**arguments, time=self._time, steps=steps, **self._launch_shape)
         self._time = (self._time + steps) % CLOCK
 
 
-def launch_settings(weights: "Packed", sampling: Sampling, tile: int, forced: bool) -> dict[str, Any]:
-    """The kernel's arguments that are no tensors: sizes, and how codes are drawn."""
+def launch_arguments(weights: "Packed", memory: "Memory", sampling: Sampling, **given: Tensor) -> dict[str, Any]:
+    """The kernel's arguments by name, all but time and steps. given: codes, and uniforms or forced_logits."""
     return {
+        "uniforms": memory.nothing,
+        "forced_logits": memory.nothing,
+        **given,
+        **memory.tensors,
+        **weights.tensors,
         **weights.sizes,
         "scale": weights.residual_scale,
-        "batch": len(weights.tensors["row"]),
+        "batch": weights.streams,
         "temperature": float(sampling.temperature),
         "top_k": sampling.top_k,
         "top_p": float(sampling.top_p),
         "PIECE": PIECE,
-        "M": tile,
-        "ONE": tile == 1,
-        "FORCED": forced,
+        "ONE": weights.sizes["M"] == 1,
+        "FORCED": "forced_logits" in given,
         "GREEDY": sampling.temperature == 0,
         "TOP_K": 0 < sampling.top_k < weights.sizes["Q"],
         "TOP_P": sampling.top_p < 1,
@@ -178,8 +165,9 @@ class Packed:
     """A model's weights in the kernel's layouts, each (inputs, outputs) with its sides padded. Read only."""
 
     def __init__(
-        self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int, padded: int, dtype: torch.dtype
+        self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int, tile: int, dtype: torch.dtype
     ) -> None:
+        self.streams = -(-batch_size // tile) * tile  # whole tiles
         self.dtype, blocks = dtype, list(model.stack.blocks)
         self.channels = model.input.in_channels
         self.residual_scale = blocks[0].residual_scale
@@ -187,12 +175,13 @@ class Packed:
         self.rings = [triton.next_power_of_2(history + 1) for history in self.histories]
         hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
         widths = {"C": self.channels, "G": blocks[0].skip.in_channels, "S": hidden.in_channels, "H": out.in_channels}
-        self.sizes = {"L": len(blocks), "K": model.input.kernel_size[0], "Q": model.codec.classes}
-        self.sizes |= {name: max(LEAST, triton.next_power_of_2(width)) for name, width in widths.items()}
+        self.sizes = {"M": tile, "L": len(blocks), "K": model.input.kernel_size[0], "Q": model.codec.classes}
+        self.sizes |= {name: padded(width) for name, width in widths.items()}
         input_taps = torch.stack([self._matrix(tap, "C", "C") for tap in model.input.weight.unbind(-1)])
         taps = torch.stack([self._halves(block.dilated.weight) for block in blocks], dim=1)  # (K, L, 2, C, G)
         embedding = self._pad(model.embedding.weight, "Q", "C")
-        row, constants = self._constants(model, labels, batch_size, padded)
+        row, constants = self._constants(model, labels, batch_size)
+        residual, residual_bias = self._residuals(model)
         skip = torch.stack([self._matrix(block.skip.weight[..., 0], "G", "S") for block in blocks])
         self.tensors = {
             "row": row,
@@ -202,8 +191,8 @@ class Packed:
             "input_taps": self._stored(input_taps[:-1]),
             "past_taps": self._stored(taps[:-1].transpose(0, 1)),
             "now_taps": self._stored(taps[-1]),
-            "residual": self._stored(self._residuals(model)),
-            "residual_bias": self._residual_biases(model),
+            "residual": self._stored(residual),
+            "residual_bias": residual_bias,
             "skip": self._stored(skip),
             "skip_bias": self._row(torch.stack([bias_of(block.skip) for block in blocks]).sum(0), "S"),
             "head": self._stored(self._matrix(hidden.weight[..., 0], "S", "H")),
@@ -213,30 +202,22 @@ class Packed:
             "rings": self._places(model),
         }
 
-    def _residuals(self, model: WaveNet) -> Tensor:
-        """(L, G, C), times the residual scale; zeros for the last block, whose residual nobody reads."""
-        weights = torch.zeros(self.sizes["L"], self.sizes["G"], self.sizes["C"], device=model.embedding.weight.device)
-        for weight, block in zip(weights, model.stack.blocks, strict=True):
+    def _residuals(self, model: WaveNet) -> tuple[Tensor, Tensor]:
+        """(L, G, C) and biases (L, C), times the residual scale; zeros for the last block, whose residual nobody reads."""
+        shape = (self.sizes["L"], self.sizes["G"], self.sizes["C"])
+        weights, biases = (model.embedding.weight.new_zeros(size) for size in (shape, shape[::2]))
+        for weight, bias, block in zip(weights, biases, model.stack.blocks, strict=True):
             if block.residual is not None:
                 weight.copy_(self.residual_scale * self._matrix(block.residual.weight[..., 0], "G", "C"))
-        return weights
-
-    def _residual_biases(self, model: WaveNet) -> Tensor:
-        """(L, C), times the residual scale."""
-        biases = torch.zeros(self.sizes["L"], self.sizes["C"], device=model.embedding.weight.device)
-        for bias, block in zip(biases, model.stack.blocks, strict=True):
-            if block.residual is not None:
                 bias.copy_(self.residual_scale * self._row(bias_of(block.residual), "C"))
-        return biases
+        return weights, biases
 
-    def _constants(
-        self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int, padded: int
-    ) -> tuple[Tensor, Tensor]:
+    def _constants(self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int) -> tuple[Tensor, Tensor]:
         """What is added before the gates: which row is each stream's (B,) int32, and the different rows (U, L, 2, G)."""
         values = before_gate(model, labels, batch_size).transpose(0, 1)  # (B, L, 2 G)
         rows, row = values.flatten(1).unique(dim=0, return_inverse=True)
         halves = rows.unflatten(1, (self.sizes["L"], 2, -1))
-        row = F.pad(row.to(torch.int32), (0, padded - batch_size))
+        row = F.pad(row.to(torch.int32), (0, self.streams - batch_size))
         return row, F.pad(halves, (0, self.sizes["G"] - halves.shape[-1])).contiguous()
 
     def _places(self, model: WaveNet) -> Tensor:
@@ -273,11 +254,15 @@ class Packed:
 class Memory:
     """What the streams remember, and where a step puts what it works on: NaN, since that is written before it is read."""
 
-    def __init__(self, weights: Packed, streams: int) -> None:
-        device, sizes, dtype = weights.tensors["row"].device, weights.sizes, weights.dtype
+    def __init__(self, weights: Packed) -> None:
+        device, sizes, dtype, streams = weights.tensors["row"].device, weights.sizes, weights.dtype, weights.streams
 
         def scratch(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
             return torch.full(shape, math.nan, dtype=dtype, device=device)
+
+        def pieces(size: int) -> tuple[int, int, int]:
+            """(number of pieces, B, width): how `_dense` leaves its outputs."""
+            return size // min(size, PIECE), streams, min(size, PIECE)
 
         self._slots = weights.rings
         self.nothing = scratch(1, dtype=torch.float32)  # for an argument that a launch has no use for
@@ -285,9 +270,9 @@ class Memory:
             "code": torch.zeros(streams, dtype=torch.int32, device=device),
             "ring": torch.zeros(sum(weights.rings), streams, sizes["C"], dtype=dtype, device=device),
             "gates": scratch(sizes["L"], streams, sizes["G"]),
-            "skips": scratch(sizes["S"] // min(sizes["S"], PIECE), streams, min(sizes["S"], PIECE)),
-            "hidden": scratch(sizes["H"] // min(sizes["H"], PIECE), streams, min(sizes["H"], PIECE)),
-            "logits": scratch(sizes["Q"] // PIECE, streams, PIECE, dtype=torch.float32),
+            "skips": scratch(*pieces(sizes["S"])),
+            "hidden": scratch(*pieces(sizes["H"])),
+            "logits": scratch(*pieces(sizes["Q"]), dtype=torch.float32),
         }
 
     def rings(self) -> tuple[Tensor, ...]:
@@ -305,41 +290,18 @@ def tile_for(batch_size: int) -> int:
     return next((tile for tile in (16, 32) if batch_size <= tile * MULTIPROCESSORS), 64)
 
 
+@torch.no_grad()
 def resources(model: WaveNet, batch_size: int, tile: int, dtype: torch.dtype, capability: int) -> Resources:
     """What the kernel takes of a GPU of that compute capability (80, 90), drawing plainly. Needs no GPU."""
-    padded = -(-batch_size // tile) * tile
     labels = {name: torch.zeros(batch_size, dtype=torch.int64) for name in model.labels}
-    weights = Packed(_rounded(model, dtype), labels, batch_size, padded, dtype)
-    memory = Memory(weights, padded)
-    settings = launch_settings(weights, Sampling(), tile, forced=False)
-    plain = {"codes": memory.tensors["code"], "uniforms": memory.nothing, "forced_logits": memory.nothing}
-    given = {**plain, **memory.tensors, **weights.tensors, **settings, "time": 0, "steps": 1}
+    kept = rounded(model, lambda weight: weight.to(dtype), head=True)
+    weights = Packed(kept, labels, batch_size, tile, dtype)
+    memory = Memory(weights)
+    given = launch_arguments(weights, memory, Sampling(), codes=memory.tensors["code"]) | {"time": 0, "steps": 1}
     constants = {name: given.pop(name) for name in list(given) if name.isupper()}
     return compiled_resources(run_streams, given, constants, capability, **launch_shape(tile))
 
 
 def launch_shape(tile: int) -> dict[str, int]:
     """Warps of a program, and how far ahead of the products their weights are fetched."""
-    return {"num_warps": 4 if tile <= LEAST else 8, "num_stages": 2}
-
-
-def _refuse(model: WaveNet, dtype: torch.dtype) -> None:
-    device = next(model.parameters()).device
-    if device.type != "cuda" and not INTERPRETED.value:
-        raise ValueError(f"The triton engine runs on CUDA, but the model is on {device}: move it with model.cuda().")
-    if dtype not in TOLERANCE:
-        raise ValueError(
-            f"The triton engine computes in float32 or bfloat16, but precision {str(dtype).removeprefix('torch.')} was "
-            "asked for: the torch engine has it."
-        )
-    refuse_damaged(model)
-
-
-def _rounded(model: WaveNet, dtype: torch.dtype) -> WaveNet:
-    """A float32 copy of the model whose products have the weights that the engine keeps."""
-    model = copy.deepcopy(model).float().eval().requires_grad_(False)
-    blocks = [layer for block in model.stack.blocks for layer in (block.dilated, block.residual, block.skip)]
-    for layer in (model.embedding, model.input, *blocks, *model.head):
-        if isinstance(layer, nn.Embedding | CausalConv1d):
-            layer.weight.copy_(layer.weight.to(dtype))
-    return model
+    return {"num_warps": 4 if tile <= 16 else 8, "num_stages": 2}

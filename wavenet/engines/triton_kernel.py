@@ -19,17 +19,15 @@ powers of two. Written for the interpreter too (TRITON_INTERPRET=1), which runs 
 import triton
 import triton.language as tl
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+from wavenet.kernels import product, tanh
 
 
 @triton.jit
 def _add_product(total, x, weight, ONE: tl.constexpr):
     """total + x @ weight: (M, K) x (K, N)."""
-    if ONE or INTERPRETED:  # the interpreter's dot does not know bfloat16
-        x, weight = x.to(tl.float32), weight.to(tl.float32)
     if ONE:
-        return total + tl.sum(x[:, :, None] * weight[None], axis=1)
-    return tl.dot(x, weight, total, input_precision="ieee")
+        return total + tl.sum(x.to(tl.float32)[:, :, None] * weight.to(tl.float32)[None], axis=1)
+    return product(x, weight, total, "ieee")
 
 
 @triton.jit
@@ -156,7 +154,7 @@ def run_streams(
             taps = now_taps + layer * 2 * C * G
             filter_ = _add_product(filter_, x.to(kind), _block(taps, C, G, G), ONE)
             gate = _add_product(gate, x.to(kind), _block(taps + C * G, C, G, G), ONE)
-            z = ((2 * tl.sigmoid(2 * filter_) - 1) * tl.sigmoid(gate)).to(kind)  # tanh(a) = 2 sigmoid(2 a) - 1
+            z = (tanh(filter_) * tl.sigmoid(gate)).to(kind)
             following = tl.minimum(layer + 1, L - 1)
             filter_, gate = _before_gate(
                 constants, constant, past_taps, ring, rings, following, now, stream, batch, K, C, G, ONE
