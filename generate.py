@@ -20,6 +20,7 @@ from wavenet.model import WaveNet
 from wavenet.plotting import save_plot
 
 STDOUT = Path("-")
+SECONDS = 2.0  # of a clip, from a model that does not plan for its length
 CHUNK = 256  # samples between two looks at the clock and at Ctrl-C
 
 
@@ -27,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description="Draw audio from a trained WaveNet and write it as wav.",
         epilog="examples:\n"
-        "  python generate.py --labels digit=7,speaker=jackson --seconds 1 --batch 4 --plot digits.png\n"
-        "  python generate.py --gallery digits/ --seconds 1\n"
+        "  python generate.py --labels digit=7,speaker=jackson --batch 4 --plot digits.png\n"
+        "  python generate.py --gallery digits/\n"
         "  python generate.py --out - --seconds inf | ffplay -f s16le -ar 8000 -i -       raw 16-bit PCM, as it is made",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -46,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--seconds",
         type=float,
-        default=2.0,
-        help="length of each clip, without its prompt; inf with --out -: until Ctrl-C (%(default)s)",
+        help="length of each clip, without its prompt; inf with --out -: until Ctrl-C; default: drawn for a model that plans "
+        "its clips, as fsdd does, and 2 for others",
     )
     p.add_argument(
         "--batch", type=int, default=1, help="clips at once; clip i sounds the same in every batch (%(default)s)"
@@ -61,6 +62,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--top-k", type=int, default=0, help="draw among the k likeliest codes; 0: all (%(default)s)")
     p.add_argument(
         "--top-p", type=float, default=1.0, help="draw among the likeliest codes that reach p; 1: all (%(default)s)"
+    )
+    p.add_argument(
+        "--guidance",
+        type=float,
+        help="stress the labels: 0 not at all, 1 is a good start; for a model trained for it (default: 1) as fsdd was",
     )
     p.add_argument("--seed", type=int, default=0, help="clip i is drawn from seed + i (%(default)s)")
     p.add_argument(
@@ -101,13 +107,14 @@ def run(args: argparse.Namespace) -> None:
         "temperature": args.temperature,
         "top_k": args.top_k,
         "top_p": args.top_p,
+        "guidance": args.guidance,
         "seed": args.seed,
         "engine": args.engine,
         "precision": args.precision,
     }
     if args.gallery:
         name = model_name(source)
-        print(write_gallery(args.gallery, model, name, seconds=args.seconds, progress=True, **settings))
+        print(write_gallery(args.gallery, model, name, seconds=length(args, model), progress=True, **settings))
     else:
         draw(args, model, settings)
 
@@ -115,25 +122,28 @@ def run(args: argparse.Namespace) -> None:
 def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> None:
     prompt = load_audio(args.prompt, model.sample_rate) if args.prompt else None
     mel = load_audio(args.mel_from, model.sample_rate) if args.mel_from else None  # refused by a model without mel
-    seconds = args.seconds if math.isfinite(args.seconds) else None
     chunks = stream(
         model,
         chunk_size=CHUNK,
-        seconds=seconds,
+        seconds=length(args, model),
         batch_size=args.batch,
         prompt=prompt,
         mel=mel,
         **settings,
     )
     heard = [] if prompt is None else [model.codec.decode(model.codec.encode(prompt)).expand(args.batch, -1)]
-    total = None if seconds is None else round(seconds * model.sample_rate)
-    with Interruptible(with_progress(chunks, total, args.batch, model.sample_rate)) as made:
+    with Interruptible(with_progress(chunks, args.batch, model.sample_rate)) as made:
         if args.out == STDOUT:
             write_pcm(sys.stdout.fileno(), chain(heard, made))
         else:
             write(args, torch.cat([*heard, *made], dim=1), model.sample_rate)
     if made.interrupted:
         sys.exit("interrupted: what was made so far is written")
+
+
+def length(args: argparse.Namespace, model: WaveNet) -> float | None:
+    """Seconds of each clip; None: drawn by a model that plans for it."""
+    return args.seconds if args.seconds is not None or model.clip_length else SECONDS
 
 
 def check(args: argparse.Namespace) -> None:
@@ -145,7 +155,7 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--gallery draws clips of its own: leave out --out, --batch, --prompt, --mel-from and --plot.")
     if args.out == STDOUT and (args.batch != 1 or args.plot):
         raise ValueError("--out - writes one stream as it is made: leave out --batch and --plot, or name a wav file.")
-    if args.out != STDOUT and not math.isfinite(args.seconds):
+    if args.out != STDOUT and args.seconds is not None and not math.isfinite(args.seconds):
         raise ValueError(f"--seconds {args.seconds}: a file needs an end. Give a number, or --out - for a stream.")
 
 

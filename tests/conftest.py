@@ -93,7 +93,7 @@ def small_model(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: A
             fan_in = 3 if "embedding" in name else max(1, parameter[0].numel())
             parameter.copy_(0.3 * values if parameter.dim() == 1 else 1.7 * values / fan_in**0.5)
         labels = {name: torch.arange(8) % len(categories) for name, categories in model.labels.items()}
-        logits = model(some_codes(8, 64), labels)
+        logits = model(some_codes(8, 64), labels, position=model.beginning(8, 64))
         for parameter in model.head[3].parameters():
             parameter.mul_(LOGITS / logits.std())
     return model.to(dtype).eval()

@@ -5,7 +5,7 @@ import torch
 from conftest import LABELS
 
 from wavenet import WaveNet, label_ids
-from wavenet.conditioning import LabelEmbedding, checked_names
+from wavenet.conditioning import FRAMES, NOT_TOLD, SHARES, LabelEmbedding, PositionEmbedding, advanced, checked_names
 
 
 def test_one_category_holds_for_every_stream() -> None:
@@ -79,3 +79,90 @@ def test_names_are_copied_and_become_strings() -> None:
     names = checked_names(given)  # type: ignore[arg-type]
     given["digit"].append(2)
     assert names == {"digit": ["0", "1"]} and checked_names(None) == {}
+
+
+# Labels that are left out
+
+
+def test_a_label_that_is_not_told_adds_nothing() -> None:
+    embedding = LabelEmbedding(LABELS, 4, unlabelled=True)
+    told = {"digit": torch.tensor([2, NOT_TOLD, NOT_TOLD]), "speaker": torch.tensor([1, 1, NOT_TOLD])}
+    h = embedding(told)
+    digits, speakers = (table.weight for table in embedding.tables)
+    assert torch.equal(h[0, :, 0], digits[2] + speakers[1])
+    assert torch.equal(h[1, :, 0], speakers[1]) and not h[2].any()
+    h.sum().backward()
+    assert digits.grad is not None and digits.grad[:2].eq(0).all() and digits.grad[2].eq(1).all()
+
+
+def test_a_model_that_was_not_trained_for_it_wants_every_label() -> None:
+    with pytest.raises(IndexError):
+        LabelEmbedding(LABELS, 4)({"digit": torch.tensor([NOT_TOLD]), "speaker": torch.tensor([0])})
+
+
+# The position in the clip
+
+
+def positions(hop: int = 16) -> PositionEmbedding:
+    embedding = PositionEmbedding(hop, 5)
+    for table in (embedding.since, embedding.left, embedding.share):
+        torch.nn.init.normal_(table.weight)
+    return embedding
+
+
+def test_a_position_is_since_left_and_share_of_its_frame() -> None:
+    embedding = positions()
+    h = embedding(torch.tensor([[40, 100]]), 60)[0].T  # (T, C), samples 40 to 99 of 100
+    for place, row in zip(range(40, 100), h, strict=True):
+        begin = place // 16 * 16
+        expected = (
+            embedding.since.weight[begin // 16]
+            + embedding.left.weight[-(-(100 - begin) // 16)]
+            + embedding.share.weight[SHARES * begin // 100]
+        )
+        assert torch.allclose(row, expected, atol=1e-6), place
+
+
+def test_positions_begin_as_nothing_so_that_a_trained_model_can_be_given_them() -> None:
+    assert not PositionEmbedding(16, 5)(torch.tensor([[0, 50]]), 50).any()
+
+
+def test_far_from_either_end_all_frames_are_alike_but_for_the_share() -> None:
+    embedding = positions()
+    torch.nn.init.zeros_(embedding.share.weight)
+    length = 16 * 4 * FRAMES
+    middle = embedding(torch.tensor([[length // 2, length]]), 64)[0]
+    assert torch.allclose(middle, (embedding.since.weight[-1] + embedding.left.weight[-1])[:, None].expand(5, 64))
+
+
+def test_pieces_of_a_clip_have_the_positions_of_the_whole() -> None:
+    embedding = positions()
+    whole = embedding(torch.tensor([[0, 300], [7, 90]]), 100)
+    position, pieces = torch.tensor([[0, 300], [7, 90]]), []
+    for size in (1, 30, 16, 53):
+        pieces.append(embedding(position, size))
+        moved = advanced(position, size)
+        assert moved is not None
+        position = moved
+    assert torch.equal(torch.cat(pieces, dim=2), whole)
+    assert advanced(None, 3) is None
+
+
+@pytest.mark.parametrize("given", [None, torch.zeros(3), torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 2)])
+def test_a_position_of_another_kind_is_refused(given: torch.Tensor | None) -> None:
+    with pytest.raises(ValueError, match=r"Give position \(batch, 2\)"):
+        positions()(given, 5)
+
+
+def test_a_model_without_a_position_refuses_one_and_one_with_it_wants_it() -> None:
+    codes, position = torch.zeros(1, 5, dtype=torch.int64), torch.tensor([[0, 5]])
+    with pytest.raises(ValueError, match="built without position_hop"):
+        WaveNet(1, 1)(codes, position=position)
+    with pytest.raises(ValueError, match="conditioned on where in its clip"):
+        WaveNet(1, 1, position_hop=16)(codes)
+
+
+@pytest.mark.parametrize("hop", [-1, 15, True, 1.5])
+def test_a_hop_that_is_no_frame_is_refused(hop: object) -> None:
+    with pytest.raises(ValueError, match="position_hop"):
+        WaveNet(1, 1, position_hop=hop)  # type: ignore[arg-type]

@@ -135,6 +135,49 @@ def test_trailing_silence_is_scored_in_training_and_not_in_validation(tmp_path: 
         module(tmp_path, trailing_silence=-1.0)
 
 
+@pytest.mark.parametrize("tail", [0, 30])
+def test_the_position_is_the_first_targets_place_and_the_clips_length(ramps: Path, tail: int) -> None:
+    dataset, places = crops(ramps, 40, trailing_silence=tail / 8000), set()
+    for batch in map(dataset.__getitem__, range(2 * len(dataset))):
+        for (codes, start, _, number), (place, length) in zip(rows(batch), batch["position"].tolist(), strict=True):
+            assert length == LENGTHS[number] + tail and (place == 0) == (start == 0)
+            assert codes[1] == (number + place) % PERIOD, "the code is the clip's own number and its place"
+            places.add(place)
+    assert len(places) > 5
+    for batch in ready(ramps, val_pattern=".").val_dataloader():
+        assert batch["position"].tolist() == [[0, stop] for _, stop in batch["scored"].tolist()]
+
+
+def test_labels_are_left_out_of_a_share_of_the_training_rows(tmp_path: Path) -> None:
+    for index in range(40):
+        write_codes(tmp_path / f"{index % 2}" / f"{index}.wav", ramp(60))
+    settings = {"label_from_folder": "side", "val_pattern": r"/[0-3]\.wav", "batch_size": 6}
+    data = ready(tmp_path, label_dropout=0.25, **settings)
+    some, every = (made.batches("train", receptive_field=9) for made in (data, ready(tmp_path, **settings)))
+    dropped = []
+    for index in range(200):
+        told = some[index]["labels"]["side"] >= 0
+        assert torch.equal(some[index]["codes"], every[index]["codes"])
+        assert torch.equal(some[index]["labels"]["side"][told], every[index]["labels"]["side"][told])
+        assert torch.equal(
+            some[index]["labels"]["side"], data.batches("train", receptive_field=9)[index]["labels"]["side"]
+        )
+        dropped.append(float((~told).float().mean()))
+    assert 0.2 < sum(dropped) / len(dropped) < 0.3 and len(set(dropped)) > 3
+    assert min(int(batch["labels"]["side"].min()) for batch in data.val_dataloader()) == 0
+    with pytest.raises(ValueError, match="label_dropout is a share"):
+        module(tmp_path, label_dropout=1.0)
+
+
+def test_the_clips_lengths_are_the_training_clips_by_their_labels(tmp_path: Path) -> None:
+    for index, length in enumerate([100, 100, 400, 400, 9000]):
+        write_codes(tmp_path / ("short" if length == 100 else "long") / f"{index}.wav", ramp(length))
+    found = ready(tmp_path, label_from_folder="kind", val_pattern="4", trailing_silence=100 / 8000).clip_length
+    half = math.log(500 / 200) / 2
+    assert found["offsets"]["kind"] == pytest.approx([half, -half], abs=1e-3)
+    assert found["log_mean"] == pytest.approx(math.log(500 * 200) / 2, abs=1e-3) and found["log_std"] == 0
+
+
 def test_rows_hold_one_clip_from_silence_or_from_the_code_before_and_then_padding(ramps: Path) -> None:
     dataset = crops(ramps)
     kinds = Counter()

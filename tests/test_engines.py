@@ -49,13 +49,15 @@ def assert_diverse(codes: Tensor, least: int = 20) -> None:
     assert len(codes) == 1 or not torch.equal(codes[0], codes[1])
 
 
-def parted_on_edge(model: WaveNet, first: Tensor, second: Tensor, uniforms: Tensor, labels: Any = None) -> int:
+def parted_on_edge(
+    model: WaveNet, first: Tensor, second: Tensor, uniforms: Tensor, labels: Any = None, position: Tensor | None = None
+) -> int:
     """Samples (all streams together) on which two sets of codes (B, T) agree, up to the first difference of each.
 
     Asserts that each such difference is the uniform's place: within 1e-5 of the CDF's edge between the two codes.
     """
     with torch.no_grad():
-        logits = model.to(F64)(shifted(model, first), labels)
+        logits = model.to(F64)(shifted(model, first), labels, position=position)
     rows = logits.softmax(dim=1).cumsum(dim=1)  # (B, Q, T)
     agreed = 0
     for stream, differs in enumerate(first != second):
@@ -392,3 +394,102 @@ def test_an_unknown_engine_or_precision_is_refused_with_those_there_are() -> Non
 def test_an_engine_for_a_model_with_labels_wants_them(name: str) -> None:
     with pytest.raises(ValueError, match=r"\['digit', 'speaker'\]"):
         build_engine(small_model(labels=LABELS), 1, engine=name).prime(some_codes(1, 3))
+
+
+# The position in the clip, and guidance
+
+HOP = 16
+PLACED = {"position_hop": HOP, "labels": LABELS, "unlabelled": True, "layers_per_cycle": 4}
+OTHERS = ["torch", "native"]
+
+
+def in_frames(engine: Engine, uniforms: Tensor, lengths: Tensor, sampling: Sampling, start: int = 0) -> Tensor:
+    """Codes (B, T), the engine placed anew at the beginning of each frame."""
+    codes, place = [], start
+    first = HOP - start % HOP
+    for piece in (uniforms[:, :first], *uniforms[:, first:].split(HOP, dim=1)):
+        engine.place(torch.stack([torch.full_like(lengths, place), lengths], dim=1))
+        codes.append(engine.sample(piece, sampling))
+        place += piece.shape[1]
+    return torch.cat(codes, dim=1).cpu()
+
+
+@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize("name", OTHERS)
+def test_engines_place_their_streams_as_the_naive_one_does(name: str, start: int) -> None:
+    dtype = F32 if name == "native" else F64
+    model, uniforms, lengths = small_model(dtype=dtype, **PLACED), some_uniforms(3, 120), torch.tensor([70, 120, 400])
+    first, second = (
+        in_frames(engine_of(each, model, 3, dtype), uniforms, lengths, Sampling(), start) for each in ("naive", name)
+    )
+    assert_diverse(first)
+    position = torch.stack([torch.full_like(lengths, start), lengths], dim=1)
+    agreed = parted_on_edge(model, first, second, uniforms, some_labels(3), position)
+    assert agreed == first.numel() if dtype == F64 else agreed > 0.5 * first.numel()
+
+
+@pytest.mark.parametrize("name", ["naive", *OTHERS])
+def test_a_placed_stream_is_what_forward_predicts_at_that_place(name: str) -> None:
+    model, codes, lengths = small_model(dtype=F32, **PLACED), some_codes(3, 90), torch.tensor([90, 200, 90])
+    position = torch.stack([torch.tensor([0, 33, 64]), lengths], dim=1)
+    engine = engine_of(name, model, 3, F32)
+    engine.place(position)
+    with torch.no_grad():
+        expected = model(shifted(model, codes), some_labels(3), position=position)
+        elsewhere = model(shifted(model, codes), some_labels(3), position=model.beginning(3, lengths))
+    assert_close(engine.prime(codes), expected)
+    assert (expected - elsewhere)[1:].abs().max() > 0.1 and torch.equal(expected[0], elsewhere[0])
+
+
+def guided_by_hand(model: WaveNet, uniforms: Tensor, labels: dict[str, Tensor], sampling: Sampling) -> Tensor:
+    """One code after the other, from the logits with labels and those without: (B, T)."""
+    codes = torch.zeros(len(uniforms), 0, dtype=torch.int64)
+    untold = {name: torch.full_like(ids, -1) for name, ids in labels.items()}
+    for u in uniforms.unbind(1):
+        heard = torch.cat([torch.full((len(codes), 1), model.codec.silence), codes], dim=1)
+        with torch.no_grad():
+            told, less = (model(heard, given)[..., -1] for given in (labels, untold))
+        logits = (1 + sampling.guidance) * told - sampling.guidance * less
+        codes = torch.cat([codes, Sampling(sampling.temperature).draw(logits, u)[:, None]], dim=1)
+    return codes
+
+
+@pytest.mark.parametrize("name", ["naive", *OTHERS])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(guidance=0.5), Sampling(1.2, guidance=2.0), Sampling(0.0, guidance=1.0)], ids=str
+)
+def test_guided_codes_are_drawn_from_both_predictions(name: str, sampling: Sampling) -> None:
+    model, uniforms = small_model(labels=LABELS, unlabelled=True), some_uniforms(3, 40)
+    labels = some_labels(3)
+    expected = guided_by_hand(model, uniforms, labels, sampling)
+    pairs = {key: torch.stack([ids, torch.full_like(ids, -1)], dim=1).flatten() for key, ids in labels.items()}
+    precision = "float32" if name == "native" else "float64"
+    engine = build_engine(model.float() if name == "native" else model, 6, pairs, engine=name, precision=precision)
+    codes = engine.sample(uniforms.repeat_interleave(2, dim=0), sampling)
+    assert torch.equal(codes[::2], codes[1::2]), "both of a pair take the same code"
+    same = (codes[::2] == expected).float().cumprod(dim=1).mean()
+    assert same == 1 if precision == "float64" else same > 0.8  # float32 may part on an edge
+    assert not torch.equal(expected, guided_by_hand(model.double(), uniforms, labels, Sampling(sampling.temperature)))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_no_two_threads_share_a_guided_pair(threads: int) -> None:
+    model, uniforms = small_model(dtype=F32, labels=LABELS, unlabelled=True), some_uniforms(5, 60)
+    pairs = {key: torch.stack([ids, torch.full_like(ids, -1)], dim=1).flatten() for key, ids in some_labels(5).items()}
+    torch.set_num_threads(threads)
+    codes = build_engine(model, 10, pairs, engine="native").sample(
+        uniforms.repeat_interleave(2, 0), Sampling(guidance=1.0)
+    )
+    torch.set_num_threads(1)
+    alone = build_engine(model, 10, pairs, engine="native").sample(
+        uniforms.repeat_interleave(2, 0), Sampling(guidance=1.0)
+    )
+    assert torch.equal(codes, alone)
+
+
+@pytest.mark.parametrize("name", ["naive", *OTHERS])
+def test_guidance_of_streams_that_are_no_pairs_is_refused(name: str) -> None:
+    model = small_model(dtype=F32, labels=LABELS, unlabelled=True)
+    engine = build_engine(model, 3, some_labels(3), engine=name)
+    with pytest.raises(ValueError, match="pairs of streams"):
+        engine.sample(some_uniforms(3, 4), Sampling(guidance=1.0))

@@ -34,7 +34,7 @@ def test_real_clips_are_cut_padded_and_labelled_in_the_models_order(tmp_path: Pa
 
 
 def test_every_digit_by_every_speaker_is_asked_for_and_no_clip_twice() -> None:
-    clips = generate_clips(model(), 2, seed=5, num_samples=60, engine="torch")
+    clips = generate_clips(model(), 2, 60, seed=5, engine="torch")
     cells = [*zip(clips.labels["digit"].tolist(), clips.labels["speaker"].tolist(), strict=True)]
     assert cells == sorted(cells) and all(cells.count(cell) == 2 for cell in cells) and len(set(cells)) == 6
     assert clips.audio.shape == (12, 60) and len(clips.audio.unique(dim=0)) == 12
@@ -54,10 +54,18 @@ def test_generated_clips_can_end_where_real_ones_of_their_labels_do() -> None:
 
 
 def test_batches_do_not_change_a_clip(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"seed": 1, "num_samples": 40, "engine": "torch"}
-    whole = generate_clips(model(), 1, **settings)
-    monkeypatch.setattr("wavenet.evaluation.BATCH", 4)
-    assert torch.equal(generate_clips(model(), 1, **settings).audio, whole.audio)
+    whole = generate_clips(model(), 1, 40, seed=1, engine="torch")
+    monkeypatch.setattr("wavenet.generation.AT_ONCE", 4)
+    assert torch.equal(generate_clips(model(), 1, 40, seed=1, engine="torch").audio, whole.audio)
+
+
+def test_a_model_that_plans_its_clips_ends_them_itself_and_silence_follows() -> None:
+    prior = {"log_mean": 4.0, "log_std": 0.4, "offsets": {"digit": [0.0] * 3, "speaker": [0.0] * 2}}
+    net = model(position_hop=16, clip_length=prior)
+    clips = generate_clips(net, 3, 60, seed=1, engine="torch")
+    assert clips.audio.shape == (18, 60) and int(clips.lengths.max()) == 60 and len(clips.lengths.unique()) > 5
+    for clip, length in zip(clips.audio, clips.lengths.tolist(), strict=True):
+        assert len(clip[length:].unique()) <= 1 and len(clip[:length].unique()) > 5
 
 
 def test_the_command_prints_a_table_and_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,13 +105,13 @@ def test_what_cannot_be_evaluated_is_refused_with_what_to_do(tmp_path: Path) -> 
         read_clips(model(labels={"digit": DIGITS, "speaker": ["a"]}), root, HELD_OUT_PATTERN, 0.1)
     with pytest.raises(ValueError, match=r"gives the digit None"):
         read_clips(model(), root, HELD_OUT_PATTERN, 0.1, label_pattern="(?P<speaker>[ab])")
-    for call in (lambda net: read_clips(net, root, HELD_OUT_PATTERN, 0.1), lambda net: generate_clips(net, 1)):
+    for call in (lambda net: read_clips(net, root, HELD_OUT_PATTERN, 0.1), lambda net: generate_clips(net, 1, 9)):
         with pytest.raises(ValueError, match=r"no label speaker; its labels are \['digit'\]"):
             call(model(labels={"digit": DIGITS}))
     with pytest.raises(ValueError, match=r"'_\(' is not a regular expression: "):
         read_clips(model(), root, "_(", 0.1)
     with pytest.raises(ValueError, match="at least one clip of each digit by each speaker, but got clips_per_cell=0"):
-        generate_clips(model(), 0, num_samples=9)
+        generate_clips(model(), 0, 9)
 
 
 def test_clips_that_are_held_out_and_not_are_refused(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def model_with(labels: dict[str, Sequence[str]] | None) -> WaveNet:
 def test_each_player_holds_what_generate_gives_for_its_labels_and_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    monkeypatch.setattr(gallery, "BATCH", batch)
+    monkeypatch.setattr(wavenet.generation, "AT_ONCE", batch)
     model = model_with(LABELS)
     page = written(tmp_path, model, seed=11, temperature=0.8, top_k=50)
     heard = sounds(page)
@@ -226,7 +226,7 @@ def test_silence_is_dark_and_not_an_error() -> None:
 
 def test_sixty_clips_of_a_second_stay_well_under_5_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise: what compresses worst."""
-    monkeypatch.setattr(gallery, "generate", lambda model, batch_size, **_: 0.3 * torch.randn(batch_size, 8000))
+    monkeypatch.setattr(gallery, "generate_each", lambda model, choices, **_: 0.3 * torch.randn(len(choices), 8000))
     labels = {"digit": [str(digit) for digit in range(10)], "speaker": list("abcdef")}
     path = write_gallery(tmp_path, model_with(labels), "noise", seconds=1)
     assert len(Page(path.read_text()).all("audio")) == 60 and 1e6 < path.stat().st_size < 4e6

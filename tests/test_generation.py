@@ -13,6 +13,7 @@ from torch import Tensor
 import wavenet.generation
 from wavenet import MuLaw, Sampling, generate, label_ids, stream
 from wavenet.engines import build_engine
+from wavenet.generation import generate_each
 
 CODEC = MuLaw()
 
@@ -284,3 +285,98 @@ def test_auto_says_what_it_chose(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="wavenet"):
         generate(small_model(), num_samples=3)
     assert any("engine: native" in record.getMessage() for record in caplog.records)
+
+
+# Clips of a planned length, and guidance
+
+PRIOR = {"log_mean": 5.0, "log_std": 0.2, "offsets": {"digit": [0.0, 0.5, 1.0], "speaker": [0.0, 0.0]}}
+PLANNED = {"position_hop": 16, "labels": LABELS, "unlabelled": True, "clip_length": PRIOR}
+
+
+@pytest.mark.parametrize("chunk_size", [1, 15, 16, 17, 1024])
+def test_a_planned_clip_does_not_depend_on_how_it_is_asked_for(chunk_size: int) -> None:
+    model, labels = small_model(**PLANNED), {"digit": ["0", "2"], "speaker": "ann"}
+    whole = generate(model, num_samples=100, batch_size=2, labels=labels, engine="torch", precision="float64")
+    chunks = stream(
+        model, num_samples=100, batch_size=2, labels=labels, engine="torch", precision="float64", chunk_size=chunk_size
+    )
+    assert torch.equal(torch.cat(list(chunks), dim=1), whole)
+
+
+def test_a_planned_clip_is_forward_at_its_places() -> None:
+    model, labels = small_model(**PLANNED), {"digit": "1", "speaker": "bob"}
+    how = {"engine": "torch", "precision": "float64", "guidance": 0.0}
+    codes = CODEC.encode(generate(model, num_samples=70, labels=labels, seed=4, **how))
+    logits = model(shifted(model, codes), label_ids(LABELS, labels, 1), position=torch.tensor([[0, 70]]))[0].T
+    assert torch.equal(Sampling().draw(logits, uniforms_of(4, 70)), codes[0])
+
+
+def test_a_prompt_counts_to_the_planned_clip() -> None:
+    model, labels, prompt = small_model(**PLANNED), {"digit": "1", "speaker": "bob"}, some_audio(21)
+    how = {"engine": "torch", "precision": "float64", "guidance": 0.0}
+    codes = CODEC.encode(generate(model, num_samples=50, labels=labels, prompt=prompt, seed=4, **how))
+    heard = torch.cat([CODEC.encode(prompt)[None], codes], dim=1)
+    logits = model(shifted(model, heard), label_ids(LABELS, labels, 1), position=torch.tensor([[0, 71]]))[0].T
+    assert torch.equal(Sampling().draw(logits[21:], uniforms_of(4, 50)), codes[0])
+
+
+def test_without_a_length_each_clip_has_one_drawn_by_its_labels_and_seed() -> None:
+    model, labels = small_model(**PLANNED), {"digit": ["0", "2", "0"], "speaker": "ann"}
+    chunks = stream(model, batch_size=3, labels=labels, seed=3)
+    assert chunks.lengths is not None
+    audio, lengths = torch.cat(list(chunks), dim=1), chunks.lengths.tolist()
+    assert len(set(lengths)) == 3 and lengths[1] > 1.5 * max(lengths[0], lengths[2])
+    assert audio.shape == (3, lengths[1])
+    silence = float(CODEC.decode(torch.tensor(CODEC.silence)))
+    for index, (clip, length) in enumerate(zip(audio, lengths, strict=True)):
+        assert clip[length:].eq(silence).all() and not clip[:length].eq(silence).all()
+        one = {"digit": labels["digit"][index], "speaker": "ann"}
+        assert torch.equal(generate(model, labels=one, seed=3 + index)[0], clip[:length])
+
+
+def test_lengths_may_differ_between_streams() -> None:
+    model = small_model()
+    audio = generate(model, num_samples=[30, 50], batch_size=2)
+    assert torch.equal(audio[1], generate(model, num_samples=50, seed=1)[0])
+    assert torch.equal(audio[0, :30], generate(model, num_samples=30)[0]) and len(audio[0, 30:].unique()) == 1
+    with pytest.raises(ValueError, match="2 lengths for a batch of 3"):
+        generate(model, num_samples=[30, 50], batch_size=3)
+
+
+def test_a_planned_clip_has_an_end() -> None:
+    with pytest.raises(ValueError, match="does not know how long they are"):
+        stream(small_model(position_hop=16))
+    with pytest.raises(ValueError, match="plans its clips"):
+        stream(small_model(**PLANNED), seconds=math.inf)
+    assert len(list(itertools.islice(stream(small_model(), seconds=math.inf, chunk_size=7), 3))) == 3
+
+
+def test_guidance_changes_what_is_drawn_and_is_on_for_models_trained_for_it() -> None:
+    model, labels = small_model(**PLANNED), {"digit": "1", "speaker": "bob"}
+    drawn = [generate(model, num_samples=60, labels=labels, guidance=w) for w in (None, 1.0, 0.0, 2.0)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2]) and not torch.equal(drawn[1], drawn[3])
+
+
+def test_a_guided_stream_is_the_same_alone_and_in_a_batch() -> None:
+    model, labels = small_model(**PLANNED), {"digit": "1", "speaker": "bob"}
+    together = generate(model, num_samples=60, batch_size=3, labels=labels, guidance=1.5, prompt=some_audio(20))
+    for index, clip in enumerate(together):
+        alone = generate(model, num_samples=60, labels=labels, guidance=1.5, prompt=some_audio(20), seed=index)[0]
+        assert torch.equal(alone, clip)
+
+
+def test_guiding_a_model_that_was_not_trained_for_it_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"not trained to be guided.*label_dropout"):
+        generate(small_model(labels=LABELS), num_samples=5, guidance=1.0)
+    with pytest.raises(ValueError, match="guidance must be a finite number"):
+        generate(small_model(**PLANNED), num_samples=5, guidance=-1.0)
+
+
+def test_each_of_many_clips_is_what_generate_gives_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wavenet.generation, "AT_ONCE", 2)
+    model = small_model(**PLANNED)
+    choices = [{"digit": str(i % 3), "speaker": "ann"} for i in range(5)]
+    clips = list(generate_each(model, choices, seed=7))
+    for index, (choice, clip) in enumerate(zip(choices, clips, strict=True)):
+        assert torch.equal(generate(model, labels=choice, seed=7 + index)[0], clip)

@@ -211,7 +211,8 @@ def assert_same_training(actual: dict[str, Tensor], expected: dict[str, Tensor])
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_training_step_is_the_plain_one(corpus: Path, backend: str) -> None:
-    assert_same_training(trained(corpus, backend, compile=True), trained(corpus, compile=False))
+    settings = {"position_hop": 16}
+    assert_same_training(trained(corpus, backend, compile=True, **settings), trained(corpus, compile=False, **settings))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -220,15 +221,17 @@ def test_a_fused_training_step_is_the_plain_one(interpreter: Interpreter, corpus
 
 
 def assert_fused_trains_as_plain(corpus: Path, compiled: bool) -> None:
-    actual = trained(corpus, backend="aot_eager", compile=compiled, fused=True)
-    assert_same_training(actual, trained(corpus, compile=False, fused=False))
+    settings = {"position_hop": 16} if compiled else {}
+    actual = trained(corpus, backend="aot_eager", compile=compiled, fused=True, **settings)
+    assert_same_training(actual, trained(corpus, compile=False, fused=False, **settings))
 
 
-def assert_few_graphs(fused: bool) -> None:
+def assert_few_graphs(fused: bool, position_hop: int) -> None:
     """Batches of a few widths, as the data module makes them: the second width makes it a variable, others add nothing."""
     torch.compiler.reset()
     counter = CompileCounterWithBackend("aot_eager")
-    model = small_model(dtype=F32, labels=LABELS, cycles=1, layers_per_cycle=2).train()
+    model = small_model(dtype=F32, labels=LABELS, cycles=1, layers_per_cycle=2, position_hop=position_hop).train()
+    position = torch.tensor([[0, 900], [70, 800]]) if position_hop else None
     if fused:
         fuse(model)
     compiled = torch.compile(training_loss, backend=counter, fullgraph=True)
@@ -236,18 +239,19 @@ def assert_few_graphs(fused: bool) -> None:
     for width in (256, 512, 256, 768, 512):
         scored = torch.tensor([[0, width], [20, width - 3]])
         with torch.autocast("cpu", BF16):
-            loss = compiled(model, some_codes(2, width + 1).byte(), scored, some_labels(2))
+            loss = compiled(model, some_codes(2, width + 1).byte(), scored, some_labels(2), position)
         loss.backward()
         graphs.append(counter.frame_count)
     assert graphs == [1, 2, 2, 2, 2]
 
 
-def test_a_step_compiles_without_a_graph_break_and_only_twice_for_all_widths() -> None:
-    assert_few_graphs(fused=False)
+@pytest.mark.parametrize("position_hop", [0, 16])
+def test_a_step_compiles_without_a_graph_break_and_only_twice_for_all_widths(position_hop: int) -> None:
+    assert_few_graphs(False, position_hop)
 
 
 def test_a_fused_step_compiles_without_a_graph_break_and_only_twice_for_all_widths(interpreter: Interpreter) -> None:
-    interpreter(assert_few_graphs, True)
+    interpreter(assert_few_graphs, True, 16)
 
 
 # What the kernels take of a GPU

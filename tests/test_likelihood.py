@@ -161,3 +161,14 @@ def test_nan_and_chunks_of_nothing_are_refused() -> None:
 def test_codes_out_of_range_are_refused(codes: list[int]) -> None:
     with pytest.raises((ValueError, IndexError)):
         bits_per_sample(small_model(), torch.tensor(codes))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 13, 16, 16384])
+def test_a_model_that_knows_its_position_is_told_each_clips_length(chunk_size: int) -> None:
+    model, codes, lengths = small_model(position_hop=16, labels=LABELS), some_codes(3, 60), [60, 41, 17]
+    clips = [
+        bits_per_sample(model, codes[i, :n], {name: values[i] for name, values in NAMED.items()})
+        for i, n in enumerate(lengths)
+    ]
+    mean = sum(bits * n for bits, n in zip(clips, lengths, strict=True)) / sum(lengths)
+    assert bits_per_sample(model, codes, NAMED, lengths=lengths, chunk_size=chunk_size) == pytest.approx(mean, abs=1e-9)

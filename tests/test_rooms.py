@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / "wavenet"
 FLOORS = [
     {"version"},
     {"files", "compiler", "pretrained", "scores", "classifier"},
-    {"mulaw"},
+    {"mulaw", "durations"},
     {"layers"},
     {"conditioning", "distributions", "kernels"},
     {"model"},
@@ -31,7 +31,8 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 ONLY = {  # rooms that could see more, and do not
     "audio": {"files"},
     "plotting": {"files"},
-    "data": {"audio", "mulaw"},
+    "data": {"audio", "mulaw", "conditioning", "durations"},
+    "durations": set(),
     "scores": set(),
     "classifier": set(),
 }

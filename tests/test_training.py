@@ -98,9 +98,13 @@ def test_the_loss_is_bits_per_sample_of_the_same_clips(corpus: Path) -> None:
     assert recorder.logged[0]["bits"] == pytest.approx(exact_bits(lit.network, data, "train"), rel=1e-5)
 
 
-def test_a_crop_is_scored_as_the_whole_clip_is_at_the_same_place(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("position_hop", [0, 16])
+def test_a_crop_is_scored_as_the_whole_clip_is_at_the_same_place(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, position_hop: int
+) -> None:
     data = module(corpus, crop_samples=100, batch_size=6)
-    lit = built(data)
+    lit = built(data, position_hop=position_hop)
+    stir_positions(lit)
     batch = data.batches(receptive_field=lit.receptive_field)[0]
     assert (batch["scored"][:, 0] > 0).sum() >= 3, "crops from the middle of clips"
     loss = loss_of(lit, batch, monkeypatch)
@@ -117,6 +121,13 @@ def test_a_crop_is_scored_as_the_whole_clip_is_at_the_same_place(corpus: Path, m
         exact = nats_per_sample(lit.network, whole[index][None], numbers[index])[0]
         nats.append(exact[place : place + len(wanted)])
     assert float(loss) == pytest.approx(float(torch.cat(nats).mean()), rel=1e-5)
+
+
+def stir_positions(lit: LitWaveNet) -> None:
+    """They begin at zero, where the position changes nothing."""
+    if lit.network.position_embedding is not None:
+        for table in lit.network.position_embedding.children():
+            nn.init.normal_(table.weight)  # type: ignore[arg-type]
 
 
 def places(codes: Tensor, wanted: Tensor) -> list[int]:
@@ -170,14 +181,15 @@ def test_the_mean_is_over_scored_values_whatever_the_others_are() -> None:
 
 
 @pytest.mark.parametrize("val_batch_size", [1, 3, 16])
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(("precision", "position_hop"), [("32-true", 0), ("bf16-mixed", 0), ("bf16-mixed", 16)])
 def test_validation_is_exact_for_every_batch_size_and_precision(
-    corpus: Path, val_batch_size: int, precision: str
+    corpus: Path, val_batch_size: int, precision: str, position_hop: int
 ) -> None:
     data = module(corpus, val_batch_size=val_batch_size)
-    lit = network()
+    lit = network(position_hop=position_hop)
     runner = trainer(precision=precision, limit_val_batches=None)
     (metrics,) = runner.validate(lit, data, verbose=False)
+    stir_positions(lit)
     with torch.no_grad():
         for parameter in lit.network.parameters():  # away from the start, where all codes are about as likely
             parameter.mul_(3)
@@ -407,3 +419,18 @@ def test_training_may_start_from_a_saved_model_and_going_on_does_not_need_it(cor
     other = network(init_from=str(tmp_path / "gone"), skip_channels=16)
     with pytest.raises(ValueError, match=r"other settings.*skip_channels 16, there 8"):
         trainer(max_steps=1).fit(other, datamodule=data)
+
+
+# --- what a model is told of its corpus ---
+
+
+def test_lengths_and_left_out_labels_are_taken_from_the_data_and_saved(corpus: Path, tmp_path: Path) -> None:
+    data, lit = module(corpus, label_dropout=0.5), network(position_hop=16)
+    fit(data, lit, max_steps=2)
+    assert lit.network.unlabelled and lit.network.clip_length == data.clip_length
+    lit.network.save_pretrained(tmp_path)
+    saved = wavenet.WaveNet.from_pretrained(tmp_path)
+    assert saved.config == lit.network.config and saved.position_hop == 16 and saved.unlabelled
+    plain = network()
+    fit(module(corpus), plain, max_steps=1)
+    assert not plain.network.unlabelled and plain.network.clip_length is None and not plain.network.position_hop

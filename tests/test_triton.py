@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Interpreter, assert_close, shifted, small_model, some_codes, some_labels, some_uniforms
+from conftest import LABELS, Interpreter, assert_close, shifted, small_model, some_codes, some_labels, some_uniforms
 from test_native import SAMPLINGS, SIZES, assert_drawn
 from triton.runtime.errors import OutOfResources
 
@@ -87,6 +87,34 @@ class _OnCpu:
 )
 def test_codes_are_those_of_the_model_in_float64(interpreter: Interpreter, name: str, batch: int, tile: int) -> None:
     interpreter(assert_codes, few(SIZES[name]), batch, tile, 20, Sampling(), "cpu")
+
+
+def assert_guided(device: str) -> None:
+    """Against the torch engine in float32: pairs of streams, placed in the middle of clips."""
+    model = small_model(dtype=F32, **few({"labels": LABELS, "unlabelled": True, "position_hop": 16})).to(device)
+    pairs = {
+        name: torch.stack([ids, torch.full_like(ids, -1)], dim=1).flatten() for name, ids in some_labels(3).items()
+    }
+    uniforms, codes = some_uniforms(3, 16).repeat_interleave(2, dim=0), []
+    for name in ("triton", "torch"):
+        engine = build_engine(model, 6, pairs, engine=name)
+        engine.place(torch.tensor([[32, 100]] * 4 + [[64, 200]] * 2, device=device))
+        codes.append(engine.sample(uniforms, Sampling(1.1, top_k=200, guidance=1.5)).cpu())
+    assert torch.equal(codes[0][::2], codes[0][1::2])
+    same = (codes[0] == codes[1]).float().cumprod(dim=1).mean()
+    assert same > 0.8, "float32 may part on an edge"
+    engine = TritonEngine(model, 6, pairs, F32, tile=1)
+    with pytest.raises(ValueError, match="pairs of streams"):
+        engine.sample(uniforms, Sampling(guidance=1.0))
+
+
+def test_placed_and_guided_codes_are_those_of_the_torch_engine(interpreter: Interpreter) -> None:
+    interpreter(assert_guided, "cpu")
+
+
+@pytest.mark.gpu
+def test_placed_and_guided_codes_on_a_gpu_are_those_of_the_torch_engine() -> None:
+    assert_guided("cuda")
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)

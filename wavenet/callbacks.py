@@ -171,13 +171,13 @@ class Samples(pl.Callback):
 
     Args:
         count: Clips each time.
-        seconds: Length of each.
+        seconds: Length of each; null: drawn, for a model with a position_hop, which plans for it; 1 for others.
         every_n_validations: 0 for none until the end of the run.
         temperature: Divides the logits.
     """
 
     def __init__(
-        self, count: int = 4, seconds: float = 1.0, every_n_validations: int = 1, temperature: float = 1.0
+        self, count: int = 4, seconds: float | None = None, every_n_validations: int = 1, temperature: float = 1.0
     ) -> None:
         self.count = count
         self.seconds = seconds
@@ -211,10 +211,13 @@ class Samples(pl.Callback):
 
     def write(self, network: WaveNet, run: Path, stem: str) -> Tensor:
         """`count` clips to run/samples/STEM-i.wav; returns them, (count, T)."""
-        clips = generate(network, seconds=self.seconds, batch_size=self.count, temperature=self.temperature)
+        clips = generate(network, seconds=self._length(network), batch_size=self.count, temperature=self.temperature)
         for index, clip in enumerate(clips):
             save_audio(run / "samples" / f"{stem}-{index}.wav", clip, network.sample_rate)
         return clips
+
+    def _length(self, network: WaveNet) -> float | None:
+        return 1.0 if self.seconds is None and network.clip_length is None else self.seconds
 
     def _show(self, trainer: pl.Trainer, network: WaveNet, clips: Tensor) -> None:
         self._log(trainer, "generated", list(clips), network.sample_rate)
@@ -224,7 +227,7 @@ class Samples(pl.Callback):
     def _real_clips(self, trainer: pl.Trainer, network: WaveNet) -> list[Tensor]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         clips = data.clips("val")[: self.count] if data is not None else []
-        limit = round(self.seconds * network.sample_rate)
+        limit = round((self.seconds or 1.0) * network.sample_rate)
         return [network.codec.decode(torch.from_numpy(data.codes(clip)[:limit].copy())) for clip in clips]
 
     def _log(self, trainer: pl.Trainer, name: str, clips: list[Tensor], sample_rate: int) -> None:

@@ -173,7 +173,8 @@ def summary(run: Path, network: WaveNet, count: int, bits: Any) -> str:
             f"checkpoints   {checkpoints}",
             f"model         {run / 'model'}",
             f"samples       {', '.join(str(run / 'samples' / f'final-{index}.wav') for index in range(count))}",
-            f"hear more     python generate.py --checkpoint {run / 'model'} --seconds 2 --batch 4"
+            f"hear more     python generate.py --checkpoint {run / 'model'} --batch 4"
+            + ("" if network.clip_length else " --seconds 2")
             + (f" --labels {labels}" if labels else ""),
             f"curves        tensorboard --logdir {run.parent}",
         ]

@@ -37,6 +37,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wavenet.audio import read_audio, resample
+from wavenet.conditioning import NOT_TOLD
+from wavenet.durations import fit_clip_length
 from wavenet.mulaw import MuLaw
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,9 @@ ENCODE_BLOCK = 1 << 20  # samples; bounds the int64 codes held at a time
 UNREADABLE = "unreadable"  # in place of the hash of such a file
 ABANDONED_SECONDS = 24 * 3600  # a half-made folder untouched for so long was left by a killed run
 
-Batch = dict[str, Any]  # "codes": (B, W + 1) uint8, "scored": (B, 2) int64, "labels": {name: (B,) int64}
+# "codes": (B, W + 1) uint8, "scored": (B, 2) int64, "labels": {name: (B,) int64}, "position": (B, 2) int64, each row's first
+# target by its place in the clip, and the clip's samples
+Batch = dict[str, Any]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -437,6 +441,7 @@ class _RowDataset(Dataset[Batch]):
 
     def __init__(self, table: ClipTable) -> None:
         self.table = table
+        self.lengths = table.lengths  # of the clips, with what silence counts as their own
         self._codes: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -470,6 +475,7 @@ class _RowDataset(Dataset[Batch]):
         return {
             "codes": torch.from_numpy(rows),
             "scored": torch.from_numpy(np.stack([unscored, widths], axis=1)),
+            "position": torch.from_numpy(np.stack([starts, self.lengths[clips]], axis=1)),
             "labels": {name: torch.from_numpy(values[clips]) for name, values in self.table.labels.items()},
         }
 
@@ -490,6 +496,7 @@ class CropBatches(_RowDataset):
         rank: This process's number.
         world_size: Processes that share the batches.
         tail: Samples of silence behind each clip that count as its own.
+        label_dropout: Share of the rows whose labels are not told.
     """
 
     def __init__(
@@ -502,9 +509,10 @@ class CropBatches(_RowDataset):
         rank: int = 0,
         world_size: int = 1,
         tail: int = 0,
+        label_dropout: float = 0.0,
     ) -> None:
         super().__init__(table)
-        self.lengths = table.lengths + tail
+        self.lengths, self.label_dropout = table.lengths + tail, label_dropout
         _require_positive(receptive_field=receptive_field, crop_samples=crop_samples, batch_size=batch_size)
         self.receptive_field, self.crop_samples, self.batch_size = receptive_field, crop_samples, batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
@@ -521,7 +529,13 @@ class CropBatches(_RowDataset):
         number = index * self.world_size + self.rank
         clips = self._plan(number // self._batches)[number % self._batches]
         spans, unscored = self._crops(clips, number)
-        return self._assemble(clips, spans, unscored, WIDTH_MULTIPLE)
+        batch = self._assemble(clips, spans, unscored, WIDTH_MULTIPLE)
+        if self.label_dropout:
+            told = np.random.default_rng([self.seed, 2, number]).random(len(clips)) >= self.label_dropout
+            batch["labels"] = {
+                name: ids.where(torch.from_numpy(told), NOT_TOLD) for name, ids in batch["labels"].items()
+            }
+        return batch
 
     def _plan(self, number: int) -> np.ndarray:
         """(batches, B) clips of one pass: shuffled, then alike lengths put together within pools of batches."""
@@ -622,6 +636,8 @@ class AudioDataModule(LightningDataModule):
         crop_samples: Scored samples per training row, beside their context.
         trailing_silence: Seconds of silence behind each training clip, scored like the clip, so that a model of short
             clips learns to stop. Validation and test clips stay as they are.
+        label_dropout: Share of the training rows whose labels the model is not told, so that it learns the corpus as a whole
+            too, and generate.py can guide it (--guidance). 0.1 is usual.
         batch_size: Rows of a training batch, per process.
         val_batch_size: Clips of a validation or test batch, per process.
         num_workers: Worker processes that cut batches.
@@ -646,6 +662,7 @@ class AudioDataModule(LightningDataModule):
         trim_silence_db: float | None = None,
         crop_samples: int = 4096,
         trailing_silence: float = 0.0,
+        label_dropout: float = 0.0,
         batch_size: int = 16,
         val_batch_size: int = 16,
         num_workers: int = 1,
@@ -670,6 +687,7 @@ class AudioDataModule(LightningDataModule):
         self.val_fraction, self.crop_samples = val_fraction, crop_samples
         self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
         self.trailing_silence, self.cache_dir, self.seed = trailing_silence, cache_dir, seed
+        self.label_dropout = label_dropout
         self.decoding = DecodeSettings(sample_rate, normalize, trim_silence_db)
         self.receptive_field: int | None = None  # for use without a trainer
         self._folder: Path | None = None
@@ -683,6 +701,8 @@ class AudioDataModule(LightningDataModule):
         for name in ("num_workers", "seed", "trailing_silence"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--data.{name} must be at least 0, but got {getattr(self, name)}.")
+        if not 0 <= self.label_dropout < 1:
+            raise ValueError(f"--data.label_dropout is a share, from 0 to below 1, but got {self.label_dropout}.")
         if self.decoding.normalize not in (None, "peak", "loudness"):
             raise ValueError(f"--data.normalize takes peak, loudness or nothing, but got {self.decoding.normalize!r}.")
         if self.label_pattern is not None and not self.label_pattern.groupindex:
@@ -893,6 +913,19 @@ class AudioDataModule(LightningDataModule):
             remedy += f", or give lines of '{self.metadata}' the split {split}"
         return f"The split '{split}' has no clips ({found}). {remedy}."
 
+    @property
+    def clip_length(self) -> dict[str, Any]:
+        """How long the training clips are, by their labels: see `wavenet.durations`. The silence behind them counts."""
+        table = self.table("train")
+        lengths = torch.from_numpy(table.lengths + self._tail)
+        return fit_clip_length(
+            lengths, {name: torch.from_numpy(ids) for name, ids in table.labels.items()}, self.labels
+        )
+
+    @property
+    def _tail(self) -> int:
+        return round(self.trailing_silence * self.sample_rate)
+
     def codes(self, clip: Clip) -> np.ndarray:
         """The codes of one clip: (length,) uint8, read-only, mapped from the file."""
         self.setup()
@@ -918,8 +951,7 @@ class AudioDataModule(LightningDataModule):
     def batches(self, split: str = "train", *, receptive_field: int, rank: int = 0, world_size: int = 1) -> CropBatches:
         """Crops of a split, without a trainer; item b is a whole batch."""
         shape = (receptive_field, self.crop_samples, self.batch_size)
-        tail = round(self.trailing_silence * self.sample_rate)
-        return CropBatches(self.table(split), *shape, self.seed, rank, world_size, tail)
+        return CropBatches(self.table(split), *shape, self.seed, rank, world_size, self._tail, self.label_dropout)
 
     def whole_clips(self, split: str, rank: int = 0, world_size: int = 1) -> ClipBatches:
         """Whole clips of a split, without a trainer; item b is a whole batch. ValueError if a process gets none."""

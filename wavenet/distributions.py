@@ -3,7 +3,7 @@
 Every engine draws by the same rule, so that the same uniforms give the same codes everywhere.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,14 @@ class Sampling:
     temperature: divides the logits; 1 is the model's own distribution, 0 takes the likeliest code.
     top_k: keep the k likeliest codes; 0 keeps all.
     top_p: keep the fewest likeliest codes whose probabilities reach p; 1 keeps all (Holtzman et al. 2020).
+    guidance: w, classifier-free (Ho and Salimans 2022): away from 0, streams come in pairs, of which 2i is told its labels
+        and 2i + 1 is not; both take the code drawn for (1 + w) times the logits of the first less w times the second's.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    guidance: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -30,18 +33,33 @@ class Sampling:
             raise ValueError(f"top_k must be an integer of at least 0 (0 keeps all codes), but got {self.top_k!r}.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie above 0 and at most at 1 (1 keeps all codes), but got {self.top_p}.")
+        if not 0 <= self.guidance < float("inf"):
+            raise ValueError(f"guidance must be a finite number of at least 0 (0: none), but got {self.guidance}.")
 
     def draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         """logits (B, Q), uniforms (B,) in [0, 1) -> codes (B,) int64, by inverse CDF.
 
-        The code is the first whose cumulative probability exceeds u times the total.
+        The code is the first whose cumulative probability exceeds u times the total. With guidance B is even, and of each
+        pair of uniforms the first one counts.
         """
+        if self.guidance:
+            self.require_pairs(len(logits))
+            told, untold = logits[::2], logits[1::2]
+            alone = replace(self, guidance=0.0)
+            return alone.draw(told + self.guidance * (told - untold), uniforms[::2]).repeat_interleave(2)
         if self.temperature == 0:
             return logits.argmax(dim=-1)
         cumulative = self.probabilities(logits).cumsum(dim=-1)
         below_one = 1 - torch.finfo(cumulative.dtype).eps / 2  # a finer uniform would round to 1, past the last edge
         edge = uniforms.to(cumulative.dtype).clamp(max=below_one).unsqueeze(-1) * cumulative[:, -1:]
         return torch.searchsorted(cumulative, edge, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+
+    def require_pairs(self, streams: int) -> None:
+        """Raises ValueError where there is guidance and the streams, those of one place of work, are not pairs."""
+        if self.guidance and streams % 2:
+            raise ValueError(
+                f"Guidance draws for pairs of streams, one told its labels and one not, but there are {streams} together."
+            )
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B, Q) -> (B, Q) probabilities after temperature, top-k and top-p, at least in float32.

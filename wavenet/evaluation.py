@@ -19,13 +19,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
 from wavenet.classifier import DECIBELS, SHIFT, SILENCE, hear, log_mel, train_classifier
 from wavenet.engines import ENGINES
 from wavenet.files import write_whole
-from wavenet.generation import generate
+from wavenet.generation import generate_each
 from wavenet.model import WaveNet
 from wavenet.plotting import plot_spectrograms, save_figure
 from wavenet.scores import (
@@ -44,7 +45,6 @@ LABELS = ("digit", "speaker")  # what is asked of the model and heard by the cla
 LABEL_PATTERN = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_\d+\.wav$"  # the Free Spoken Digit Dataset's names
 TRAINING_PATTERN = r"_\d\d+\.wav$"  # indices 10 and up; 0 to 4 are the corpus's own test split
 HELD_OUT_PATTERN = r"_[5-9]\.wav$"
-BATCH = 200  # clips generated at once
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,11 @@ def _labels_of(path: str, pattern: re.Pattern[str], model: WaveNet) -> dict[str,
     return found
 
 
-def generate_clips(model: WaveNet, clips_per_cell: int, seed: int = 0, **settings: Any) -> Clips:
-    """`clips_per_cell` clips of every digit by every speaker, clip i from seed + i. settings: see `wavenet.generate`."""
+def generate_clips(model: WaveNet, clips_per_cell: int, total: int, seed: int = 0, **settings: Any) -> Clips:
+    """`clips_per_cell` clips of every digit by every speaker, clip i from seed + i. settings: see `wavenet.generate`.
+
+    As long as a model that plans for it draws them, but at most `total` samples, and silent from there to `total`.
+    """
     from tqdm import tqdm
 
     require_labels(model)
@@ -156,13 +159,17 @@ def generate_clips(model: WaveNet, clips_per_cell: int, seed: int = 0, **setting
         raise ValueError(f"There must be at least one clip of each digit by each speaker, but got {clips_per_cell=}.")
     counts = [len(model.labels[name]) for name in LABELS]
     cells = torch.cartesian_prod(*map(torch.arange, counts)).repeat_interleave(clips_per_cell, dim=0)
-    chunks = []
-    for start in tqdm(range(0, len(cells), BATCH), desc="generating", unit="batch", disable=len(cells) <= BATCH):
-        rows = cells[start : start + BATCH].T.tolist()
-        labels = {name: [model.labels[name][i] for i in row] for name, row in zip(LABELS, rows, strict=True)}
-        chunks.append(generate(model, batch_size=len(rows[0]), labels=labels, seed=seed + start, **settings))
-    audio = torch.cat(chunks)
-    return Clips(audio, torch.full((len(audio),), audio.shape[1]), dict(zip(LABELS, cells.T, strict=True)))
+    choices = [{name: model.labels[name][i] for name, i in zip(LABELS, cell, strict=True)} for cell in cells.tolist()]
+    much = {} if model.clip_length else {"num_samples": total}
+    made = generate_each(model, choices, seed=seed, **much, **settings)
+    clips = [clip[:total] for clip in tqdm(made, "generating", len(choices), unit="clip", disable=None)]
+    audio = pad_sequence(clips, batch_first=True, padding_value=_silence(model))
+    audio = F.pad(audio, (0, total - audio.shape[1]), value=_silence(model))
+    return Clips(audio, torch.tensor([*map(len, clips)]), dict(zip(LABELS, cells.T, strict=True)))
+
+
+def _silence(model: WaveNet) -> float:
+    return float(model.codec.decode(torch.tensor(model.codec.silence)))
 
 
 def end_as(clips: Clips, real: Clips, silence: float) -> Clips:
@@ -198,9 +205,9 @@ def evaluate(
     training, held_out: from `read_clips`, one length. real_lengths: see `end_as`. settings: temperature, top_p, engine ...,
     see `wavenet.generate`.
     """
-    generated = generate_clips(model, clips_per_cell, seed, num_samples=training.audio.shape[1], **settings)
+    generated = generate_clips(model, clips_per_cell, training.audio.shape[1], seed, **settings)
     if real_lengths:
-        generated = end_as(generated, training, float(model.codec.decode(torch.tensor(model.codec.silence))))
+        generated = end_as(generated, training, _silence(model))
     sets = {"training": training, "held_out": held_out, "generated": generated}
     mels = {name: log_mel(clips.audio, model.sample_rate) for name, clips in sets.items()}
     categories = {name: len(model.labels[name]) for name in LABELS}
@@ -304,6 +311,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--temperature", type=float, default=1.0, help="see python generate.py --help (%(default)s)")
     p.add_argument("--top-p", type=float, default=1.0, help="see python generate.py --help (%(default)s)")
+    p.add_argument("--guidance", type=float, help="see python generate.py --help")
     p.add_argument("--engine", default="auto", choices=["auto", *ENGINES])
     p.add_argument("--epochs", type=int, default=20, help="of the classifier over the training clips (%(default)s)")
     p.add_argument("--seed", type=int, default=0, help="of the classifier, and of the first clip (%(default)s)")
@@ -328,6 +336,7 @@ def run(args: argparse.Namespace) -> None:
         real_lengths=args.real_lengths,
         temperature=args.temperature,
         top_p=args.top_p,
+        guidance=args.guidance,
         engine=args.engine,
     )
     print(table(result, model.labels[LABELS[0]]))

@@ -7,7 +7,7 @@ pictures are in it, and its content security policy allows no others.
 import base64
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import product
@@ -20,13 +20,12 @@ from torch import Tensor
 from wavenet.audio import wav_bytes
 from wavenet.conditioning import label_ids
 from wavenet.files import write_whole
-from wavenet.generation import draw_labels, generate
+from wavenet.generation import draw_labels, generate_each
 from wavenet.model import WaveNet
 from wavenet.plotting import spectrogram_png
 
 LARGEST = 200  # combinations of labels shown in full
 TAKES = 8  # clips of a model that leaves nothing to choose
-BATCH = 64  # streams at once: bounds the memory of their states
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,12 @@ def write_gallery(
     model: WaveNet,
     name: str,
     *,
-    seconds: float,
+    seconds: float | None = None,
     labels: Mapping[str, str] | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    guidance: float | None = None,
     seed: int = 0,
     engine: str = "auto",
     precision: str = "float32",
@@ -55,25 +55,18 @@ def write_gallery(
 ) -> Path:
     """FOLDER/index.html, and its path: a clip for every combination of the labels not given in `labels`.
 
-    Clip number n, in the page's order, is `generate` with its labels and seed + n. `name` is what the page calls the
-    model. Raises ValueError as `generate` does; the file appears whole or not at all.
+    Clip number n, in the page's order, is `generate` with its labels and seed + n, and with `seconds` as it takes them.
+    `name` is what the page calls the model. Raises ValueError as `generate` does; the file appears whole or not at all.
     """
-    given, sampling = dict(labels or {}), {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    how = {"engine": engine, "precision": precision, "progress": progress}
+    given = dict(labels or {})
+    sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    how: dict[str, Any] = {"engine": engine, "precision": precision, "progress": progress}
     choices = combinations(model, given, seed)
-    audio = _audio(model, choices, seed, seconds=seconds, **sampling, **how)
+    audio = generate_each(model, choices, seed=seed, seconds=seconds, **sampling, **how)
     clips = [Clip(choice, seed + n, sound) for n, (choice, sound) in enumerate(zip(choices, audio, strict=True))]
     path = Path(folder) / "index.html"
     write_whole(path, page(clips, model, name, given, {"seconds": seconds, "seed": seed, **sampling}).encode())
     return path
-
-
-def _audio(model: WaveNet, choices: Sequence[Mapping[str, str]], seed: int, **settings: Any) -> Iterator[Tensor]:
-    """One clip (time,) for each of the choices, BATCH at once."""
-    for start in range(0, len(choices), BATCH):
-        batch = choices[start : start + BATCH]
-        labels = {name: [choice[name] for choice in batch] for name in batch[0]}
-        yield from generate(model, batch_size=len(batch), labels=labels, seed=seed + start, **settings)
 
 
 def combinations(model: WaveNet, given: Mapping[str, str], seed: int) -> list[dict[str, str]]:
@@ -101,7 +94,7 @@ def _too_many(free: Mapping[str, Sequence[str]]) -> bool:
 
 
 def page(
-    clips: Sequence[Clip], model: WaveNet, name: str, given: Mapping[str, str], settings: Mapping[str, float]
+    clips: Sequence[Clip], model: WaveNet, name: str, given: Mapping[str, str], settings: Mapping[str, Any]
 ) -> str:
     """The page's text. given: labels that all clips share. settings: of `generate`, as the caption says them."""
     free = {label: categories for label, categories in model.labels.items() if label not in given}
@@ -112,17 +105,22 @@ def page(
     )
 
 
-def _caption(model: WaveNet, name: str, given: Mapping[str, str], settings: Mapping[str, float]) -> str:
+def _caption(model: WaveNet, name: str, given: Mapping[str, str], settings: Mapping[str, Any]) -> str:
     facts = {
         "model": f"{name}, {model.num_parameters / 1e6:.2f} M parameters",
-        "audio": f"{settings['seconds']:g} s a clip at {model.sample_rate / 1000:g} kHz, generated",
+        "audio": f"{_duration(settings['seconds'])} at {model.sample_rate / 1000:g} kHz, generated",
         "temperature": f"{settings['temperature']:g}",
         "top-k": f"{settings['top_k']}" if settings["top_k"] else "",
         "top-p": f"{settings['top_p']:g}" if settings["top_p"] < 1 else "",
+        "guidance": "" if settings["guidance"] is None else f"{settings['guidance']:g}",
         "seed": f"{settings['seed']}, and one more for each clip after the first",
         "all clips": _words(given, list(given)),
     }
     return "".join(f"<div><dt>{term}</dt><dd>{escape(fact)}</dd></div>" for term, fact in facts.items() if fact)
+
+
+def _duration(seconds: float | None) -> str:
+    return "clips as long as the corpus's" if seconds is None else f"{seconds:g} s a clip"
 
 
 def _notes(free: Mapping[str, Sequence[str]]) -> str:

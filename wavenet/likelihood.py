@@ -9,16 +9,21 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from wavenet.conditioning import label_ids
+from wavenet.conditioning import advanced, label_ids
 from wavenet.distributions import negative_log_likelihood
 from wavenet.model import WaveNet
 
 
 def nats_per_sample(
-    model: WaveNet, codes: Tensor, labels: Mapping[str, Tensor] | None = None, chunk_size: int = 16384
+    model: WaveNet,
+    codes: Tensor,
+    labels: Mapping[str, Tensor] | None = None,
+    chunk_size: int = 16384,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """codes (B, T) -> -ln p of each, (B, T) float32, in chunks of `chunk_size` samples through `model.step`.
 
+    lengths (B,): of the clips, which a model with a position_hop is told; T where none are given.
     Memory grows with chunk_size and not with T, but for the result. The value does not depend on chunk_size.
     """
     if chunk_size < 1:
@@ -27,9 +32,11 @@ def nats_per_sample(
     silence = codes.new_full((codes.shape[0], 1), model.codec.silence)
     inputs = torch.cat([silence, codes[:, :-1]], dim=1)
     state = model.init_state(codes.shape[0])
+    position = model.beginning(len(codes), codes.shape[1] if lengths is None else lengths)
     nats = []
     for given, wanted in zip(inputs.split(chunk_size, dim=1), codes.split(chunk_size, dim=1), strict=True):
-        logits, state = model.step(given, state, labels)
+        logits, state = model.step(given, state, labels, position=position)
+        position = advanced(position, given.shape[1])
         nats.append(negative_log_likelihood(logits, wanted))
     return torch.cat(nats, dim=1)
 
@@ -65,6 +72,6 @@ def bits_per_sample(
     device = next(model.parameters()).device
     codes = (model.codec.encode(clips) if clips.is_floating_point() else clips).to(device)
     ids = {name: value.to(device) for name, value in label_ids(model.labels, labels or {}, len(clips)).items()}
-    nats = nats_per_sample(model, codes, ids, chunk_size).double()
+    nats = nats_per_sample(model, codes, ids, chunk_size, counts.to(device)).double()
     counted = torch.arange(clips.shape[1], device=device) < counts.to(device)[:, None]
     return float(nats[counted].sum() / counted.sum() / math.log(2))

@@ -16,7 +16,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from wavenet.conditioning import LabelEmbedding, LabelNames, checked_names
+from wavenet.conditioning import LabelEmbedding, LabelNames, PositionEmbedding, checked_names
+from wavenet.durations import ClipLength, checked_clip_length
 from wavenet.files import write_whole
 from wavenet.layers import CausalConv1d, ResidualStack, dilation_cycles
 from wavenet.mulaw import MuLaw
@@ -24,6 +25,7 @@ from wavenet.pretrained import find, upload
 from wavenet.version import __version__
 
 FORMAT_VERSION = 1  # of the saved folder; raised when an older library could no longer read it
+SHORTEST_HOP = 16  # engines hold a condition for a frame
 ModelState = tuple[Tensor, tuple[Tensor, ...]]  # of the input convolution, of the stack
 
 
@@ -41,8 +43,13 @@ class WaveNet(nn.Module):
         head_channels: of the head's hidden layer; skip_channels where none are given.
         sample_rate: of the audio in Hz; a fact that travels with the weights, no layer depends on it.
         labels: names and categories of the conditions on a whole clip, {"digit": ["0", "1", ...]}.
-        condition_channels: width of the label embeddings; not used without labels.
+        condition_channels: width of the embeddings of labels and position; not used without both.
         residual_scale: factor on each block's residual.
+        position_hop: samples of a frame, where the model is conditioned on how far a clip is, counted in frames from its
+            beginning and to its end (see `PositionEmbedding`): it then knows when to end. 0: it is not.
+        unlabelled: whether labels may be left out of a clip, as id -1: the model was also trained on clips without them, and
+            `generate` can guide it.
+        clip_length: how long the corpus's clips are (see `wavenet.durations`), from which `generate` draws; None: not known.
     """
 
     def __init__(
@@ -58,11 +65,15 @@ class WaveNet(nn.Module):
         labels: LabelNames | None = None,
         condition_channels: int = 32,
         residual_scale: float = 1.0,
+        position_hop: int = 0,
+        unlabelled: bool = False,
+        clip_length: ClipLength | None = None,
     ) -> None:
         super().__init__()
         head_channels = head_channels or skip_channels
         self.labels = checked_names(labels)
         self.sample_rate = sample_rate
+        self.clip_length = checked_clip_length(clip_length, self.labels)
         self.codec = MuLaw()
         self.config = {
             "cycles": cycles,
@@ -76,10 +87,14 @@ class WaveNet(nn.Module):
             "labels": self.labels,
             "condition_channels": condition_channels,
             "residual_scale": residual_scale,
+            "position_hop": position_hop,
+            "unlabelled": unlabelled,
+            "clip_length": self.clip_length,
         }
         _check_sizes(self.config)
         self.embedding = nn.Embedding(self.codec.classes, residual_channels)
-        self.label_embedding = LabelEmbedding(self.labels, condition_channels) if self.labels else None
+        self.label_embedding = LabelEmbedding(self.labels, condition_channels, unlabelled) if self.labels else None
+        self.position_embedding = PositionEmbedding(position_hop, condition_channels) if position_hop else None
         self.input = CausalConv1d(residual_channels, residual_channels, kernel_size)
         self.stack = ResidualStack(
             dilation_cycles(cycles, layers_per_cycle),
@@ -87,7 +102,7 @@ class WaveNet(nn.Module):
             gate_channels,
             skip_channels,
             kernel_size,
-            condition_channels if self.labels else 0,
+            condition_channels if self.labels or position_hop else 0,
             residual_scale,
         )
         self.head = nn.Sequential(
@@ -111,12 +126,38 @@ class WaveNet(nn.Module):
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def forward(self, codes: Tensor, labels: Mapping[str, Tensor] | None = None, mel: Tensor | None = None) -> Tensor:
+    @property
+    def unlabelled(self) -> bool:
+        """Whether labels may be left out, as id -1: then `generate` can guide the model."""
+        return self.label_embedding is not None and self.label_embedding.unlabelled
+
+    @property
+    def position_hop(self) -> int:
+        """Samples of a frame of the position; 0 for a model that does not know its position."""
+        return self.position_embedding.hop if self.position_embedding is not None else 0
+
+    def beginning(self, batch_size: int, lengths: Tensor | int) -> Tensor | None:
+        """The position (B, 2) at the beginning of clips of so many samples; None for a model without a position_hop."""
+        if self.position_embedding is None:
+            return None
+        device = self.position_embedding.since.weight.device
+        ends = torch.as_tensor(lengths, device=device).expand(batch_size)
+        return torch.stack([torch.zeros_like(ends), ends], dim=1)
+
+    def forward(
+        self,
+        codes: Tensor,
+        labels: Mapping[str, Tensor] | None = None,
+        mel: Tensor | None = None,
+        position: Tensor | None = None,
+    ) -> Tensor:
         """codes (B, T) integers, labels name -> (B,) -> logits (B, Q, T), the t-th for the code after codes[:, t].
 
-        Raises ValueError for codes of another shape or type, and for labels that are missing, unknown or not expected.
+        position (B, 2), for a model with a position_hop: the place in its clip of the code after codes[:, 0], and how many
+        samples the clip has. Raises ValueError for codes of another shape or type, and for labels or a position that are
+        missing, unknown or not expected.
         """
-        condition = self.condition(labels, mel)
+        condition = self.condition(labels, mel, position, codes.shape[-1])
         return self.head(self.stack(self.input(self.embed(codes)), condition))
 
     def init_state(
@@ -134,9 +175,10 @@ class WaveNet(nn.Module):
         state: ModelState,
         labels: Mapping[str, Tensor] | None = None,
         mel: Tensor | None = None,
+        position: Tensor | None = None,
     ) -> tuple[Tensor, ModelState]:
-        """The next n codes (B, n) and the state -> logits (B, Q, n) and the new state."""
-        condition = self.condition(labels, mel)
+        """The next n codes (B, n) and the state -> logits (B, Q, n) and the new state; the rest as for `forward`."""
+        condition = self.condition(labels, mel, position, codes.shape[-1])
         x, input_state = self.input.step(self.embed(codes), state[0])
         skips, stack_state = self.stack.step(x, state[1], condition)
         return self.head(skips), (input_state, stack_state)
@@ -150,15 +192,26 @@ class WaveNet(nn.Module):
             )
         return self.embedding(codes.long()).transpose(1, 2)
 
-    def condition(self, labels: Mapping[str, Tensor] | None = None, mel: Tensor | None = None) -> Tensor | None:
-        """Labels -> condition features (B, condition_channels, 1), the same at every time; None without labels."""
+    def condition(
+        self,
+        labels: Mapping[str, Tensor] | None = None,
+        mel: Tensor | None = None,
+        position: Tensor | None = None,
+        time: int = 1,
+    ) -> Tensor | None:
+        """Condition features of the next `time` samples, (B, condition_channels, time); (B, condition_channels, 1), the same
+        at every time, without a position; None for a model that nothing steers."""
         if mel is not None:
             raise ValueError("This model is not conditioned on mel spectrograms; leave mel out.")
-        if self.label_embedding is not None:
-            return self.label_embedding(labels)
-        if labels:
+        if labels and self.label_embedding is None:
             raise ValueError(f"This model was built without labels, but got {sorted(labels)}.")
-        return None
+        if position is not None and self.position_embedding is None:
+            raise ValueError("This model was built without position_hop; leave position out.")
+        named = self.label_embedding(labels) if self.label_embedding is not None else None
+        if self.position_embedding is None:
+            return named
+        placed = self.position_embedding(position, time)
+        return placed if named is None else named + placed
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes `model.safetensors` and `config.json`. Each appears whole or not at all; the weights come last."""
@@ -220,10 +273,15 @@ class WaveNet(nn.Module):
 
 def _check_sizes(config: Mapping[str, Any]) -> None:
     for name, value in config.items():
-        if name in ("labels", "residual_scale"):
+        if name in ("labels", "residual_scale", "position_hop", "unlabelled", "clip_length"):
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"WaveNet got {name}={value!r}; it must be an integer of at least 1.")
+    hop = config["position_hop"]
+    if isinstance(hop, bool) or not isinstance(hop, int) or 0 < hop < SHORTEST_HOP or hop < 0:
+        raise ValueError(
+            f"WaveNet got position_hop={hop!r}; it must be 0 (no position) or an integer of at least {SHORTEST_HOP}."
+        )
     if not 0 < config["residual_scale"] < float("inf"):
         raise ValueError(
             f"WaveNet got residual_scale={config['residual_scale']!r}; it must be a finite number above 0."

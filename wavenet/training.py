@@ -1,7 +1,7 @@
 """Owns `LitWaveNet`: the loss, the optimiser, the exact validation. Knows nothing of files, runs or pictures.
 
 A batch is what `wavenet.data` makes: "codes" (B, W + 1) uint8, of which codes[:, :-1] are inputs and codes[:, 1:] targets;
-"scored" (B, 2), the range of targets with whole context; "labels" name -> (B,).
+"scored" (B, 2), the range of targets with whole context; "labels" name -> (B,); "position" (B, 2), see `WaveNet.forward`.
 """
 
 import inspect
@@ -41,8 +41,10 @@ class LitWaveNet(pl.LightningModule):
         gate_channels: Channels after each gate.
         skip_channels: Channels of the skips and of the head's input.
         head_channels: Channels of the head's hidden layer; as skip_channels where none are given.
-        condition_channels: Width of the label embeddings.
+        condition_channels: Width of the embeddings of labels and position.
         residual_scale: Factor on each block's residual.
+        position_hop: Tell the model where in its clip a sample lies, in frames of so many samples: for corpora of one word or
+            note a clip, which it then learns to begin and to end. 0: do not.
         learning_rate: Highest learning rate, reached after the warm-up.
         optimizer: adam or adamw.
         betas: Decay rates of Adam's two moments.
@@ -57,6 +59,8 @@ class LitWaveNet(pl.LightningModule):
         max_nonfinite_steps: Stop after so many steps in a row with a loss or gradient that is not finite.
         sample_rate: In Hz; taken from the data where none is given.
         labels: Names and categories; taken from the data where none are given.
+        unlabelled: Whether labels may be left out; taken from the data (--data.label_dropout) where it is not given.
+        clip_length: How long clips are, for a model with a position_hop; taken from the data where none is given.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class LitWaveNet(pl.LightningModule):
         head_channels: int | None = None,
         condition_channels: int = 32,
         residual_scale: float = 1.0,
+        position_hop: int = 0,
         learning_rate: float = 1e-3,
         optimizer: Literal["adam", "adamw"] = "adamw",
         betas: tuple[float, float] = (0.9, 0.999),
@@ -82,6 +87,8 @@ class LitWaveNet(pl.LightningModule):
         max_nonfinite_steps: int = 20,
         sample_rate: int | None = None,
         labels: dict[str, list[str]] | None = None,
+        unlabelled: bool | None = None,
+        clip_length: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         betas = (betas[0], betas[1])
@@ -161,17 +168,20 @@ class LitWaveNet(pl.LightningModule):
             if mine is None and theirs is None:
                 raise ValueError(f"LitWaveNet needs {name}: from a data module, or given.")
             self.hparams[name] = mine if mine is not None else theirs
-
-    def forward(self, codes: Tensor, labels: Mapping[str, Tensor] | None = None) -> Tensor:
-        """codes (B, T) -> logits (B, Q, T)."""
-        return self.network(codes, labels)
+        if self.hparams["unlabelled"] is None:
+            self.hparams["unlabelled"] = bool(getattr(data, "label_dropout", 0))
+        if self.hparams["position_hop"] and self.hparams["clip_length"] is None:
+            self.hparams["clip_length"] = getattr(data, "clip_length", None)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loss = self._loss(self.network, batch["codes"], batch["scored"], batch["labels"])
+        loss = self._loss(self.network, batch["codes"], batch["scored"], batch["labels"], self._position(batch))
         self.log("bits", loss.detach() * BITS, prog_bar=True)
         self._scored = self._scored.to(self.device) + (batch["scored"][:, 1] - batch["scored"][:, 0]).sum()
         self.log("samples_seen", (self._scored * self.trainer.world_size).float())
         return loss
+
+    def _position(self, batch: Mapping[str, Any]) -> Tensor | None:
+        return batch["position"] if self.network.position_hop else None
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._score(batch, "val_bits")
@@ -183,7 +193,7 @@ class LitWaveNet(pl.LightningModule):
         """Exact bits per sample over whole clips, in float32 whatever precision training runs in."""
         codes, scored = batch["codes"], batch["scored"]
         with torch.autocast(codes.device.type, enabled=False):
-            nats = nats_per_sample(self.network, codes[:, 1:], batch["labels"])
+            nats = nats_per_sample(self.network, codes[:, 1:], batch["labels"], lengths=batch["position"][:, 1])
         count = int((scored[:, 1] - scored[:, 0]).sum())  # the weight of this batch in the mean over the epoch
         bits = mean_over_scored(nats, scored) * BITS
         self.log(name, bits, on_epoch=True, on_step=False, prog_bar=True, batch_size=count, sync_dist=True)
@@ -269,9 +279,14 @@ class LitWaveNet(pl.LightningModule):
                 )
 
 
-def training_loss(network: WaveNet, codes: Tensor, scored: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-    """codes (B, W + 1), scored (B, 2), labels name -> (B,) -> mean nats per scored sample. What torch.compile sees whole."""
-    logits = network(codes[:, :-1], labels)
+def training_loss(
+    network: WaveNet, codes: Tensor, scored: Tensor, labels: Mapping[str, Tensor], position: Tensor | None = None
+) -> Tensor:
+    """codes (B, W + 1), scored (B, 2), labels name -> (B,), position (B, 2) -> mean nats per scored sample.
+
+    What torch.compile sees whole.
+    """
+    logits = network(codes[:, :-1], labels, position=position)
     return mean_over_scored(negative_log_likelihood(logits, codes[:, 1:].long()), scored)
 
 

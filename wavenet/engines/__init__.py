@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, cat, dtype, int64, isfinite, nn, randint, randn, stack, zeros
 
 from wavenet.compiler import CompilerError
+from wavenet.conditioning import NOT_TOLD
 from wavenet.distributions import Sampling, refuse_not_finite
 from wavenet.layers import CausalConv1d
 from wavenet.model import ModelState, WaveNet
@@ -38,13 +39,23 @@ class EngineState(NamedTuple):
 
 
 class Engine(Protocol):
-    """B streams side by side. Weights are copied when the engine is built: later changes to the model do not reach it."""
+    """B streams side by side. Weights are copied when the engine is built: later changes to the model do not reach it.
+
+    Where the model has a position_hop, the streams are told where they are by `place`, again in every frame.
+    """
 
     state: EngineState
 
     def __init__(
         self, model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, dtype: torch.dtype
     ) -> None: ...
+
+    def place(self, position: Tensor) -> None:
+        """position (B, 2): of each stream's next sample in its clip, and the clip's samples. It holds for that frame.
+
+        Until then they stand at the beginning of a clip of one sample. ValueError for a model without a position_hop.
+        """
+        ...
 
     def prime(self, codes: Tensor) -> Tensor:
         """Teacher forced: the next n codes (B, n), given -> their logits (B, Q, n); logits[..., i] predicts codes[:, i]."""
@@ -153,16 +164,23 @@ def _best(model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, 
 # What engines share: how they take a model apart, and how they check themselves against it
 
 
-def before_gate(model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int) -> Tensor:
+def before_gate(
+    model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int, position: Tensor | None
+) -> Tensor:
     """What each layer adds before its gate whatever the input: bias and condition, (L, B, 2G)."""
-    condition = model.condition(labels)
-    rows = []
-    for block in model.stack.blocks:
-        row = bias_of(block.dilated).expand(batch_size, -1)
-        if block.condition is not None and condition is not None:
-            row = row + block.condition(condition)[..., 0]
-        rows.append(row)
-    return stack(rows)
+    biases = stack([bias_of(block.dilated) for block in model.stack.blocks])[:, None]
+    condition = model.condition(labels, position=position)
+    if condition is None:
+        return biases.expand(-1, batch_size, -1)
+    weights = stack([block.condition.weight[..., 0] for block in model.stack.blocks if block.condition is not None])
+    return biases + condition[..., 0] @ weights.transpose(1, 2)
+
+
+def paired(labels: Mapping[str, Tensor] | None) -> bool:
+    """Whether streams come in pairs for guidance, of which the second is not told its labels (see `Sampling`)."""
+    if not labels:
+        return False
+    return all(len(ids) % 2 == 0 and bool((ids[1::2] == NOT_TOLD).all()) for ids in labels.values())
 
 
 def bias_of(convolution: CausalConv1d) -> Tensor:
@@ -202,14 +220,15 @@ def rounded(model: WaveNet, kept: Callable[[Tensor], Tensor], head: bool) -> Wav
 
 
 def prime(
-    model: WaveNet, labels: Mapping[str, Tensor] | None, before: EngineState, codes: Tensor
+    model: WaveNet, labels: Mapping[str, Tensor] | None, position: Tensor | None, before: EngineState, codes: Tensor
 ) -> tuple[Tensor, EngineState]:
     """`Engine.prime` in parallel over time, by the model itself: the logits, and the state that the model leaves."""
     codes = codes.to(before.code.device)
     inputs = cat([before.code[:, None], codes[:, :-1]], dim=1)
     window, blocks = before.model
     kind = model.embedding.weight.dtype
-    logits, state = model.step(inputs, (window.to(kind), tuple(block.to(kind) for block in blocks)), labels)
+    kept = (window.to(kind), tuple(block.to(kind) for block in blocks))
+    logits, state = model.step(inputs, kept, labels, position=position)
     return logits, EngineState(codes[:, -1], state)
 
 

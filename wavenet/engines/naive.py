@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from wavenet.conditioning import advanced
 from wavenet.distributions import Sampling, refuse_not_finite
 from wavenet.engines import EngineState
 from wavenet.model import ModelState, WaveNet
@@ -21,6 +22,7 @@ class NaiveEngine:
         self._labels = labels
         device = next(model.parameters()).device
         self._inputs = torch.full((batch_size, 1), model.codec.silence, device=device)
+        self._position = model.beginning(batch_size, 1)  # of the first of the inputs' targets
         self._before: ModelState | None = None  # the state before the first of the inputs; None is the zero state
 
     @property
@@ -28,12 +30,16 @@ class NaiveEngine:
         before = self._before or self._model.init_state(len(self._inputs))
         inputs = self._inputs.clone()  # no inference tensor leaves the engine
         if inputs.shape[1] > 1:
-            _, before = self._model.step(inputs[:, :-1], before, self._labels)
+            _, before = self._model.step(inputs[:, :-1], before, self._labels, position=self._position)
         return EngineState(inputs[:, -1], before)
 
     @state.setter
     def state(self, state: EngineState) -> None:
+        self._position = advanced(self._position, self._inputs.shape[1] - 1)
         self._inputs, self._before = state.code[:, None].clone(), state.model
+
+    def place(self, position: Tensor) -> None:
+        self._position = advanced(position.to(self._inputs.device), 1 - self._inputs.shape[1])
 
     @torch.inference_mode()
     def prime(self, codes: Tensor) -> Tensor:
@@ -52,7 +58,9 @@ class NaiveEngine:
 
     def _logits(self, inputs: Tensor, last: bool = False) -> Tensor:
         if self._before is not None:
-            logits, _ = self._model.step(inputs, self._before, self._labels)
+            logits, _ = self._model.step(inputs, self._before, self._labels, position=self._position)
         else:  # once the receptive field is full, what lies before it changes nothing
-            logits = self._model(inputs[:, -self._model.receptive_field :] if last else inputs, self._labels)
+            heard = inputs[:, -self._model.receptive_field :] if last else inputs
+            position = advanced(self._position, inputs.shape[1] - heard.shape[1])
+            logits = self._model(heard, self._labels, position=position)
         return logits[..., -1] if last else logits

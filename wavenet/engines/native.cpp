@@ -292,6 +292,7 @@ struct Sampling {
     float temperature;  // 0: the likeliest code
     int32_t top_k;      // 0: all
     float top_p;        // 1: all
+    float guidance;     // away from 0, streams 2i and 2i + 1 share a code
 };
 
 // A group of streams, and where everything of theirs lies. Pointers are to whole vectors (64 bytes).
@@ -448,11 +449,20 @@ extern "C" {
 // Free running: uniforms (B, n), rows `stride` apart -> codes (B, n). Returns n, or the sample at which the logits were not finite.
 int64_t sample(Streams* g, int64_t n, const float* uniforms, int64_t stride, int64_t* codes, const Sampling* how) {
     float *p = g->scratch + scratch_floats(g->batch) - 2 * Q, *spare = p + Q;
+    const int64_t sharing = how->guidance == 0 ? 1 : 2;
     for (int64_t t = 0; t < n; t++) {
         const float* logits = step(*g);
-        for (int64_t b = 0; b < g->batch; b++) {
+        for (int64_t b = 0; b < g->batch; b++)
             if (!finite(logits + b * Q)) return t;
-            g->code[b] = codes[b * n + t] = draw(logits + b * Q, uniforms[b * stride + t], *how, p, spare);
+        for (int64_t b = 0; b < g->batch; b += sharing) {
+            const float *told = logits + b * Q, *untold = told + Q;
+            if (sharing == 2) {
+                const Vector w = splat(how->guidance);
+                for_vectors(Q, [&](int i) { vector(p + i) = vector(told + i) + w * (vector(told + i) - vector(untold + i)); });
+                told = p;
+            }
+            const int64_t drawn = draw(told, uniforms[b * stride + t], *how, p, spare);
+            for (int64_t s = b; s < b + sharing; s++) g->code[s] = codes[s * n + t] = drawn;
         }
     }
     return n;

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wavenet.compiler import library
 from wavenet.distributions import Sampling, refuse_not_finite
-from wavenet.engines import EngineState, before_gate, bias_of, check_against_model, prime, refuse, rounded
+from wavenet.engines import EngineState, before_gate, bias_of, check_against_model, paired, prime, refuse, rounded
 from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
@@ -32,7 +32,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.int8: 0.25}
 class CSampling(ctypes.Structure):
     """`Sampling` in native.cpp."""
 
-    _fields_ = [("temperature", ctypes.c_float), ("top_k", ctypes.c_int32), ("top_p", ctypes.c_float)]
+    _fields_ = [("temperature", ctypes.c_float), ("top_k", ctypes.c_int32)]
+    _fields_ += [("top_p", ctypes.c_float), ("guidance", ctypes.c_float)]
 
 
 class CStreams(ctypes.Structure):
@@ -59,9 +60,12 @@ class NativeEngine:
         self._model = rounded(model, lambda weight: _kept(weight, dtype), head=False)
         lib = _library(model, dtype)
         self._weights = Packed(self._model, lib, dtype)
-        threads = max(1, min(torch.get_num_threads(), batch_size))
-        constants = self._weights.before_gate(self._model, labels, batch_size).split(-(-batch_size // threads), dim=1)
-        self._groups = [Group(lib, self._weights, part) for part in constants]
+        together = 2 if paired(labels) else 1  # streams that no two threads may share
+        threads = max(1, min(torch.get_num_threads(), batch_size // together))
+        self._position = model.beginning(batch_size, 1)
+        parts = self._weights.before_gate(self._model, labels, batch_size, self._position)
+        size = -(-batch_size // (together * threads)) * together
+        self._groups = [Group(lib, self._weights, part) for part in parts.split(size, dim=1)]
         self._pool = ThreadPoolExecutor(len(self._groups)) if len(self._groups) > 1 else None
         check_against_model(self, self._model, batch_size, TOLERANCE[dtype], "native", "compiler and processor")
         code = torch.full((batch_size,), model.codec.silence)
@@ -82,8 +86,15 @@ class NativeEngine:
             group.state = (code, window, histories)
 
     @torch.no_grad()
+    def place(self, position: Tensor) -> None:
+        self._position = position
+        parts = self._weights.before_gate(self._model, self._labels, len(position), position)
+        for group, part in zip(self._groups, parts.split([group.batch for group in self._groups], dim=1), strict=True):
+            group.before_gate.copy_(part)
+
+    @torch.no_grad()
     def prime(self, codes: Tensor) -> Tensor:
-        logits, self.state = prime(self._model, self._labels, self.state, codes)
+        logits, self.state = prime(self._model, self._labels, self._position, self.state, codes)
         return logits
 
     @torch.no_grad()
@@ -127,9 +138,11 @@ class Packed:
         biases = [bias_of(model.input), *residuals, skip, bias_of(hidden), bias_of(out)]
         self.biases = _aligned(torch.cat([self.padded(bias) for bias in biases]))
 
-    def before_gate(self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int) -> Tensor:
+    def before_gate(
+        self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int, position: Tensor | None
+    ) -> Tensor:
         """The engines' `before_gate`, each half padded: (L, B, 2 G_)."""
-        rows = before_gate(model, labels, batch_size).movedim(-1, 0)  # (2 G, L, B)
+        rows = before_gate(model, labels, batch_size, position).movedim(-1, 0)  # (2 G, L, B)
         return _halves(rows.flatten(1), self.lanes).unflatten(1, rows.shape[1:]).movedim(0, -1)
 
     def padded(self, rows: Tensor) -> Tensor:
@@ -175,7 +188,7 @@ class Group:
     def __init__(self, lib: ctypes.CDLL, weights: Packed, before_gate: Tensor) -> None:
         self.batch = batch = before_gate.shape[1]
         self._library, self._weights = lib, weights
-        self._before_gate = _aligned(before_gate)
+        self.before_gate = _aligned(before_gate)  # written anew for every frame of a model that knows its position
         row = weights.embedding.shape[1]
         self._ring = _aligned(torch.zeros(sum(weights.histories), batch, row, dtype=weights.dtype))
         self._code = torch.zeros(batch, dtype=torch.int64)
@@ -184,7 +197,7 @@ class Group:
             batch,
             0,
             *(tensor.data_ptr() for tensor in (weights.weights, weights.head, weights.embedding)),
-            *(tensor.data_ptr() for tensor in (self._before_gate, weights.biases)),
+            *(tensor.data_ptr() for tensor in (self.before_gate, weights.biases)),
             *(tensor.data_ptr() for tensor in (self._ring, self._code, self._scratch)),
             weights.residual_scale,
         )
@@ -206,9 +219,10 @@ class Group:
         self._ring.copy_(self._weights.kept(torch.cat([window, *blocks], dim=-1).permute(2, 0, 1)))
 
     def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
+        sampling.require_pairs(self.batch)
         uniforms, steps = uniforms.contiguous(), uniforms.shape[1]
         codes = torch.empty(self.batch, steps, dtype=torch.int64)
-        how = CSampling(sampling.temperature, sampling.top_k, sampling.top_p)
+        how = CSampling(sampling.temperature, sampling.top_k, sampling.top_p, sampling.guidance)
         pointers = uniforms.data_ptr(), steps, codes.data_ptr(), ctypes.byref(how)
         done = self._library.sample(ctypes.byref(self._c), steps, *pointers)
         if done < steps:

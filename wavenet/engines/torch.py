@@ -35,7 +35,7 @@ class TorchEngine:
         self, model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, dtype: torch.dtype
     ) -> None:
         self._model = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
-        self._labels = labels
+        self._labels, self._position = labels, model.beginning(batch_size, 1)
         self._batch_size = batch_size
         self._pack()
         self._allocate()
@@ -64,8 +64,13 @@ class TorchEngine:
         self._ring.copy_(torch.cat([block.permute(2, 0, 1) for block in state.model[1]]))
 
     @torch.inference_mode()
+    def place(self, position: Tensor) -> None:
+        self._position = position.to(self._code.device)
+        self._bias.copy_(before_gate(self._model, self._labels, self._batch_size, self._position))
+
+    @torch.inference_mode()
     def prime(self, codes: Tensor) -> Tensor:
-        logits, self.state = prime(self._model, self._labels, self.state, codes)
+        logits, self.state = prime(self._model, self._labels, self._position, self.state, codes)
         return logits
 
     @torch.inference_mode()
@@ -197,7 +202,7 @@ class TorchEngine:
         hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
         self._head, self._head_bias = _rows(hidden.weight), bias_of(hidden)
         self._out, self._out_bias = _rows(out.weight), bias_of(out)
-        self._bias = before_gate(model, self._labels, self._batch_size)
+        self._bias = _value(before_gate(model, self._labels, self._batch_size, self._position))
         history = [block.dilated.history for block in blocks]
         dilation = torch.tensor([block.dilated.dilation[0] for block in blocks])
         taps = torch.arange(model.input.kernel_size[0] - 1, 0, -1)

@@ -24,6 +24,7 @@ from wavenet.engines import (
     before_gate,
     bias_of,
     check_against_model,
+    paired,
     prime,
     refuse,
     rounded,
@@ -60,11 +61,13 @@ class TritonEngine:
         **launch: int,
     ) -> None:
         refuse(model, dtype, "triton", "cpu" if INTERPRETED else "cuda", "CUDA", TOLERANCE)
-        self._labels = labels
+        self._labels, self._position = labels, model.beginning(batch_size, 1)
         self._model = rounded(model, lambda weight: weight.to(dtype), head=True)
         self._batch_size = batch_size
-        smaller = [size for size in (tile_for(batch_size), 16, 1) if size <= tile_for(batch_size)]
-        for self._tile in [tile] if tile else dict.fromkeys(smaller):
+        tiles = (16, 32, 64) if paired(labels) else (1, 16, 32, 64)  # both streams of a pair lie in one program
+        largest = max(tile_for(batch_size), tiles[0])
+        smaller = [largest, *(size for size in (16, 1) if size in tiles and size < largest)]
+        for self._tile in [tile] if tile else smaller:
             try:
                 self._build(dtype, launch)
                 break
@@ -81,7 +84,7 @@ class TritonEngine:
     def _build(self, dtype: torch.dtype, launch: Mapping[str, int]) -> None:
         """Packs the weights for tiles of `_tile` streams, and runs them against the model's."""
         self._launch_shape = {**launch_shape(self._tile), **launch}
-        self._weights = Packed(self._model, self._labels, self._batch_size, self._tile, dtype)
+        self._weights = Packed(self._model, self._labels, self._batch_size, self._tile, dtype, self._position)
         self._memory = Memory(self._weights)
         self._code = self._memory.tensors["code"]  # (B,) int32, the last code of each stream
         self._time = 0
@@ -107,8 +110,13 @@ class TritonEngine:
             ring[len(ring) - past :, : self._batch_size, : self._weights.channels] = history.permute(2, 0, 1)
 
     @torch.no_grad()
+    def place(self, position: Tensor) -> None:
+        self._position = position.to(self._code.device)
+        self._weights.steer(self._model, self._labels, self._position, self._batch_size)
+
+    @torch.no_grad()
     def prime(self, codes: Tensor) -> Tensor:
-        logits, self.state = prime(self._model, self._labels, self.state, codes)
+        logits, self.state = prime(self._model, self._labels, self._position, self.state, codes)
         return logits
 
     @torch.no_grad()
@@ -122,6 +130,7 @@ class TritonEngine:
 
     @torch.no_grad()
     def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
+        sampling.require_pairs(self._tile)
         steps, padded = uniforms.shape[1], len(self._code)
         given = uniforms.to(self._code.device, torch.float32).T
         given = F.pad(given, (0, padded - len(uniforms))).contiguous()
@@ -152,12 +161,14 @@ def launch_arguments(weights: "Packed", memory: "Memory", sampling: Sampling, **
         "temperature": float(sampling.temperature),
         "top_k": sampling.top_k,
         "top_p": float(sampling.top_p),
+        "guidance": float(sampling.guidance),
         "PIECE": PIECE,
         "ONE": weights.sizes["M"] == 1,
         "FORCED": "forced_logits" in given,
         "GREEDY": sampling.temperature == 0,
         "TOP_K": 0 < sampling.top_k < weights.sizes["Q"],
         "TOP_P": sampling.top_p < 1,
+        "GUIDED": sampling.guidance != 0,
     }
 
 
@@ -165,7 +176,13 @@ class Packed:
     """A model's weights in the kernel's layouts, each (inputs, outputs) with its sides padded. Read only."""
 
     def __init__(
-        self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int, tile: int, dtype: torch.dtype
+        self,
+        model: WaveNet,
+        labels: Mapping[str, Tensor] | None,
+        batch_size: int,
+        tile: int,
+        dtype: torch.dtype,
+        position: Tensor | None,
     ) -> None:
         self.streams = -(-batch_size // tile) * tile  # whole tiles
         self.dtype, blocks = dtype, list(model.stack.blocks)
@@ -180,12 +197,9 @@ class Packed:
         input_taps = torch.stack([self._matrix(tap, "C", "C") for tap in model.input.weight.unbind(-1)])
         taps = torch.stack([self._halves(block.dilated.weight) for block in blocks], dim=1)  # (K, L, 2, C, G)
         embedding = self._pad(model.embedding.weight, "Q", "C")
-        row, constants = self._constants(model, labels, batch_size)
         residual, residual_bias = self._residuals(model)
         skip = torch.stack([self._matrix(block.skip.weight[..., 0], "G", "S") for block in blocks])
         self.tensors = {
-            "row": row,
-            "constants": constants,
             "embedding": embedding.to(dtype),
             "first": embedding @ input_taps[-1] + self._row(bias_of(model.input), "C"),
             "input_taps": self._stored(input_taps[:-1]),
@@ -201,6 +215,7 @@ class Packed:
             "out_bias": self._row(bias_of(out), "Q"),
             "rings": self._places(model),
         }
+        self.steer(model, labels, position, batch_size)
 
     def _residuals(self, model: WaveNet) -> tuple[Tensor, Tensor]:
         """(L, G, C) and biases (L, C), times the residual scale; zeros for the last block, whose residual nobody reads."""
@@ -212,13 +227,16 @@ class Packed:
                 bias.copy_(self.residual_scale * self._row(bias_of(block.residual), "C"))
         return weights, biases
 
-    def _constants(self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int) -> tuple[Tensor, Tensor]:
+    def steer(
+        self, model: WaveNet, labels: Mapping[str, Tensor] | None, position: Tensor | None, batch_size: int
+    ) -> None:
         """What is added before the gates: which row is each stream's (B,) int32, and the different rows (U, L, 2, G)."""
-        values = before_gate(model, labels, batch_size).transpose(0, 1)  # (B, L, 2 G)
+        values = before_gate(model, labels, batch_size, position).transpose(0, 1)  # (B, L, 2 G)
         rows, row = values.flatten(1).unique(dim=0, return_inverse=True)
         halves = rows.unflatten(1, (self.sizes["L"], 2, -1))
         row = F.pad(row.to(torch.int32), (0, self.streams - batch_size))
-        return row, F.pad(halves, (0, self.sizes["G"] - halves.shape[-1])).contiguous()
+        self.tensors["row"] = row
+        self.tensors["constants"] = F.pad(halves, (0, self.sizes["G"] - halves.shape[-1])).contiguous()
 
     def _places(self, model: WaveNet) -> Tensor:
         """(L + 1, 3) int32 for the input convolution and each layer: first slot, slots - 1, dilation."""
@@ -295,7 +313,7 @@ def resources(model: WaveNet, batch_size: int, tile: int, dtype: torch.dtype, ca
     """What the kernel takes of a GPU of that compute capability (80, 90), drawing plainly. Needs no GPU."""
     labels = {name: torch.zeros(batch_size, dtype=torch.int64) for name in model.labels}
     kept = rounded(model, lambda weight: weight.to(dtype), head=True)
-    weights = Packed(kept, labels, batch_size, tile, dtype)
+    weights = Packed(kept, labels, batch_size, tile, dtype, model.beginning(batch_size, 1))
     memory = Memory(weights)
     given = launch_arguments(weights, memory, Sampling(), codes=memory.tensors["code"]) | {"time": 0, "steps": 1}
     constants = {name: given.pop(name) for name in list(given) if name.isupper()}

@@ -118,15 +118,15 @@ def _draw(
     return tl.minimum(tl.sum((cumulative <= edge[:, None]).to(tl.int32), axis=1), Q - 1)
 
 
-@triton.jit(do_not_specialize=["time", "steps", "temperature", "top_k", "top_p"])
+@triton.jit(do_not_specialize=["time", "steps", "temperature", "top_k", "top_p", "guidance"])
 def run_streams(
     code, codes, uniforms, forced_logits, ring, gates, skips, hidden, logits,
     row, constants, embedding, first, input_taps, past_taps, now_taps, residual, residual_bias,
     skip, skip_bias, head, head_bias, out, out_bias, rings,
-    time, steps, temperature, top_k, top_p, scale, batch,
+    time, steps, temperature, top_k, top_p, guidance, scale, batch,
     L: tl.constexpr, K: tl.constexpr, C: tl.constexpr, G: tl.constexpr, S: tl.constexpr, H: tl.constexpr, Q: tl.constexpr,
     PIECE: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr,
-    FORCED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+    FORCED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, GUIDED: tl.constexpr,
 ):  # fmt: skip
     """`steps` samples of a tile of M streams. Pointers: see `Packed` (weights) and `Streams` (memory).
 
@@ -169,13 +169,16 @@ def run_streams(
         tl.debug_barrier()
         _dense(hidden, out, out_bias, logits, stream, batch, H // H_PIECE, H_PIECE, Q, Q_PIECE, M, ONE, False)
         tl.debug_barrier()
-        place = ((q // Q_PIECE)[None] * batch + stream[:, None]) * Q_PIECE + (q % Q_PIECE)[None]
+        shared = stream // 2 * 2 if GUIDED else stream  # both of a pair draw, and draw the same
+        place = ((q // Q_PIECE)[None] * batch + shared[:, None]) * Q_PIECE + (q % Q_PIECE)[None]
         found = tl.load(logits + place)
+        if GUIDED:
+            found += guidance * (found - tl.load(logits + place + Q_PIECE))
         if FORCED:
             tl.store(forced_logits + (t * batch + stream[:, None]).to(tl.int64) * Q + q[None], found)
             heard = tl.load(codes + t * batch + stream)
         else:
-            uniform = tl.load(uniforms + t * batch + stream)
+            uniform = tl.load(uniforms + t * batch + shared)
             heard = _draw(found, uniform, temperature, top_k, top_p, Q, GREEDY, TOP_K, TOP_P)
             tl.store(codes + t * batch + stream, heard)
         t += 1
