@@ -245,6 +245,12 @@ def test_a_folder_of_other_files_says_what_it_found(here: Path) -> None:
     assert "1 of .txt" in refused_in_one_line(*arguments(here / "texts"))
 
 
+@pytest.mark.parametrize("setting", ["--model.fused=true", "--model.init_from=nowhere/at/all"])
+def test_what_cannot_be_trained_with_is_refused_before_there_is_a_run(corpus: Path, here: Path, setting: str) -> None:
+    message = refused_in_one_line(*arguments(corpus), setting)
+    assert ("needs a GPU" in message or "no such model" in message) and not list(here.glob("runs/*"))
+
+
 def test_a_run_that_is_refused_leaves_no_folder_and_the_next_has_its_name(corpus: Path, here: Path) -> None:
     refused(*arguments(here / "nowhere"))
     assert not (here / "runs").exists() or not list((here / "runs").iterdir())

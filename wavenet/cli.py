@@ -147,6 +147,9 @@ class TrainingCLI(LightningCLI):
         kwargs["plugins"] = [*(given if isinstance(given, list) else [given]), WholeCheckpoints()]
         return super().instantiate_trainer(**kwargs)
 
+    def before_fit(self) -> None:
+        self.model.check(self.trainer.strategy.root_device, fresh=not self.config[self.config.subcommand].ckpt_path)
+
     @rank_zero_only
     def after_fit(self) -> None:
         trainer: Any = self.trainer

@@ -20,6 +20,7 @@ from torch import Tensor
 from wavenet.distributions import negative_log_likelihood
 from wavenet.likelihood import nats_per_sample
 from wavenet.model import WaveNet
+from wavenet.pretrained import find
 from wavenet.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -117,6 +118,15 @@ class LitWaveNet(pl.LightningModule):
         self._take_from_data()
         self.wavenet = WaveNet(**{name: self.hparams[name] for name in NETWORK_SETTINGS})
 
+    def check(self, device: torch.device, fresh: bool) -> None:
+        """Raises for a fast path that `device` has not, and for a fresh run from a model that is not there.
+
+        Training would say so too, but not before the run has left a folder.
+        """
+        self._fast_path(device)
+        if fresh and self.hparams["init_from"] is not None:
+            find(self.hparams["init_from"])
+
     def on_fit_start(self) -> None:
         if self.hparams["init_from"] is not None and self.trainer.ckpt_path is None:
             self._start_from(self.hparams["init_from"])
@@ -124,7 +134,7 @@ class LitWaveNet(pl.LightningModule):
 
     def _take_the_fast_path(self) -> None:
         """Compiles the step and fuses the blocks, as the settings say. Validation and the saved network stay plain."""
-        compiled, fused = self._fast_path()
+        compiled, fused = self._fast_path(self.device)
         if fused:
             from wavenet.kernels import fuse
 
@@ -135,14 +145,14 @@ class LitWaveNet(pl.LightningModule):
             where, names = f"training on {self.device.type} in {self.trainer.precision}", {True: "on", False: "off"}
             logger.info("%s; torch.compile %s, fused blocks %s", where, names[compiled], names[fused])
 
-    def _fast_path(self) -> tuple[bool, bool]:
+    def _fast_path(self, device: torch.device) -> tuple[bool, bool]:
         """Whether to compile, whether to fuse: `auto` is where Triton finds a GPU. Raises ValueError for what cannot be."""
-        obstacle, (compiled, fused) = _obstacle_to_triton(self.device), (self.hparams["compile"], self.hparams["fused"])
+        obstacle, (compiled, fused) = _obstacle_to_triton(device), (self.hparams["compile"], self.hparams["fused"])
         if fused is True and obstacle:
             raise ValueError(
                 f"--model.fused true: {obstacle}. Use --model.fused auto, or train on a GPU: --trainer.accelerator gpu."
             )
-        auto = self.device.type == "cuda" and obstacle is None
+        auto = device.type == "cuda" and obstacle is None
         return auto if compiled == "auto" else compiled, auto if fused == "auto" else fused
 
     def _start_from(self, name: str) -> None:
