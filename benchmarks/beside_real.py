@@ -43,9 +43,13 @@ def main() -> None:
     data, model = corpus(args.config, args.root), load_model(args.run)
     clips = choose(data, args.count)
     labels = {name: [clip.labels[name] for clip in clips] for name in model.labels}
-    longest = max(clip.length for clip in clips)
     drawn = generate(
-        model, num_samples=longest, batch_size=len(clips), labels=labels, temperature=args.temperature, seed=args.seed
+        model,
+        num_samples=[clip.length for clip in clips],
+        batch_size=len(clips),
+        labels=labels,
+        temperature=args.temperature,
+        seed=args.seed,
     )
     real = [model.codec.decode(torch.from_numpy(data.codes(clip).copy())) for clip in clips]
     made = [audio[: clip.length] for audio, clip in zip(drawn, clips, strict=True)]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wavenet import WaveNet
 from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
-from wavenet.conditioning import label_ids
+from wavenet.conditioning import advanced, label_ids
 from wavenet.distributions import negative_log_likelihood
 from wavenet.engines import PRECISIONS
 from wavenet.engines.native import NativeEngine
@@ -58,11 +58,22 @@ def main() -> None:
         total = 0.0
         for heard, said, length, start in parts:
             these = {name: ids[start : start + 8] for name, ids in labels.items()}
-            total += bits(network(heard, these), said, length) * int(length.sum())
+            position = network.beginning(len(heard), length)
+            total += bits(network(heard, these, position=position), said, length) * int(length.sum())
         return total / int(lengths.sum())
 
     def in_engine(dtype: torch.dtype) -> float:
-        return bits(NativeEngine(model, len(codes), labels, dtype).force(codes), codes, lengths)
+        engine, position, logits = (
+            NativeEngine(model, len(codes), labels, dtype),
+            model.beginning(len(codes), lengths),
+            [],
+        )
+        for piece in codes.split(model.position_hop or codes.shape[1], dim=1):
+            if position is not None:
+                engine.place(position)
+            logits.append(engine.force(piece))
+            position = advanced(position, piece.shape[1])
+        return bits(torch.cat(logits, dim=2), codes, lengths)
 
     figures = {"model.forward, float32": in_model(model)}
     figures |= {f"native, {name}": in_engine(dtype) for name, dtype in PRECISIONS.items() if name != "float64"}

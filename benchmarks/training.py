@@ -76,7 +76,7 @@ def conv1d(conv: CausalConv1d, x: Tensor) -> Tensor:
 class Layered(WaveNet):
     """The same network with a skip tensor in every layer."""
 
-    def forward(self, codes: Tensor, labels: Any = None, mel: Tensor | None = None) -> Tensor:
+    def forward(self, codes: Tensor, labels: Any = None, mel: Any = None, position: Any = None) -> Tensor:
         x, total = self.input(self.embed(codes)), None
         for block in self.stack.blocks:
             x, skip = block(x)
@@ -87,7 +87,7 @@ class Layered(WaveNet):
 class Plain(WaveNet):
     """The same network as it is mostly written: Conv1d on features that lie in memory as (B, C, T)."""
 
-    def forward(self, codes: Tensor, labels: Any = None, mel: Tensor | None = None) -> Tensor:
+    def forward(self, codes: Tensor, labels: Any = None, mel: Any = None, position: Any = None) -> Tensor:
         x, total = conv1d(self.input, self.embed(codes).contiguous()), None
         for block in self.stack.blocks:
             filter_, gate = conv1d(block.dilated, x).chunk(2, dim=1)
