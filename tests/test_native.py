@@ -340,23 +340,28 @@ def test_without_a_compiler_auto_says_how_to_get_one_and_native_is_refused(
 # The C++ source under a sanitizer
 
 
-@pytest.mark.slow
-def test_the_source_is_clean_under_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:
-    asan = subprocess.run(
-        ["c++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+def sanitized(cache: Path, checks: str) -> dict[str, str]:
+    """The environment of a process whose libraries are compiled anew under these sanitizers."""
+    asking = ["c++", "-print-file-name=libasan.so"]
+    asan = subprocess.run(asking, capture_output=True, text=True, check=True).stdout.strip()
     assert os.path.isabs(asan), "the compiler has no libasan.so"
-    environment = {
+    return {
         **os.environ,
         "LD_PRELOAD": asan,
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "halt_on_error=1",
-        "WAVENET_CACHE": str(tmp_path),
-        "WAVENET_CXXFLAGS": "-fsanitize=address,undefined -fno-sanitize-recover=all -O1 -g",
-        "PYTHONPATH": f"{REPOSITORY}",
+        "WAVENET_CACHE": str(cache),
+        "WAVENET_CXXFLAGS": f"-fsanitize={checks} -fno-sanitize-recover=all -O1 -g",
+        "PYTHONPATH": str(REPOSITORY),
     }
-    tests = "codes_are_those_of_the_model or forced or rounded or canonical or int8"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
+
+
+@pytest.mark.slow
+def test_the_source_is_clean_under_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:
+    tests = "(native and (guided or place)) or codes_are_those_of_the_model or forced or rounded or canonical or int8"
+    files = [__file__, str(REPOSITORY / "tests" / "test_engines.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", tests]
+    environment = sanitized(tmp_path, "address,undefined")
     run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1800)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     assert " passed" in run.stdout and list(tmp_path.glob("native-*.so"))
@@ -368,23 +373,11 @@ def test_the_sanitizer_sees_a_read_past_the_end(tmp_path: Path) -> None:
     fault = "bias = skip_bias + S;"
     assert fault in source
     (tmp_path / "native.cpp").write_text(source.replace(fault, "bias = skip_bias + S + 290;"))
-    asan = subprocess.run(
-        ["c++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     program = (
         "import sys, pathlib, torch; sys.path.insert(0, 'tests'); import wavenet.engines.native as n; "
         f"n.SOURCE = pathlib.Path({str(tmp_path / 'native.cpp')!r}); from conftest import small_model; "
         "n.NativeEngine(small_model(dtype=torch.float32), 1, None, torch.float32)"
     )
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": asan,
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "WAVENET_CACHE": str(tmp_path),
-        "WAVENET_CXXFLAGS": "-fsanitize=address -O1 -g",
-        "PYTHONPATH": str(REPOSITORY),
-    }
-    run = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
-    )
+    command, environment = [sys.executable, "-c", program], sanitized(tmp_path, "address")
+    run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode != 0 and "heap-buffer-overflow" in run.stderr
