@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--guidance",
         type=float,
-        help="stress the labels: 0 not at all, 1 is a good start; for a model trained for it (default: 1) as fsdd was",
+        help="stress the labels, 0: not at all; for a model trained for it, as fsdd was (default for such: 0.5)",
     )
     p.add_argument("--seed", type=int, default=0, help="clip i is drawn from seed + i (%(default)s)")
     p.add_argument(

@@ -13,7 +13,7 @@ from torch import Tensor
 import wavenet.generation
 from wavenet import MuLaw, Sampling, generate, label_ids, stream
 from wavenet.engines import build_engine
-from wavenet.generation import generate_each
+from wavenet.generation import GUIDANCE, generate_each
 
 CODEC = MuLaw()
 
@@ -353,7 +353,7 @@ def test_a_planned_clip_has_an_end() -> None:
 
 def test_guidance_changes_what_is_drawn_and_is_on_for_models_trained_for_it() -> None:
     model, labels = small_model(**PLANNED), {"digit": "1", "speaker": "bob"}
-    drawn = [generate(model, num_samples=60, labels=labels, guidance=w) for w in (None, 1.0, 0.0, 2.0)]
+    drawn = [generate(model, num_samples=60, labels=labels, guidance=w) for w in (None, GUIDANCE, 0.0, 2.0)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[1], drawn[2]) and not torch.equal(drawn[1], drawn[3])
 

@@ -19,7 +19,7 @@ from wavenet.model import WaveNet
 
 logger = logging.getLogger(__name__)
 
-GUIDANCE = 1.0  # of a model that was trained to be guided, where nothing is said
+GUIDANCE = 0.5  # of a model that was trained to be guided, where nothing is said
 AT_ONCE = 64  # clips of many: bounds the memory of their states
 PREFILL_CHUNK = 8192  # prompt samples a forward pass; bounds the memory of the logits nobody reads
 
