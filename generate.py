@@ -136,7 +136,9 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
         if args.out == STDOUT:
             write_pcm(sys.stdout.fileno(), chain(heard, made))
         else:
-            write(args, torch.cat([*heard, *made], dim=1), model.sample_rate)
+            write(
+                args, chunks.cut(torch.cat([*heard, *made], dim=1), sum(x.shape[1] for x in heard)), model.sample_rate
+            )
     if made.interrupted:
         sys.exit("interrupted: what was made so far is written")
 
@@ -159,14 +161,14 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--seconds {args.seconds}: a file needs an end. Give a number, or --out - for a stream.")
 
 
-def write(args: argparse.Namespace, clips: torch.Tensor, sample_rate: int) -> None:
+def write(args: argparse.Namespace, clips: list[torch.Tensor], sample_rate: int) -> None:
     out = args.out or new_name(Path("generated.wav"))
     paths = [out] if len(clips) == 1 else [out.with_stem(f"{out.stem}-{index}") for index in range(len(clips))]
     for path, clip in zip(paths, clips, strict=True):
         save_audio(path, clip, sample_rate)
         print(path)
     if args.plot:
-        save_plot(args.plot, list(clips), sample_rate, [path.stem for path in paths])
+        save_plot(args.plot, clips, sample_rate, [path.stem for path in paths])
         print(args.plot)
 
 

@@ -112,6 +112,15 @@ def test_each_player_holds_what_generate_gives_for_its_labels_and_seed(
     assert len({tuple(clip.tolist()) for clip in heard}) == 6
 
 
+def test_clips_of_a_model_that_plans_them_have_their_own_lengths_and_the_page_says_how(tmp_path: Path) -> None:
+    prior = {"log_mean": 6.0, "log_std": 0.3, "offsets": {"digit": [0.0] * 3, "speaker": [0.0] * 2}}
+    model = small_model(dtype=torch.float32, labels=LABELS, position_hop=16, unlabelled=True, clip_length=prior)
+    page = written(tmp_path, model, seconds=None, seed=2)
+    assert len({len(clip) for clip in sounds(page)}) > 3
+    said = " ".join(page.words)
+    assert "clips as long as the corpus's" in said and "guidance 0.5" in said
+
+
 def test_labels_given_hold_for_all_clips_and_the_rest_is_shown(tmp_path: Path) -> None:
     model = model_with(LABELS)
     page = written(tmp_path, model, labels={"speaker": "bob"})

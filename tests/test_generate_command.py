@@ -180,6 +180,19 @@ def test_with_no_run_the_bundled_model_speaks_and_says_so_in_a_line(
     assert np.array_equal(samples(tmp_path / "generated.wav"), pcm16(audio[0]).numpy())
 
 
+def test_clips_of_drawn_lengths_are_written_each_up_to_its_end(tmp_path: Path, generate: Callable[..., None]) -> None:
+    generate("--seconds", 0.01, "--labels", "digit=7,speaker=jackson", "--engine=torch", "--out", "prompt.wav")
+    how = ["--labels", "digit=7,speaker=nicolas", "--prompt", "prompt.wav"]
+    generate(*how, "--batch", 2, "--seed", 3, "--out", "some.wav")
+    lengths = []
+    for index in range(2):
+        generate(*how, "--seed", 3 + index, "--out", "one.wav")
+        one = samples(tmp_path / "one.wav")
+        assert np.array_equal(one, samples(tmp_path / f"some-{index}.wav")) and len(one) > 1000
+        lengths.append(len(one))
+    assert lengths[0] != lengths[1]
+
+
 def test_the_bundled_model_is_named_and_a_run_goes_before_it(
     finished: Path, tmp_path: Path, generate: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:

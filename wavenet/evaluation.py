@@ -347,7 +347,8 @@ def run(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("wavenet.engines").setLevel(logging.WARNING)  # would say the same of every batch
+    for room in ("wavenet.generation", "wavenet.engines"):  # would say the same of every batch
+        logging.getLogger(room).setLevel(logging.WARNING)
     try:
         run(parser().parse_args(arguments))
     except (ValueError, OSError) as error:

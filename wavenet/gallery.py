@@ -20,7 +20,7 @@ from torch import Tensor
 from wavenet.audio import wav_bytes
 from wavenet.conditioning import label_ids
 from wavenet.files import write_whole
-from wavenet.generation import draw_labels, generate_each
+from wavenet.generation import draw_labels, generate_each, guidance_for
 from wavenet.model import WaveNet
 from wavenet.plotting import spectrogram_png
 
@@ -59,7 +59,12 @@ def write_gallery(
     `name` is what the page calls the model. Raises ValueError as `generate` does; the file appears whole or not at all.
     """
     given = dict(labels or {})
-    sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    sampling: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "guidance": guidance_for(model, guidance),
+    }
     how: dict[str, Any] = {"engine": engine, "precision": precision, "progress": progress}
     choices = combinations(model, given, seed)
     audio = generate_each(model, choices, seed=seed, seconds=seconds, **sampling, **how)
@@ -112,7 +117,7 @@ def _caption(model: WaveNet, name: str, given: Mapping[str, str], settings: Mapp
         "temperature": f"{settings['temperature']:g}",
         "top-k": f"{settings['top_k']}" if settings["top_k"] else "",
         "top-p": f"{settings['top_p']:g}" if settings["top_p"] < 1 else "",
-        "guidance": "" if settings["guidance"] is None else f"{settings['guidance']:g}",
+        "guidance": f"{settings['guidance']:g}" if settings["guidance"] else "",
         "seed": f"{settings['seed']}, and one more for each clip after the first",
         "all clips": _words(given, list(given)),
     }

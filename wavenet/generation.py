@@ -34,6 +34,12 @@ class Stream(Iterator[Tensor]):
     def __next__(self) -> Tensor:
         return next(self._chunks)
 
+    def cut(self, audio: Tensor, before: int = 0) -> list[Tensor]:
+        """All chunks together, with `before` samples of a prompt, (batch_size, time) -> each clip (time,) up to its end."""
+        if self.lengths is None:
+            return list(audio)
+        return [clip[: before + length] for clip, length in zip(audio, self.lengths.tolist(), strict=True)]
+
 
 def generate(
     model: WaveNet,
@@ -88,13 +94,13 @@ def generate(
     return clips
 
 
-def _whole(model: WaveNet, *, batch_size: int, progress: bool = False, **settings: Any) -> tuple[Tensor, Tensor]:
-    """All of a stream (batch_size, time), and the samples of each clip."""
+def _whole(model: WaveNet, *, batch_size: int, progress: bool = False, **settings: Any) -> tuple[Tensor, Stream]:
+    """All of a stream (batch_size, time), and what it came from."""
     chunks = stream(model, batch_size=batch_size, **settings)
     if chunks.lengths is None:
         raise ValueError("generate needs to know how much: give seconds or num_samples. (stream goes on without end.)")
     made = with_progress(chunks, batch_size, model.sample_rate) if progress else chunks
-    return torch.cat(list(made), dim=1), chunks.lengths
+    return torch.cat(list(made), dim=1), chunks
 
 
 def stream(
@@ -120,7 +126,7 @@ def stream(
     Arguments as for `generate`; memory does not grow with time. Raises at the call, not at the first chunk. A model that
     knows its position in the clip always comes to an end.
     """
-    sampling = Sampling(temperature, top_k, top_p, _guidance(model, guidance))
+    sampling = Sampling(temperature, top_k, top_p, guidance_for(model, guidance))
     if batch_size < 1 or chunk_size < 1:
         raise ValueError(f"batch_size and chunk_size must be at least 1, but got {batch_size} and {chunk_size}.")
     if mel is not None:
@@ -131,6 +137,8 @@ def stream(
     before = None if prompt is None else _prompt_codes(model, prompt, batch_size)
     whole = lengths if lengths is None or before is None else lengths + before.shape[1]
     times = 2 if sampling.guidance else 1
+    if sampling.guidance:
+        logger.info("guidance: %g, two streams a clip", sampling.guidance)
     told = {
         name: torch.stack([ids, torch.full_like(ids, NOT_TOLD)][:times], dim=1).flatten()
         for name, ids in chosen.items()
@@ -182,7 +190,8 @@ class Runner:
         self._done += samples
 
 
-def _guidance(model: WaveNet, asked: float | None) -> float:
+def guidance_for(model: WaveNet, asked: float | None) -> float:
+    """What `generate` does for this `guidance`. ValueError for a model that was not trained to be guided."""
     if model.unlabelled:
         return GUIDANCE if asked is None else asked
     if asked:
@@ -226,8 +235,8 @@ def generate_each(
     for start in range(0, len(choices), AT_ONCE):
         batch = choices[start : start + AT_ONCE]
         labels = {name: [choice[name] for choice in batch] for name in batch[0]}
-        audio, lengths = _whole(model, batch_size=len(batch), labels=labels, seed=seed + start, **settings)
-        yield from (clip[:length] for clip, length in zip(audio, lengths.tolist(), strict=True))
+        audio, chunks = _whole(model, batch_size=len(batch), labels=labels, seed=seed + start, **settings)
+        yield from chunks.cut(audio)
 
 
 def draw_labels(model: WaveNet, given: Container[str], batch_size: int, seed: int) -> dict[str, list[str]]:
