@@ -29,6 +29,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as train.py
+
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
@@ -37,7 +39,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from wavenet import CausalConv1d, WaveNet
-from wavenet.cli import default_precision
+from wavenet.cli import default_precision, keep_memory
 from wavenet.training import NETWORK_SETTINGS, LitWaveNet, training_loss
 
 
@@ -161,6 +163,7 @@ def memory(device: torch.device, line: str) -> int:
 def measure(way: Way, args: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(args.device)
     torch.set_num_threads(args.threads)
+    keep_memory()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.compiler.reset()
     if device.type == "cuda":

@@ -1,6 +1,7 @@
 """Owns the command `train.py`: subcommands, defaults by machine, where a run lies. Knows nothing of networks or losses."""
 
 import contextlib
+import ctypes
 import errno
 import logging
 import os
@@ -31,6 +32,7 @@ from wavenet.data import AudioDataModule
 from wavenet.model import WaveNet
 from wavenet.training import LitWaveNet
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 RUN_VARIABLE = "WAVENET_RUN"  # how the processes that Lightning starts for DDP learn the folder of the first
 USAGE = "python train.py [fit | validate | test] [--config FILE] [--SETTING VALUE ...]"
 DESCRIPTION = """Train a WaveNet on a folder of audio.
@@ -56,6 +58,7 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
     for room in ("wavenet.generation", "wavenet.engines"):  # said once by generate.py; here at every validation
         logging.getLogger(room).setLevel(logging.WARNING)
     _quiet()
+    keep_memory()
     try:
         arguments = complete_arguments(list(arguments), default_config)
         TrainingCLI(arguments)
@@ -64,6 +67,17 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
         if os.environ.get("WAVENET_TRACEBACK"):
             raise
         sys.exit(f"error: {error}{_advice(error)}\n(WAVENET_TRACEBACK=1 shows where)")
+
+
+def keep_memory() -> None:
+    """Has glibc keep large blocks (mallopt(3)). It would give them back to the system and take them again, page by page, in
+    every step on a CPU, which costs a compiled step up to a third of its speed."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 class SettingsFile(SaveConfigCallback):
