@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  python generate.py --labels digit=7,speaker=jackson --batch 4 --plot digits.png\n"
         "  python generate.py --gallery digits/\n"
-        "  python generate.py --out - --seconds inf | ffplay -f s16le -ar 8000 -i -       raw 16-bit PCM, as it is made",
+        "  python generate.py --checkpoint runs/default --out - --seconds inf | ffplay -f s16le -ar 8000 -i -    raw PCM",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(

@@ -346,9 +346,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for room in ("wavenet.generation", "wavenet.engines"):  # would say the same of every batch
-        logging.getLogger(room).setLevel(logging.WARNING)
+    logging.basicConfig(format="%(message)s")  # engines would say the same of every batch
+    logger.setLevel(logging.INFO)
     try:
         run(parser().parse_args(arguments))
     except (ValueError, OSError) as error:

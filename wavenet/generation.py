@@ -275,7 +275,7 @@ def _lengths(
     if num_samples is None and seconds in (None, math.inf):
         if seconds is not None and model.position_hop:
             raise ValueError(
-                "This model plans its clips from beginning to end, so there is no clip without: give seconds."
+                "This model plans its clips from beginning to end and cannot go on for ever: give a number of seconds."
             )
         if not model.position_hop:
             return None
