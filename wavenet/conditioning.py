@@ -89,10 +89,11 @@ class PositionEmbedding(nn.Module):
                 "integers: the place of the first sample in its clip, and how many samples the clip has."
             )
         start, length = position[:, :1], position[:, 1:].clamp(min=1)
-        begin = (start + torch.arange(time, device=position.device)) // self.hop * self.hop  # (B, T), of each's frame
+        frame = (start + torch.arange(time, device=position.device)) // self.hop  # (B, T)
+        begin = frame * self.hop
         left = (length - begin + self.hop - 1) // self.hop
         rows = (
-            self.since((begin // self.hop).clamp(0, FRAMES - 1)),
+            self.since(frame.clamp(0, FRAMES - 1)),
             self.left(left.clamp(0, FRAMES - 1)),
             self.share((SHARES * begin // length).clamp(0, SHARES - 1)),
         )

@@ -531,10 +531,9 @@ class CropBatches(_RowDataset):
         spans, unscored = self._crops(clips, number)
         batch = self._assemble(clips, spans, unscored, WIDTH_MULTIPLE)
         if self.label_dropout:
-            told = np.random.default_rng([self.seed, 2, number]).random(len(clips)) >= self.label_dropout
-            batch["labels"] = {
-                name: ids.where(torch.from_numpy(told), NOT_TOLD) for name, ids in batch["labels"].items()
-            }
+            drawn = np.random.default_rng([self.seed, 2, number]).random(len(clips))
+            told = torch.from_numpy(drawn >= self.label_dropout)
+            batch["labels"] = {name: ids.where(told, NOT_TOLD) for name, ids in batch["labels"].items()}
         return batch
 
     def _plan(self, number: int) -> np.ndarray:

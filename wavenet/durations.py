@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ClipLength = Mapping[
-    str, Any
-]  # {"log_mean", "log_std": floats, "offsets": {"digit": [a float a category]}}, of ln(samples)
+# {"log_mean", "log_std": floats, "offsets": {"digit": [a float a category]}}, of ln(samples)
+ClipLength = Mapping[str, Any]
 
 ROUNDS = 20  # of the fit, each taking the labels in turn
 WIDEST = 2.0  # standard deviations: no draw lies further out

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
@@ -108,7 +107,7 @@ def read_clips(model: WaveNet, root: Path, pattern: str, seconds: float, label_p
     labels = {name: torch.tensor([model.labels[name].index(found[name]) for found in names]) for name in LABELS}
     total = round(seconds * model.sample_rate)
     clips = [load_audio(path, model.sample_rate)[:total] for path in paths]
-    audio = torch.stack([F.pad(clip, (0, total - len(clip))) for clip in clips])
+    audio = _padded(clips, total, 0.0)
     return Clips(model.codec.decode(model.codec.encode(audio)), torch.tensor([*map(len, clips)]), labels)
 
 
@@ -163,9 +162,16 @@ def generate_clips(model: WaveNet, clips_per_cell: int, total: int, seed: int = 
     much = {} if model.clip_length else {"num_samples": total}
     made = generate_each(model, choices, seed=seed, **much, **settings)
     clips = [clip[:total] for clip in tqdm(made, "generating", len(choices), unit="clip", disable=None)]
-    audio = pad_sequence(clips, batch_first=True, padding_value=_silence(model))
-    audio = F.pad(audio, (0, total - audio.shape[1]), value=_silence(model))
-    return Clips(audio, torch.tensor([*map(len, clips)]), dict(zip(LABELS, cells.T, strict=True)))
+    return Clips(
+        _padded(clips, total, _silence(model)),
+        torch.tensor([*map(len, clips)]),
+        dict(zip(LABELS, cells.T, strict=True)),
+    )
+
+
+def _padded(clips: Sequence[Tensor], total: int, value: float) -> Tensor:
+    """Clips (time,) -> (N, total), `value` behind each."""
+    return torch.stack([F.pad(clip, (0, total - len(clip)), value=value) for clip in clips])
 
 
 def _silence(model: WaveNet) -> float:

@@ -158,14 +158,14 @@ class Runner:
         """lengths (B,): of the whole clips, prompts and all; given for every model with a position_hop."""
         self._engine, self._times = engine, times
         self._hop = model.position_hop
-        self._position = None if lengths is None else model.beginning(len(lengths), lengths)
-        self._done = 0
+        self._beginning = None if lengths is None else model.beginning(len(lengths), lengths)
+        self._done = 0  # samples of each clip
 
     def prime(self, codes: Tensor) -> None:
         for piece in codes.split(PREFILL_CHUNK, dim=1):
             self._place()
             self._engine.prime(self._repeated(piece))
-            self._go_on(piece.shape[1])
+            self._done += piece.shape[1]
 
     def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
         """As the engine's, in pieces that end where frames end."""
@@ -175,19 +175,16 @@ class Runner:
             if piece.shape[1]:
                 self._place()
                 codes.append(self._engine.sample(self._repeated(piece), sampling))
-                self._go_on(piece.shape[1])
+                self._done += piece.shape[1]
         return torch.cat(codes, dim=1)[:: self._times]
 
     def _repeated(self, rows: Tensor) -> Tensor:
         return rows.repeat_interleave(self._times, dim=0)
 
     def _place(self) -> None:
-        if self._position is not None:
-            self._engine.place(self._repeated(self._position))
-
-    def _go_on(self, samples: int) -> None:
-        self._position = advanced(self._position, samples)
-        self._done += samples
+        position = advanced(self._beginning, self._done)
+        if position is not None:
+            self._engine.place(self._repeated(position))
 
 
 def guidance_for(model: WaveNet, asked: float | None) -> float:
