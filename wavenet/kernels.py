@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor, nn
 from triton.backends.compiler import GPUTarget
 
-from wavenet.layers import ResidualBlock, check_features
+from wavenet.layers import ResidualBlock
 
 INTERPRETED: bool = triton.knobs.runtime.interpret  # kernels run on the CPU, one tile after the other: for tests
 _INTERPRETED = tl.constexpr(INTERPRETED)  # as a kernel may see it
@@ -39,21 +39,20 @@ class FusedBlock(ResidualBlock):
     def unit(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if not INTERPRETED and (x.device.type != "cuda" or x.dtype == torch.float64):
             return super().unit(x, condition)
-        check_features(x, self.dilated.in_channels)
         dtype = _operand_dtype(x)
-        steering = self.steering(condition, x.shape[-1])
+        steering = self.steering(condition)
         mix, mix_bias = (None, None) if self.residual is None else (self.residual.weight, self.residual.bias)
         residual, z = residual_unit(
-            x.transpose(1, 2).to(dtype).contiguous(),
+            x.to(dtype).contiguous(),
             self.dilated.weight.to(dtype).permute(2, 1, 0).contiguous(),
             self.dilated.bias.to(dtype),  # type: ignore[union-attr]
-            None if steering is None else steering.to(dtype).transpose(1, 2).contiguous(),
+            None if steering is None else steering.to(dtype).contiguous(),
             None if mix is None else mix.to(dtype).squeeze(-1).t().contiguous(),
             None if mix_bias is None else mix_bias.to(dtype),
             self.dilated.dilation[0],
             self.residual_scale,
         )
-        return x if mix is None else residual.transpose(1, 2), z.transpose(1, 2)
+        return x if mix is None else residual, z
 
 
 def fuse(model: nn.Module) -> None:

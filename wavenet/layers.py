@@ -4,8 +4,9 @@ Each block has one meaning in two forms. `forward` takes a whole sequence, padde
 `step` take it piece by piece: for every way of cutting x along time, the concatenated outputs of `step`, starting from
 `init_state`, equal `forward(x)`. A state is a value: `step` returns a new one and never writes to the one it was given.
 
-Features are (B, C, T), but lie in memory as (B, T, C): a convolution is then one matrix product over its stacked taps, which
-in bfloat16 on a CPU takes a quarter of the time of F.conv1d (benchmarks/results/log.md); what lies between keeps the layout.
+Features come and go as (B, C, T), but lie in memory as rows, (B, T, C), and that is how everything in here is computed: a
+convolution is then one matrix product over its stacked taps, which in bfloat16 on a CPU takes a quarter of the time of
+F.conv1d, and a compiler keeps the gradients in rows too (benchmarks/results/log.md). `x.mT` goes from one to the other.
 
 Shapes: B batch, C channels, T time, H history = (kernel_size - 1) * dilation.
 """
@@ -84,7 +85,11 @@ class CausalConv1d(nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, T) -> (B, out_channels, T). Raises ValueError for any other shape."""
         check_features(x, self.in_channels)
-        return self._convolve(F.pad(x.transpose(1, 2), (0, 0, self.history, 0)))
+        return self.over_rows(x.mT).mT
+
+    def over_rows(self, x: Tensor) -> Tensor:
+        """As `forward`, (B, T, in_channels) -> (B, T, out_channels), which it does not check."""
+        return self._convolve(F.pad(x, (0, 0, self.history, 0)))
 
     def init_state(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -101,19 +106,18 @@ class CausalConv1d(nn.Conv1d):
                 f"CausalConv1d.step got a state of shape {tuple(state.shape)} beside an input of shape {tuple(x.shape)}, but "
                 f"this convolution's state is (batch, channels, history) = {expected}. Start from init_state({x.shape[0]})."
             )
-        padded = torch.cat([state, x], dim=-1).transpose(1, 2)
-        state = padded[:, x.shape[-1] :].transpose(1, 2).clone(memory_format=torch.contiguous_format)
-        return self._convolve(padded), state
+        padded = torch.cat([state, x], dim=-1)
+        state = padded[..., x.shape[-1] :].clone(memory_format=torch.contiguous_format)
+        return self._convolve(padded.mT).mT, state
 
     def _convolve(self, padded: Tensor) -> Tensor:
-        """padded (B, H + T, C) -> (B, out_channels, T): y[t] = bias + W [x[t - H], ..., x[t - dilation], x[t]]."""
+        """padded (B, H + T, C) -> (B, T, out_channels): y[t] = bias + W [x[t - H], ..., x[t - dilation], x[t]]."""
         if self.groups > 1:
-            features = padded.transpose(1, 2)
-            return F.conv1d(features, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
+            return F.conv1d(padded.mT, self.weight, self.bias, dilation=self.dilation, groups=self.groups).mT
         time, taps, dilation = padded.shape[1] - self.history, self.kernel_size[0], self.dilation[0]
         if taps > 1:
             padded = torch.cat([padded[:, k * dilation : k * dilation + time] for k in range(taps)], dim=-1)
-        return F.linear(padded, self.weight.transpose(1, 2).flatten(1), self.bias).transpose(1, 2)
+        return F.linear(padded, self.weight.mT.flatten(1), self.bias)
 
 
 class ResidualBlock(nn.Module):
@@ -161,15 +165,17 @@ class ResidualBlock(nn.Module):
 
         Raises ValueError for wrong shapes, and for a condition that is missing or not expected.
         """
-        residual, z = self.unit(x, condition)
-        return residual, self.skip(z)
+        check_features(x, self.dilated.in_channels)
+        residual, z = self.unit(x.mT, self.condition_rows(condition, x.shape[-1]))
+        return residual.mT, self.skip.over_rows(z).mT
 
     def unit(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `forward`, with z (B, gate_channels, T) in the place of the skip, which a stack takes of all blocks at once.
+        """As `forward` over rows, x (B, T, C), condition (B, T or 1, condition_channels) -> residual (B, T, C) and, in the
+        place of the skip, which a stack takes of all blocks at once, z (B, T, gate_channels). It checks nothing.
 
         `wavenet.kernels.fuse` puts a fused kernel in its place.
         """
-        z = self.gate(self.dilated(x), condition)
+        z = self.gate(self.dilated.over_rows(x), condition)
         return self.add_residual(x, z), z
 
     def init_state(
@@ -182,45 +188,56 @@ class ResidualBlock(nn.Module):
         self, x: Tensor, state: BlockState, condition: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], BlockState]:
         """The next n inputs -> ((residual, skip), new state); condition is (B, condition_channels, n or 1)."""
+        (residual, z), state = self.unit_step(x, state, self.condition_rows(condition, x.shape[-1]))
+        return (residual.mT, self.skip.over_rows(z).mT), state
+
+    def unit_step(
+        self, x: Tensor, state: BlockState, condition: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor], BlockState]:
+        """To `unit` what `step` is to `forward`; but x is (B, C, n), as a state is."""
         h, state = self.dilated.step(x, state)
-        z = self.gate(h, condition)
-        return (self.add_residual(x, z), self.skip(z)), state
+        z = self.gate(h.mT, condition)
+        return (self.add_residual(x.mT, z), z), state
 
     def gate(self, h: Tensor, condition: Tensor | None) -> Tensor:
-        """(B, 2 * gate_channels, T) -> (B, gate_channels, T): equation 3, the filter's half first."""
-        steering = self.steering(condition, h.shape[-1])
-        filter_, gate = (h if steering is None else h + steering).chunk(2, dim=1)
-        return torch.tanh(filter_) * torch.sigmoid(gate)
+        """(B, T, 2 * gate_channels) -> (B, T, gate_channels): equation 3, the filter's half first."""
+        steering = self.steering(condition)
+        filter_, gate = (h if steering is None else h + steering).chunk(2, dim=-1)
+        return _tanh(filter_) * torch.sigmoid(gate)
 
-    def steering(self, condition: Tensor | None, time: int) -> Tensor | None:
-        """V h, what a condition adds before the gate: (B, 2 * gate_channels, time or 1); None for a block without."""
-        if self.condition is not None:
-            return self.condition(self._checked(condition, time))
-        if condition is not None:
-            raise ValueError(
-                f"This block has no conditioning, but got a condition of shape {tuple(condition.shape)}. "
-                "Build it with condition_channels, or leave the condition out."
-            )
-        return None
+    def steering(self, condition: Tensor | None) -> Tensor | None:
+        """V h, what a condition adds before the gate: (B, time or 1, 2 * gate_channels); None for a block without."""
+        return None if self.condition is None or condition is None else self.condition.over_rows(condition)
 
     def add_residual(self, x: Tensor, z: Tensor) -> Tensor:
         if self.residual is None:
             return x
-        residual = x + self.residual(z)
+        residual = x + self.residual.over_rows(z)
         return residual if self.residual_scale == 1.0 else residual * self.residual_scale
 
-    def _checked(self, condition: Tensor | None, time: int) -> Tensor:
+    def condition_rows(self, condition: Tensor | None, time: int) -> Tensor | None:
+        """condition (B, condition_channels, time or 1) -> (B, time or 1, condition_channels); None for a block without.
+
+        Raises ValueError for one of another shape, missing or not expected.
+        """
+        seen = "none" if condition is None else f"shape {tuple(condition.shape)}"
+        if self.condition is None:
+            if condition is None:
+                return None
+            raise ValueError(
+                f"This block has no conditioning, but got a condition of {seen}. "
+                "Build it with condition_channels, or leave the condition out."
+            )
         if (
             condition is None
             or condition.dim() != 3
             or condition.shape[1] != self.condition_channels
             or condition.shape[2] not in (1, time)
         ):
-            seen = "none" if condition is None else f"shape {tuple(condition.shape)}"
             raise ValueError(
                 f"This block wants a condition of shape (batch, {self.condition_channels}, {time} or 1), but got {seen}."
             )
-        return condition
+        return condition.mT
 
 
 class ResidualStack(nn.Module):
@@ -267,9 +284,10 @@ class ResidualStack(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """x (B, residual_channels, T), condition (B, condition_channels, T or 1) -> summed skips (B, skip_channels, T)."""
-        gates = []
+        check_features(x, self.blocks[0].dilated.in_channels)
+        gates, rows, condition = [], x.mT, self.blocks[0].condition_rows(condition, x.shape[-1])
         for block in self.blocks:
-            x, z = block.unit(x, condition)
+            rows, z = block.unit(rows, condition)
             gates.append(z)
         return self._sum_skips(gates)
 
@@ -285,11 +303,10 @@ class ResidualStack(nn.Module):
             raise ValueError(
                 f"ResidualStack.step got a state of {len(state)} parts, but has {len(self.blocks)} blocks, one part each."
             )
-        gates, states = [], []
+        gates, states, condition = [], [], self.blocks[0].condition_rows(condition, x.shape[-1])
         for block, past in zip(self.blocks, state, strict=True):
-            h, past = block.dilated.step(x, past)
-            z = block.gate(h, condition)
-            x = block.add_residual(x, z)
+            (rows, z), past = block.unit_step(x, past, condition)
+            x = rows.mT
             gates.append(z)
             states.append(past)
         return self._sum_skips(gates), tuple(states)
@@ -298,8 +315,14 @@ class ResidualStack(nn.Module):
         """sum_l W_s,l z_l as one matrix product over all blocks' gates: no skip tensor is written in each block."""
         weight = torch.cat([block.skip.weight for block in self.blocks], dim=1)
         bias = torch.stack([block.skip.bias for block in self.blocks if block.skip.bias is not None]).sum(0)
-        z = torch.cat([gate.transpose(1, 2) for gate in gates], dim=-1)  # (B, T, L * gate_channels)
-        return F.linear(z, weight.squeeze(-1), bias).transpose(1, 2)
+        z = torch.cat(gates, dim=-1)  # (B, T, L * gate_channels)
+        return F.linear(z, weight.squeeze(-1), bias).mT
+
+
+def _tanh(x: Tensor) -> Tensor:
+    """tanh; compiled as 2 sigmoid(2 x) - 1, whose parts are float32 in registers then: inductor's own tanh takes three times
+    as long on a CPU, a fifth of the whole training step (benchmarks/results/log.md)."""
+    return 2 * torch.sigmoid(2 * x) - 1 if torch.compiler.is_compiling() else torch.tanh(x)
 
 
 def _one_size(name: str, size: int | tuple[int]) -> int:
