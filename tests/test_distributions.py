@@ -210,6 +210,7 @@ def test_negative_log_likelihood_is_that_of_log_softmax(dtype: torch.dtype) -> N
             ]
         )  # fmt: skip
         assert_close(negative_log_likelihood(given, codes), expected)
+        assert_close(torch.compile(negative_log_likelihood, backend="eager")(given, codes), expected)
 
 
 def test_negative_log_likelihood_of_half_precision_is_float32() -> None:

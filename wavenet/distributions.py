@@ -91,6 +91,9 @@ def refuse_not_finite(logits: Tensor) -> None:
 
 def negative_log_likelihood(logits: Tensor, codes: Tensor) -> Tensor:
     """logits (B, Q, T), codes (B, T) -> nats per sample (B, T), at least in float32."""
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    rows = logits.transpose(1, 2).flatten(0, 1)  # (B * T, Q), as the logits lie in memory
+    rows = logits.mT.flatten(0, 1)  # (B * T, Q), as the logits lie in memory
+    rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+    if torch.compiler.is_compiling():  # the same, but inductor's gradient of cross_entropy is slow on a CPU
+        chosen = torch.arange(rows.shape[1], device=rows.device) == codes.flatten()[:, None]
+        return (rows.logsumexp(-1) - torch.where(chosen, rows, 0).sum(-1)).view(codes.shape)
     return F.cross_entropy(rows, codes.flatten(), reduction="none").view(codes.shape)

@@ -203,7 +203,8 @@ class ResidualBlock(nn.Module):
         """(B, T, 2 * gate_channels) -> (B, T, gate_channels): equation 3, the filter's half first."""
         steering = self.steering(condition)
         filter_, gate = (h if steering is None else h + steering).chunk(2, dim=-1)
-        return _tanh(filter_) * torch.sigmoid(gate)
+        # Of half rows of less than 64 channels torch's sigmoid takes seven times as long as of whole ones, on a CPU.
+        return _tanh(filter_) * torch.sigmoid(gate.contiguous())
 
     def steering(self, condition: Tensor | None) -> Tensor | None:
         """V h, what a condition adds before the gate: (B, time or 1, 2 * gate_channels); None for a block without."""
