@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, cat, dtype, int64, isfinite, nn, randint, randn, stack, zeros
+from torch.nn.functional import linear
 
 from wavenet.compiler import CompilerError
 from wavenet.conditioning import NOT_TOLD
@@ -164,16 +165,25 @@ def _best(model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, 
 # What engines share: how they take a model apart, and how they check themselves against it
 
 
-def before_gate(
-    model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int, position: Tensor | None
-) -> Tensor:
-    """What each layer adds before its gate whatever the input: bias and condition, (L, B, 2G)."""
-    biases = stack([bias_of(block.dilated) for block in model.stack.blocks])[:, None]
-    condition = model.condition(labels, position=position)
-    if condition is None:
-        return biases.expand(-1, batch_size, -1)
-    weights = stack([block.condition.weight[..., 0] for block in model.stack.blocks if block.condition is not None])
-    return biases + condition[..., 0] @ weights.transpose(1, 2)
+class BeforeGate:
+    """What each layer adds before its gate whatever the input: bias and condition. Its weights are taken once.
+
+    halves: how an engine lays out (2G, ...), the filter's half first; as it is, where none is given.
+    """
+
+    def __init__(self, model: WaveNet, halves: Callable[[Tensor], Tensor] = lambda rows: rows) -> None:
+        self._model, blocks = model, model.stack.blocks
+        self._biases = stack([halves(bias_of(block.dilated)) for block in blocks])[:, None]
+        weights = [halves(block.condition.weight[..., 0]) for block in blocks if block.condition is not None]
+        self._weights = cat(weights) if weights else None  # (L * 2G, condition channels)
+
+    def __call__(self, labels: Mapping[str, Tensor] | None, batch_size: int, position: Tensor | None) -> Tensor:
+        """(L, B, 2G)."""
+        condition = self._model.condition(labels, position=position)
+        if condition is None or self._weights is None:
+            return self._biases.expand(-1, batch_size, -1)
+        added = linear(condition[..., 0], self._weights).unflatten(1, (len(self._biases), -1))
+        return self._biases + added.transpose(0, 1)
 
 
 def paired(labels: Mapping[str, Tensor] | None) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wavenet.compiler import library
 from wavenet.distributions import Sampling, refuse_not_finite
-from wavenet.engines import EngineState, before_gate, bias_of, check_against_model, paired, prime, refuse, rounded
+from wavenet.engines import BeforeGate, EngineState, bias_of, check_against_model, paired, prime, refuse, rounded
 from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
@@ -63,7 +63,8 @@ class NativeEngine:
         together = 2 if paired(labels) else 1  # streams that no two threads may share
         threads = max(1, min(torch.get_num_threads(), batch_size // together))
         self._position = model.beginning(batch_size, 1)
-        parts = self._weights.before_gate(self._model, labels, batch_size, self._position)
+        self._before_gate = BeforeGate(self._model, lambda rows: _halves(rows, self._weights.lanes))
+        parts = self._before_gate(labels, batch_size, self._position)
         size = -(-batch_size // (together * threads)) * together
         self._groups = [Group(lib, self._weights, part) for part in parts.split(size, dim=1)]
         self._pool = ThreadPoolExecutor(len(self._groups)) if len(self._groups) > 1 else None
@@ -88,7 +89,7 @@ class NativeEngine:
     @torch.no_grad()
     def place(self, position: Tensor) -> None:
         self._position = position
-        parts = self._weights.before_gate(self._model, self._labels, len(position), position)
+        parts = self._before_gate(self._labels, len(position), position)
         for group, part in zip(self._groups, parts.split([group.batch for group in self._groups], dim=1), strict=True):
             group.before_gate.copy_(part)
 
@@ -137,13 +138,6 @@ class Packed:
         residuals = [bias_of(block.residual) for block in blocks if block.residual is not None]
         biases = [bias_of(model.input), *residuals, skip, bias_of(hidden), bias_of(out)]
         self.biases = _aligned(torch.cat([self.padded(bias) for bias in biases]))
-
-    def before_gate(
-        self, model: WaveNet, labels: Mapping[str, Tensor] | None, batch_size: int, position: Tensor | None
-    ) -> Tensor:
-        """The engines' `before_gate`, each half padded: (L, B, 2 G_)."""
-        rows = before_gate(model, labels, batch_size, position).movedim(-1, 0)  # (2 G, L, B)
-        return _halves(rows.flatten(1), self.lanes).unflatten(1, rows.shape[1:]).movedim(0, -1)
 
     def padded(self, rows: Tensor) -> Tensor:
         """Zeros behind the last axis, up to whole vectors."""
@@ -279,7 +273,7 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
 
 def _halves(rows: Tensor, lanes: int) -> Tensor:
     """(2 G, ...) -> (2 G_, ...): filter and gate each padded to whole vectors."""
-    pad = (0, 0, 0, -(len(rows) // 2) % lanes)
+    pad = (0, 0) * (rows.dim() - 1) + (0, -(len(rows) // 2) % lanes)
     return torch.cat([F.pad(half, pad) for half in rows.chunk(2)])
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from wavenet.distributions import Sampling, refuse_not_finite
-from wavenet.engines import EngineState, before_gate, bias_of, prime
+from wavenet.engines import BeforeGate, EngineState, bias_of, prime
 from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
 
@@ -66,7 +66,7 @@ class TorchEngine:
     @torch.inference_mode()
     def place(self, position: Tensor) -> None:
         self._position = position.to(self._code.device)
-        self._bias.copy_(before_gate(self._model, self._labels, self._batch_size, self._position))
+        self._bias.copy_(self._before_gate(self._labels, self._batch_size, self._position))
 
     @torch.inference_mode()
     def prime(self, codes: Tensor) -> Tensor:
@@ -202,7 +202,8 @@ class TorchEngine:
         hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
         self._head, self._head_bias = _rows(hidden.weight), bias_of(hidden)
         self._out, self._out_bias = _rows(out.weight), bias_of(out)
-        self._bias = _value(before_gate(model, self._labels, self._batch_size, self._position))
+        self._before_gate = BeforeGate(model)
+        self._bias = _value(self._before_gate(self._labels, self._batch_size, self._position))
         history = [block.dilated.history for block in blocks]
         dilation = torch.tensor([block.dilated.dilation[0] for block in blocks])
         taps = torch.arange(model.input.kernel_size[0] - 1, 0, -1)

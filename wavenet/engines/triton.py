@@ -19,9 +19,9 @@ from triton.runtime.errors import OutOfResources
 
 from wavenet.distributions import Sampling, refuse_not_finite
 from wavenet.engines import (
+    BeforeGate,
     EngineState,
     EngineUnavailable,
-    before_gate,
     bias_of,
     check_against_model,
     paired,
@@ -112,7 +112,7 @@ class TritonEngine:
     @torch.no_grad()
     def place(self, position: Tensor) -> None:
         self._position = position.to(self._code.device)
-        self._weights.steer(self._model, self._labels, self._position, self._batch_size)
+        self._weights.steer(self._labels, self._position, self._batch_size)
 
     @torch.no_grad()
     def prime(self, codes: Tensor) -> Tensor:
@@ -215,7 +215,8 @@ class Packed:
             "out_bias": self._row(bias_of(out), "Q"),
             "rings": self._places(model),
         }
-        self.steer(model, labels, position, batch_size)
+        self._before_gate = BeforeGate(model)
+        self.steer(labels, position, batch_size)
 
     def _residuals(self, model: WaveNet) -> tuple[Tensor, Tensor]:
         """(L, G, C) and biases (L, C), times the residual scale; zeros for the last block, whose residual nobody reads."""
@@ -227,11 +228,9 @@ class Packed:
                 bias.copy_(self.residual_scale * self._row(bias_of(block.residual), "C"))
         return weights, biases
 
-    def steer(
-        self, model: WaveNet, labels: Mapping[str, Tensor] | None, position: Tensor | None, batch_size: int
-    ) -> None:
+    def steer(self, labels: Mapping[str, Tensor] | None, position: Tensor | None, batch_size: int) -> None:
         """What is added before the gates: which row is each stream's (B,) int32, and the different rows (U, L, 2, G)."""
-        values = before_gate(model, labels, batch_size, position).transpose(0, 1)  # (B, L, 2 G)
+        values = self._before_gate(labels, batch_size, position).transpose(0, 1)  # (B, L, 2 G)
         rows, row = values.flatten(1).unique(dim=0, return_inverse=True)
         halves = rows.unflatten(1, (self.sizes["L"], 2, -1))
         row = F.pad(row.to(torch.int32), (0, self.streams - batch_size))
