@@ -208,7 +208,7 @@ def speed_of_training(args: argparse.Namespace) -> dict[str, Any]:
     sizes = {"batch": 1, "width": 256, "steps": 1, "repeats": 1} if args.rehearse else {"batch": 8, "width": 16384}
     settings = {"steps": 5, "repeats": 3, **sizes, "threads": torch.get_num_threads(), "device": args.device}
     config, only = ("default", [0, 5]) if args.rehearse else ("reference", None)
-    return training.compare(argparse.Namespace(**settings, config=config, only=only))
+    return training.compare(argparse.Namespace(**settings, config=config, only=only, turns=False))
 
 
 PARTS = {"right": right, "sampling": sampling, "learning": learning, "training": speed_of_training}

@@ -1,6 +1,7 @@
 """Speed of the training step, lever by lever in one run, against what the device allows.
 
     python benchmarks/training.py [--config reference] [--batch 8] [--width 16384] [--out FOLDER]
+    python benchmarks/training.py --only 5 6 --turns            # two rows against each other in one process, turn by turn
     python benchmarks/training.py --processes 2                 # data-parallel: N processes on a core each, against one
 
 One row a way to train, each with one lever more than the row before (an indented one is left again): samples/s (every
@@ -160,29 +161,50 @@ def memory(device: torch.device, line: str) -> int:
     return 1024 * int(told.split()[1])
 
 
-def measure(way: Way, args: argparse.Namespace) -> dict[str, Any]:
-    device = torch.device(args.device)
+def prepare(args: argparse.Namespace) -> torch.device:
     torch.set_num_threads(args.threads)
     keep_memory()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.compiler.reset()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    before, step = 0 if device.type == "cuda" else memory(device, "VmRSS"), step_of(args.config, way, device)
+    return torch.device(args.device)
+
+
+def warmed(way: Way, args: argparse.Namespace, device: torch.device) -> tuple[Callable[[], object], dict[str, Any]]:
+    """Some steps, to be timed, and what the first three told."""
+    step = step_of(args.config, way, device)
     codes = torch.randint(256, (args.batch, args.width + 1), dtype=torch.uint8 if way.lean else torch.int64)
     codes = codes.pin_memory() if device.type == "cuda" else codes
     begun = time.perf_counter()
     losses = [float(step(codes)) for _ in range(3)]
-    ready = time.perf_counter() - begun
-    seconds = fastest(lambda: [step(codes) for _ in range(args.steps)], args.repeats, device) / args.steps
-    return {
-        "way": way.name.strip(),
-        "samples_per_s": args.batch * args.width / seconds,
-        "peak_bytes": memory(device, "VmHWM") - before,
-        "first_steps_s": ready,
-        "third_loss": losses[-1],
-    }
+    told = {"way": way.name.strip(), "first_steps_s": time.perf_counter() - begun, "third_loss": losses[-1]}
+    return lambda: [step(codes) for _ in range(args.steps)], told
+
+
+def measure(way: Way, args: argparse.Namespace) -> dict[str, Any]:
+    device = prepare(args)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    before = 0 if device.type == "cuda" else memory(device, "VmRSS")
+    steps, row = warmed(way, args, device)
+    row["samples_per_s"] = samples(args) / fastest(steps, args.repeats, device)
+    row["peak_bytes"] = memory(device, "VmHWM") - before
+    return row
+
+
+def measure_in_turns(ways: list[Way], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """All ways in this process, one after the other again and again: what drifts, drifts for all. Memory is not measured."""
+    device = prepare(args)
+    ready = [warmed(way, args, device) for way in ways]
+    turns = [[fastest(steps, 1, device) for steps, _ in ready] for _ in range(args.repeats)]
+    return [
+        {**row, "samples_per_s": samples(args) / min(seconds)}
+        for (_, row), seconds in zip(ready, zip(*turns, strict=True), strict=True)
+    ]
+
+
+def samples(args: argparse.Namespace) -> int:
+    return args.steps * args.batch * args.width
 
 
 def in_its_own_process(way: Way, args: argparse.Namespace) -> dict[str, Any]:
@@ -332,14 +354,16 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         f"{best['arithmetic_samples_per_s']:,.0f} and {best['memory_samples_per_s']:,.0f} samples/s at most\n"
     )
     rows: list[dict[str, Any]] = []
-    for way in ways:
-        row = measure(way, args) if device.type == "cuda" else in_its_own_process(way, args)
+    alone = measure if device.type == "cuda" else in_its_own_process
+    measured = measure_in_turns(ways, args) if args.turns else (alone(way, args) for way in ways)
+    for way, row in zip(ways, measured, strict=True):
         row["to_plain"] = row["samples_per_s"] / (rows or [row])[0]["samples_per_s"]
         row["of_bound"] = row["samples_per_s"] / best["samples_per_s"]
         rows.append(row)
+        peak = "" if args.turns else f" {row['peak_bytes'] / 2**20:>9,.0f} MiB"
         print(
             f"{way.name:<28} {row['samples_per_s']:>12,.0f} samples/s {row['to_plain']:6.2f} x plain "
-            f"{row['of_bound']:7.1%} of the bound {row['peak_bytes'] / 2**20:>9,.0f} MiB  "
+            f"{row['of_bound']:7.1%} of the bound{peak}  "
             f"first steps {row['first_steps_s']:.0f} s, loss {row['third_loss']:.4f}",
             flush=True,
         )
@@ -356,6 +380,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", type=int, nargs="+", help="numbers of the rows, from 0; the first is the baseline")
+    parser.add_argument("--turns", action="store_true", help="all rows in one process, turn by turn; no memory")
     parser.add_argument("--processes", type=int, default=1, help="measure data-parallel scaling over so many instead")
     parser.add_argument("--out", type=Path, help="folder for training.json or training-parallel.json")
     parser.add_argument("--workers", type=int, help=argparse.SUPPRESS)
