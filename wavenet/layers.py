@@ -117,7 +117,7 @@ class CausalConv1d(nn.Conv1d):
         time, taps, dilation = padded.shape[1] - self.history, self.kernel_size[0], self.dilation[0]
         if taps > 1:
             padded = torch.cat([padded[:, k * dilation : k * dilation + time] for k in range(taps)], dim=-1)
-        return F.linear(padded, self.weight.mT.flatten(1), self.bias)
+        return affine(padded, torch.cat(self.weight.unbind(-1), dim=1), self.bias)
 
 
 class ResidualBlock(nn.Module):
@@ -317,7 +317,16 @@ class ResidualStack(nn.Module):
         weight = torch.cat([block.skip.weight for block in self.blocks], dim=1)
         bias = torch.stack([block.skip.bias for block in self.blocks if block.skip.bias is not None]).sum(0)
         z = torch.cat(gates, dim=-1)  # (B, T, L * gate_channels)
-        return F.linear(z, weight.squeeze(-1), bias).mT
+        return affine(z, weight.squeeze(-1), bias).mT
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b over rows. Compiled, b is added behind the product, by the kernel that reads it next: within the product
+    torch on a CPU first copies b to every row (benchmarks/results/log.md)."""
+    if bias is None or not torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
+    y = F.linear(x, weight)
+    return y + bias.to(y.dtype)
 
 
 def _tanh(x: Tensor) -> Tensor:

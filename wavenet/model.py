@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavenet.conditioning import LabelEmbedding, LabelNames, PositionEmbedding, checked_names
 from wavenet.durations import ClipLength, checked_clip_length
 from wavenet.files import write_whole
-from wavenet.layers import CausalConv1d, ResidualStack, dilation_cycles
+from wavenet.layers import CausalConv1d, ResidualStack, affine, dilation_cycles
 from wavenet.mulaw import MuLaw
 from wavenet.pretrained import find, upload
 from wavenet.version import __version__
@@ -282,7 +281,7 @@ class Head(nn.Sequential):
     def forward(self, skips: Tensor) -> Tensor:
         rows = skips.transpose(1, 2).flatten(0, 1)
         for layer in self:
-            rows = F.linear(rows, layer.weight[..., 0], layer.bias) if isinstance(layer, CausalConv1d) else layer(rows)
+            rows = affine(rows, layer.weight[..., 0], layer.bias) if isinstance(layer, CausalConv1d) else layer(rows)
         return rows.unflatten(0, (len(skips), skips.shape[2])).transpose(1, 2)
 
 
