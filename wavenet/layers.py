@@ -89,7 +89,7 @@ class CausalConv1d(nn.Conv1d):
 
     def over_rows(self, x: Tensor) -> Tensor:
         """As `forward`, (B, T, in_channels) -> (B, T, out_channels), which it does not check."""
-        return self._convolve(F.pad(x, (0, 0, self.history, 0)))
+        return self._convolve(F.pad(x, (0, 0, self.history, 0)) if self.history else x)  # by nothing, F.pad copies
 
     def init_state(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -115,9 +115,10 @@ class CausalConv1d(nn.Conv1d):
         if self.groups > 1:
             return F.conv1d(padded.mT, self.weight, self.bias, dilation=self.dilation, groups=self.groups).mT
         time, taps, dilation = padded.shape[1] - self.history, self.kernel_size[0], self.dilation[0]
-        if taps > 1:
-            padded = torch.cat([padded[:, k * dilation : k * dilation + time] for k in range(taps)], dim=-1)
-        return affine(padded, torch.cat(self.weight.unbind(-1), dim=1), self.bias)
+        if taps == 1:
+            return affine(padded, self.weight[..., 0], self.bias)
+        stacked = torch.cat([padded[:, k * dilation : k * dilation + time] for k in range(taps)], dim=-1)
+        return affine(stacked, torch.cat(self.weight.unbind(-1), dim=1), self.bias)
 
 
 class ResidualBlock(nn.Module):
