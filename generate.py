@@ -51,26 +51,57 @@ def parser() -> argparse.ArgumentParser:
         "its clips, as fsdd does, and 2 for others",
     )
     p.add_argument(
-        "--batch", type=int, default=1, help="clips at once; clip i sounds the same in every batch (%(default)s)"
+        "--batch",
+        type=int,
+        default=1,
+        help="clips at once; clip i sounds the same in every batch (%(default)s)",
     )
-    p.add_argument("--labels", type=labels, default={}, metavar="NAME=VALUE,...", help="left out: drawn from the seed")
-    p.add_argument("--prompt", type=Path, help="audio file to go on from, any rate and channels; it opens the result")
-    p.add_argument("--mel-from", type=Path, help="audio whose mel spectrogram steers a model trained for it")
     p.add_argument(
-        "--temperature", type=float, default=1.0, help="below 1 safer, 0 the likeliest code every time (%(default)s)"
+        "--labels",
+        type=labels,
+        default={},
+        metavar="NAME=VALUE,...",
+        help="left out: drawn from the seed",
     )
-    p.add_argument("--top-k", type=int, default=0, help="draw among the k likeliest codes; 0: all (%(default)s)")
     p.add_argument(
-        "--top-p", type=float, default=1.0, help="draw among the likeliest codes that reach p; 1: all (%(default)s)"
+        "--prompt",
+        type=Path,
+        help="audio file to go on from, any rate and channels; it opens the result",
+    )
+    p.add_argument(
+        "--mel-from", type=Path, help="audio whose mel spectrogram steers a model trained for it"
+    )
+    p.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="below 1 safer, 0 the likeliest code every time (%(default)s)",
+    )
+    p.add_argument(
+        "--top-k",
+        type=int,
+        default=0,
+        help="draw among the k likeliest codes; 0: all (%(default)s)",
+    )
+    p.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="draw among the likeliest codes that reach p; 1: all (%(default)s)",
     )
     p.add_argument(
         "--guidance",
         type=float,
         help="stress the labels, 0: not at all; for a model trained for it, as fsdd was (default for such: 0.5)",
     )
-    p.add_argument("--seed", type=int, default=0, help="clip i is drawn from seed + i (%(default)s)")
     p.add_argument(
-        "--engine", default="auto", choices=["auto", *ENGINES], help="auto: the fastest for this machine (%(default)s)"
+        "--seed", type=int, default=0, help="clip i is drawn from seed + i (%(default)s)"
+    )
+    p.add_argument(
+        "--engine",
+        default="auto",
+        choices=["auto", *ENGINES],
+        help="auto: the fastest for this machine (%(default)s)",
     )
     p.add_argument(
         "--precision",
@@ -79,7 +110,9 @@ def parser() -> argparse.ArgumentParser:
         help="of weights and activations (%(default)s)",
     )
     p.add_argument("--threads", type=int, help="of the CPU; default: one a physical core")
-    p.add_argument("--device", default="auto", help="auto: cuda where there is one; or cpu, cuda, cuda:1")
+    p.add_argument(
+        "--device", default="auto", help="auto: cuda where there is one; or cpu, cuda, cuda:1"
+    )
     p.add_argument("--plot", type=Path, help="PNG to write: waveform and spectrogram of each clip")
     p.add_argument(
         "--gallery",
@@ -94,7 +127,9 @@ def labels(text: str) -> dict[str, str]:
     """ "digit=7,speaker=jackson" -> {"digit": "7", "speaker": "jackson"}."""
     pairs = [item.partition("=") for item in text.split(",") if item]
     if not all(name and equals and value for name, equals, value in pairs):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE,NAME=VALUE, like digit=7,speaker=jackson")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=VALUE,NAME=VALUE, like digit=7,speaker=jackson"
+        )
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
@@ -114,14 +149,20 @@ def run(args: argparse.Namespace) -> None:
     }
     if args.gallery:
         name = model_name(source)
-        print(write_gallery(args.gallery, model, name, seconds=length(args, model), progress=True, **settings))
+        print(
+            write_gallery(
+                args.gallery, model, name, seconds=length(args, model), progress=True, **settings
+            )
+        )
     else:
         draw(args, model, settings)
 
 
 def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> None:
     prompt = load_audio(args.prompt, model.sample_rate) if args.prompt else None
-    mel = load_audio(args.mel_from, model.sample_rate) if args.mel_from else None  # refused by a model without mel
+    mel = (
+        load_audio(args.mel_from, model.sample_rate) if args.mel_from else None
+    )  # refused by a model without mel
     chunks = stream(
         model,
         chunk_size=CHUNK,
@@ -131,13 +172,19 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
         mel=mel,
         **settings,
     )
-    heard = [] if prompt is None else [model.codec.decode(model.codec.encode(prompt)).expand(args.batch, -1)]
+    heard = (
+        []
+        if prompt is None
+        else [model.codec.decode(model.codec.encode(prompt)).expand(args.batch, -1)]
+    )
     with Interruptible(with_progress(chunks, args.batch, model.sample_rate)) as made:
         if args.out == STDOUT:
             write_pcm(sys.stdout.fileno(), chain(heard, made))
         else:
             write(
-                args, chunks.cut(torch.cat([*heard, *made], dim=1), sum(x.shape[1] for x in heard)), model.sample_rate
+                args,
+                chunks.cut(torch.cat([*heard, *made], dim=1), sum(x.shape[1] for x in heard)),
+                model.sample_rate,
             )
     if made.interrupted:
         sys.exit("interrupted: what was made so far is written")
@@ -154,16 +201,26 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(f"--threads must be at least 1, but got {args.threads}.")
         torch.set_num_threads(args.threads)
     if args.gallery and (args.out or args.batch != 1 or args.prompt or args.mel_from or args.plot):
-        raise ValueError("--gallery draws clips of its own: leave out --out, --batch, --prompt, --mel-from and --plot.")
+        raise ValueError(
+            "--gallery draws clips of its own: leave out --out, --batch, --prompt, --mel-from and --plot."
+        )
     if args.out == STDOUT and (args.batch != 1 or args.plot):
-        raise ValueError("--out - writes one stream as it is made: leave out --batch and --plot, or name a wav file.")
+        raise ValueError(
+            "--out - writes one stream as it is made: leave out --batch and --plot, or name a wav file."
+        )
     if args.out != STDOUT and args.seconds is not None and not math.isfinite(args.seconds):
-        raise ValueError(f"--seconds {args.seconds}: a file needs an end. Give a number, or --out - for a stream.")
+        raise ValueError(
+            f"--seconds {args.seconds}: a file needs an end. Give a number, or --out - for a stream."
+        )
 
 
 def write(args: argparse.Namespace, clips: list[torch.Tensor], sample_rate: int) -> None:
     out = args.out or new_name(Path("generated.wav"))
-    paths = [out] if len(clips) == 1 else [out.with_stem(f"{out.stem}-{index}") for index in range(len(clips))]
+    paths = (
+        [out]
+        if len(clips) == 1
+        else [out.with_stem(f"{out.stem}-{index}") for index in range(len(clips))]
+    )
     for path, clip in zip(paths, clips, strict=True):
         save_audio(path, clip, sample_rate)
         print(path)

@@ -15,8 +15,8 @@ from entropy import corpus
 from wavenet import generate
 from wavenet.audio import save_audio
 from wavenet.checkpoints import load_model
-from wavenet.data import AudioDataModule, Clip
 from wavenet.plotting import plot_spectrograms
+from wavenet.training.data import AudioDataModule, Clip
 
 
 def choose(data: AudioDataModule, count: int) -> list[Clip]:
@@ -31,7 +31,9 @@ def choose(data: AudioDataModule, count: int) -> list[Clip]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Generated clips beside real ones of the same labels.")
+    parser = argparse.ArgumentParser(
+        description="Generated clips beside real ones of the same labels."
+    )
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--data.root", dest="root")
@@ -55,7 +57,9 @@ def main() -> None:
     made = [audio[: clip.length] for audio, clip in zip(drawn, clips, strict=True)]
     names = [" ".join(clip.labels[name] for name in model.labels) for clip in clips]
     for index, audio in enumerate(made):
-        save_audio(args.out / f"{index}-{names[index].replace(' ', '-')}.wav", audio, model.sample_rate)
+        save_audio(
+            args.out / f"{index}-{names[index].replace(' ', '-')}.wav", audio, model.sample_rate
+        )
     figure = plot_spectrograms({"real": real, "generated": made}, model.sample_rate, names)
     figure.savefig(args.out / "beside_real.png", dpi=90)
     print(args.out / "beside_real.png")

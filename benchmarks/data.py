@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader
 
-from wavenet.data import Batch, ClipTable, CropBatches
+from wavenet.training.data import Batch, ClipTable, CropBatches
 
 LIMIT = 20e6  # samples/s per worker
 BLOCK = 1 << 20  # codes per read
@@ -61,10 +61,14 @@ def fastest(read: Callable[[], int], repeats: int) -> float:
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         table = make_corpus(Path(folder), arguments.samples, arguments.rate, arguments.seed)
-        dataset = CropBatches(table, arguments.receptive_field, arguments.crop_samples, arguments.batch_size)
+        dataset = CropBatches(
+            table, arguments.receptive_field, arguments.crop_samples, arguments.batch_size
+        )
         worker = DataLoader(dataset, batch_size=None, num_workers=1, persistent_workers=True)
         plain = fastest(lambda: read_plainly(table.codes_path), arguments.repeats)
-        crops = fastest(lambda: read_crops(map(dataset.__getitem__, range(len(dataset)))), arguments.repeats)
+        crops = fastest(
+            lambda: read_crops(map(dataset.__getitem__, range(len(dataset)))), arguments.repeats
+        )
         loaded = fastest(lambda: read_crops(worker), arguments.repeats)
     rates = {"crops": crops, "worker": loaded, "plain_read": plain, "limit": LIMIT}
     return {**rates, "crops_of_plain": crops / plain, "worker_of_limit": loaded / LIMIT}
@@ -73,19 +77,35 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 def report(result: dict[str, float], arguments: argparse.Namespace) -> None:
     shape = f"batch {arguments.batch_size}, crop {arguments.crop_samples}, receptive field {arguments.receptive_field}"
     print(f"{shape}\n\n{'way':<28}{'million samples/s':>18}")
-    names = {"crops": "crops, this process", "worker": "crops, one worker", "plain_read": "plain memory-map read"}
+    names = {
+        "crops": "crops, this process",
+        "worker": "crops, one worker",
+        "plain_read": "plain memory-map read",
+    }
     for key, name in {**names, "limit": "limit, per worker"}.items():
         print(f"{name:<28}{result[key] / 1e6:>18.1f}")
-    print(f"\ncrops / plain read: {result['crops_of_plain']:.2f}; worker / limit: {result['worker_of_limit']:.1f}")
     print(
-        json.dumps({"benchmark": "data", **vars(arguments), **{key: round(value, 3) for key, value in result.items()}})
+        f"\ncrops / plain read: {result['crops_of_plain']:.2f}; worker / limit: {result['worker_of_limit']:.1f}"
+    )
+    print(
+        json.dumps(
+            {
+                "benchmark": "data",
+                **vars(arguments),
+                **{key: round(value, 3) for key, value in result.items()},
+            }
+        )
     )
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Crops per worker against a plain memory-map read.")
+    parser = argparse.ArgumentParser(
+        description="Crops per worker against a plain memory-map read."
+    )
     parser.add_argument("--samples", type=int, default=200_000_000, help="codes in the corpus")
-    parser.add_argument("--rate", type=int, default=16000, help="samples per second of a clip, of one minute")
+    parser.add_argument(
+        "--rate", type=int, default=16000, help="samples per second of a clip, of one minute"
+    )
     parser.add_argument("--crop-samples", type=int, default=16384)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--receptive-field", type=int, default=3071)

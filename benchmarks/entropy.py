@@ -19,7 +19,7 @@ import yaml
 
 from wavenet import label_ids, nats_per_sample
 from wavenet.checkpoints import load_model
-from wavenet.data import AudioDataModule
+from wavenet.training.data import AudioDataModule
 
 CLASSES, SILENCE = 256, 128
 
@@ -53,7 +53,9 @@ def network_bits(data: AudioDataModule, checkpoint: Path) -> float:
     nats = samples = 0.0
     for clip in data.clips("val"):
         codes = torch.from_numpy(np.array(data.codes(clip)))[None]
-        nats += float(nats_per_sample(model, codes, label_ids(model.labels, clip.labels, 1)).double().sum())
+        nats += float(
+            nats_per_sample(model, codes, label_ids(model.labels, clip.labels, 1)).double().sum()
+        )
         samples += clip.length
     return nats / samples / float(np.log(2))
 
@@ -62,10 +64,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Entropies of a corpus's validation codes.")
     parser.add_argument("--config", type=Path, default=Path("configs/default.yaml"))
     parser.add_argument("--data.root", dest="root", help="in place of the config's")
-    parser.add_argument("--checkpoint", type=Path, help="a run, model folder or .ckpt to score on the same codes")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="a run, model folder or .ckpt to score on the same codes"
+    )
     args = parser.parse_args()
     data = corpus(args.config, args.root)
-    train, val = (pair_counts([data.codes(clip) for clip in data.clips(split)]) for split in ("train", "val"))
+    train, val = (
+        pair_counts([data.codes(clip) for clip in data.clips(split)]) for split in ("train", "val")
+    )
     figures = {
         "uniform": 8.0,
         "unigram": cross_entropy(val, np.broadcast_to(val.sum(0), val.shape)),

@@ -29,13 +29,21 @@ import torch
 import yaml
 
 from wavenet import Sampling, WaveNet
-from wavenet.compiler import library
 from wavenet.engines import build_engine
+from wavenet.engines.native.compiler import library
 
 HERE = Path(__file__).parent
-ENGINES = [("naive", "float32"), ("torch", "float32"), *(("native", p) for p in ("float32", "bfloat16", "int8"))]
+ENGINES = [
+    ("naive", "float32"),
+    ("torch", "float32"),
+    *(("native", p) for p in ("float32", "bfloat16", "int8")),
+]
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # a weight of the body; the head's have four
-SAMPLES = {"naive": 4, "torch": 300, "native": 4000}  # of the whole batch, per repeat, and at least 2 a stream
+SAMPLES = {
+    "naive": 4,
+    "torch": 300,
+    "native": 4000,
+}  # of the whole batch, per repeat, and at least 2 a stream
 
 
 def best(work: Callable[[], object], repeats: int) -> float:
@@ -67,7 +75,11 @@ class Limits:
     def reads(self, size: int) -> float:
         """How often a second a block of `size` bytes is read, by all threads together, each from the start."""
         block, times = torch.zeros(size // 1024 * 1024, dtype=torch.uint8), max(1, 2**30 // size)
-        return self._threads * times / self._seconds(lambda: self._c.read_block(block.data_ptr(), block.nbytes, times))
+        return (
+            self._threads
+            * times
+            / self._seconds(lambda: self._c.read_block(block.data_ptr(), block.nbytes, times))
+        )
 
     def _seconds(self, work: Callable[[], object]) -> float:
         return best(lambda: list(self._pool.map(lambda _: work(), range(self._threads))), 5)
@@ -89,16 +101,22 @@ def products(model: WaveNet) -> tuple[int, int]:
     return sum(sizes.values()) - head, head
 
 
-def measure(model: WaveNet, batches: list[int], threads: int, repeats: int) -> list[dict[str, object]]:
+def measure(
+    model: WaveNet, batches: list[int], threads: int, repeats: int
+) -> list[dict[str, object]]:
     torch.set_num_threads(threads)
     limits, (body, head), rows = Limits(threads), products(model), []
     for batch in batches:
         slowest = None
         for name, precision in ENGINES:
             engine = build_engine(model, batch, engine=name, precision=precision)
-            uniforms = torch.rand(batch, max(2, SAMPLES[name] // batch if name == "native" else SAMPLES[name]))
+            uniforms = torch.rand(
+                batch, max(2, SAMPLES[name] // batch if name == "native" else SAMPLES[name])
+            )
             reads = limits.reads(BYTES[precision] * body + 4 * head)
-            speed = uniforms.numel() / best(lambda e=engine, u=uniforms: e.sample(u, Sampling()), repeats)
+            speed = uniforms.numel() / best(
+                lambda e=engine, u=uniforms: e.sample(u, Sampling()), repeats
+            )
             slowest = slowest or speed
             rows.append(
                 {
@@ -145,11 +163,17 @@ def picture(results: dict[str, dict], path: Path, title: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
-        1, len(results), figsize=(5.5 * len(results) + 1.5, 4.5), squeeze=False, layout="constrained"
+        1,
+        len(results),
+        figsize=(5.5 * len(results) + 1.5, 4.5),
+        squeeze=False,
+        layout="constrained",
     )
     for ax, (config, result) in zip(axes[0], results.items(), strict=True):
         for name, precision in ENGINES:
-            for threads, line in zip(sorted({row["threads"] for row in result["rows"]}), ("-", "--"), strict=False):
+            for threads, line in zip(
+                sorted({row["threads"] for row in result["rows"]}), ("-", "--"), strict=False
+            ):
                 rows = [
                     r
                     for r in result["rows"]
@@ -189,17 +213,27 @@ def picture(results: dict[str, dict], path: Path, title: str) -> None:
 
 def machine() -> dict[str, str]:
     told = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")]
+    names = [
+        line.partition(":")[2].strip()
+        for line in told.splitlines()
+        if line.startswith("model name")
+    ]
     git = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    return {"cpu": names[0] if names else platform.processor(), "torch": torch.__version__, "commit": commit}
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "torch": torch.__version__,
+        "commit": commit,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Sampling speed of the engines, side by side.")
     parser.add_argument("--configs", nargs="+", default=["reference", "default"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()})
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="folder for generation.json and generation.png")
     args = parser.parse_args()
@@ -212,8 +246,14 @@ def main() -> None:
             f"{sum(products(model)) / 1e6:.2f} M multiply-adds a sample"
         )
         for precision, (first, second) in builds.items():
-            print(f"native, {precision}: ready in {first:.1f} s the first time, {second:.2f} s the second")
-        rows = [row for threads in args.threads for row in measure(model, args.batches, threads, args.repeats)]
+            print(
+                f"native, {precision}: ready in {first:.1f} s the first time, {second:.2f} s the second"
+            )
+        rows = [
+            row
+            for threads in args.threads
+            for row in measure(model, args.batches, threads, args.repeats)
+        ]
         results[config] = {
             "parameters": model.num_parameters,
             "sample_rate": model.sample_rate,

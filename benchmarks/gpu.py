@@ -27,11 +27,11 @@ from generation import best, machine, network, products
 from torch import Tensor
 
 from wavenet import Sampling, WaveNet
-from wavenet.distributions import negative_log_likelihood
 from wavenet.engines import Engine
-from wavenet.engines.torch import TorchEngine
-from wavenet.engines.triton import TritonEngine, tile_for
-from wavenet.training import training_loss
+from wavenet.engines.cached import TorchEngine
+from wavenet.engines.triton.engine import TritonEngine, tile_for
+from wavenet.outputs.sampling import negative_log_likelihood
+from wavenet.training.module import training_loss
 
 F32, BF16 = torch.float32, torch.bfloat16
 NAMES = {F32: "float32", BF16: "bfloat16"}
@@ -57,7 +57,13 @@ GRAPHED = [1, 64, 1024]
 def model_of(args: argparse.Namespace) -> WaveNet:
     """The reference model with logits like a trained one's: codes are neither noise nor always the same."""
     torch.manual_seed(0)
-    sizes = {"cycles": 1, "layers_per_cycle": 2, "residual_channels": 16, "gate_channels": 16, "skip_channels": 16}
+    sizes = {
+        "cycles": 1,
+        "layers_per_cycle": 2,
+        "residual_channels": 16,
+        "gate_channels": 16,
+        "skip_channels": 16,
+    }
     model = WaveNet(**sizes) if args.rehearse else network("reference")
     with torch.no_grad():
         for block in model.stack.blocks:
@@ -72,20 +78,42 @@ def model_of(args: argparse.Namespace) -> WaveNet:
 def right(args: argparse.Namespace) -> dict[str, Any]:
     model, rows = model_of(args), []
     samples = 20 if args.rehearse else 2000
-    for batch, tile in ((2, 1), (16, 16)) if args.rehearse else ((1, 1), (64, 1), (64, 16), (64, 64)):
-        uniforms = torch.rand(batch, samples, generator=torch.Generator().manual_seed(1)).to(args.device)
+    for batch, tile in (
+        ((2, 1), (16, 16)) if args.rehearse else ((1, 1), (64, 1), (64, 16), (64, 64))
+    ):
+        uniforms = torch.rand(batch, samples, generator=torch.Generator().manual_seed(1)).to(
+            args.device
+        )
         codes = TritonEngine(model, batch, None, F32, tile).sample(uniforms, Sampling())
-        inputs = torch.cat([torch.full_like(codes[:, :1], model.codec.silence), codes[:, :-1]], dim=1)
+        inputs = torch.cat(
+            [torch.full_like(codes[:, :1], model.codec.silence), codes[:, :-1]], dim=1
+        )
         different, off = judged(model, inputs, codes, uniforms)
-        bits = {NAMES[kind]: forced_bits(TritonEngine(model, batch, None, kind, tile), codes) for kind in (F32, BF16)}
+        bits = {
+            NAMES[kind]: forced_bits(TritonEngine(model, batch, None, kind, tile), codes)
+            for kind in (F32, BF16)
+        }
         rows.append(
-            {"batch": batch, "tile": tile, "codes": codes.numel(), "on_an_edge": different, "wrong": off, **bits}
+            {
+                "batch": batch,
+                "tile": tile,
+                "codes": codes.numel(),
+                "on_an_edge": different,
+                "wrong": off,
+                **bits,
+            }
         )
         rows[-1]["bfloat16_costs"] = bits["bfloat16"] / bits["float32"] - 1
         print(
-            "batch {batch:>3} tile {tile:>2}: {codes} codes, {on_an_edge} on an edge, {wrong} wrong".format(**rows[-1])
+            "batch {batch:>3} tile {tile:>2}: {codes} codes, {on_an_edge} on an edge, {wrong} wrong".format(
+                **rows[-1]
+            )
         )
-        print("    bits {float32:.5f}, in bfloat16 {bfloat16:.5f} ({bfloat16_costs:+.3%})".format(**rows[-1]))
+        print(
+            "    bits {float32:.5f}, in bfloat16 {bfloat16:.5f} ({bfloat16_costs:+.3%})".format(
+                **rows[-1]
+            )
+        )
     return {"rows": rows}
 
 
@@ -94,17 +122,24 @@ def judged(model: WaveNet, inputs: Tensor, codes: Tensor, uniforms: Tensor) -> t
     """How many codes are not what float64 draws, and how many of those lie further than EDGE from an edge of the CDF."""
     exact, different, off = type(model)(**model.config).to(inputs.device).double(), 0, 0
     exact.load_state_dict(model.state_dict())
-    for heard, drawn, uniform in zip(inputs.split(4), codes.split(4), uniforms.split(4), strict=True):
+    for heard, drawn, uniform in zip(
+        inputs.split(4), codes.split(4), uniforms.split(4), strict=True
+    ):
         logits = exact(heard).transpose(1, 2).flatten(0, 1)
         u, code = uniform.double().flatten(), drawn.flatten()
-        low, middle, high = (Sampling().draw(logits, (u + shift).clamp(0, 1)) for shift in (-EDGE, 0.0, EDGE))
+        low, middle, high = (
+            Sampling().draw(logits, (u + shift).clamp(0, 1)) for shift in (-EDGE, 0.0, EDGE)
+        )
         different += int((middle != code).sum())
         off += int(((code < low) | (code > high)).sum())
     return different, off
 
 
 def forced_bits(engine: TritonEngine, codes: Tensor) -> float:
-    pieces = [negative_log_likelihood(engine.force(piece), piece).double() for piece in codes.split(500, dim=1)]
+    pieces = [
+        negative_log_likelihood(engine.force(piece), piece).double()
+        for piece in codes.split(500, dim=1)
+    ]
     return float(torch.cat(pieces, dim=1).mean() / torch.log(torch.tensor(2.0)))
 
 
@@ -116,12 +151,25 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
     copied, flops = training.limits(torch.device(args.device), BF16, 3)[::-1]
     weights = sum(products(model))
     print(f"{weights * 2 / 1e6:.2f} MB of bfloat16 weights, {2 * weights / 1e6:.2f} MFLOP a sample")
-    print(f"tensor cores: {flops / 2 / weights:,.0f} samples/s at most; copies run at {copied / 1e9:.0f} GB/s")
+    print(
+        f"tensor cores: {flops / 2 / weights:,.0f} samples/s at most; copies run at {copied / 1e9:.0f} GB/s"
+    )
     for batch in [1, 2] if args.rehearse else GRAPHED:
-        rows.append(timed("torch", lambda batch=batch: TorchEngine(model, batch, None, F32), batch, F32, {}, args))
+        rows.append(
+            timed(
+                "torch",
+                lambda batch=batch: TorchEngine(model, batch, None, F32),
+                batch,
+                F32,
+                {},
+                args,
+            )
+        )
     for batch, dtype, tile, warps in TOY if args.rehearse else TILES:
         shape = {"tile": tile, "num_warps": warps, "chosen": tile == tile_for(batch)}
-        build = lambda b=batch, d=dtype, t=tile, w=warps: TritonEngine(model, b, None, d, t, num_warps=w)  # noqa: E731
+        build = lambda b=batch, d=dtype, t=tile, w=warps: TritonEngine(
+            model, b, None, d, t, num_warps=w
+        )
         rows.append(timed("triton", build, batch, dtype, shape, args))
     return {"weights": weights, "tensor_core_samples_per_s": flops / 2 / weights, "rows": rows}
 
@@ -141,7 +189,9 @@ def timed(
         engine = build()
         row["ready_s"] = time.perf_counter() - start
         uniforms = torch.rand(batch, samples, device=args.device)
-        seconds = best(lambda: (engine.sample(uniforms, Sampling()), training.synchronize(uniforms.device)), 3)
+        seconds = best(
+            lambda: (engine.sample(uniforms, Sampling()), training.synchronize(uniforms.device)), 3
+        )
     except (ValueError, RuntimeError) as error:
         print(f"{row}: {error}", flush=True)
         return {**row, "error": str(error)}
@@ -163,7 +213,9 @@ def learning(args: argparse.Namespace) -> dict[str, Any]:
     steps, rows = (4 if args.rehearse else 2000), []
     for way in [training.WAYS[0], training.WAYS[5 if args.device == "cpu" else -1]]:
         for seed in (0, 1):
-            rows.append({"way": way.name.strip(), "seed": seed, "bits": learned(way, seed, steps, args)})
+            rows.append(
+                {"way": way.name.strip(), "seed": seed, "bits": learned(way, seed, steps, args)}
+            )
             print("{way:<16} seed {seed}: {bits:.4f} bits".format(**rows[-1]), flush=True)
     return {"steps": steps, "rows": rows}
 
@@ -181,8 +233,12 @@ def learned(way: training.Way, seed: int, steps: int, args: argparse.Namespace) 
     batch, width, losses = 4, 256 if args.rehearse else 4096, []
     scored = torch.tensor([[0, width]], device=device).expand(batch, 2)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 1e-3 * min(1.0, (step + 1) / 100, (steps - step) / (0.3 * steps))
-        codes = tones(batch, width + 1, torch.Generator().manual_seed(seed * 100_000 + step), model).to(device)
+        optimizer.param_groups[0]["lr"] = 1e-3 * min(
+            1.0, (step + 1) / 100, (steps - step) / (0.3 * steps)
+        )
+        codes = tones(
+            batch, width + 1, torch.Generator().manual_seed(seed * 100_000 + step), model
+        ).to(device)
         with torch.autocast(device.type, BF16, enabled=way.dtype == BF16):
             loss = loss_of(model, codes, scored, {})
         loss.backward()
@@ -196,17 +252,36 @@ def learned(way: training.Way, seed: int, steps: int, args: argparse.Namespace) 
 def tones(batch: int, time: int, generator: torch.Generator, model: WaveNet) -> Tensor:
     """Codes (B, T) of tones with three partials, each row of another pitch, in a little noise."""
     pitch = 100 * 8 ** torch.rand(batch, 1, generator=generator)
-    phase = 2 * torch.pi * (pitch * torch.arange(time) / model.sample_rate + torch.rand(batch, 1, generator=generator))
+    phase = (
+        2
+        * torch.pi
+        * (
+            pitch * torch.arange(time) / model.sample_rate
+            + torch.rand(batch, 1, generator=generator)
+        )
+    )
     audio = 0.3 * phase.sin() + 0.2 * (2 * phase).sin() + 0.1 * (3 * phase).sin()
-    return model.codec.encode(audio + 0.01 * torch.randn(batch, time, generator=generator)).to(torch.uint8)
+    return model.codec.encode(audio + 0.01 * torch.randn(batch, time, generator=generator)).to(
+        torch.uint8
+    )
 
 
 # --- Training, and the command ---------------------------------------------------------------------------------------
 
 
 def speed_of_training(args: argparse.Namespace) -> dict[str, Any]:
-    sizes = {"batch": 1, "width": 256, "steps": 1, "repeats": 1} if args.rehearse else {"batch": 8, "width": 16384}
-    settings = {"steps": 5, "repeats": 3, **sizes, "threads": torch.get_num_threads(), "device": args.device}
+    sizes = (
+        {"batch": 1, "width": 256, "steps": 1, "repeats": 1}
+        if args.rehearse
+        else {"batch": 8, "width": 16384}
+    )
+    settings = {
+        "steps": 5,
+        "repeats": 3,
+        **sizes,
+        "threads": torch.get_num_threads(),
+        "device": args.device,
+    }
     config, only = ("default", [0, 5]) if args.rehearse else ("reference", None)
     return training.compare(argparse.Namespace(**settings, config=config, only=only, turns=False))
 
@@ -217,13 +292,20 @@ PARTS = {"right": right, "sampling": sampling, "learning": learning, "training":
 def main() -> None:
     parser = argparse.ArgumentParser(description="Everything that wants a GPU, in one command.")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--rehearse", action="store_true", help="toy sizes on the CPU; needs TRITON_INTERPRET=1")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="toy sizes on the CPU; needs TRITON_INTERPRET=1"
+    )
     parser.add_argument("--out", type=Path, help="folder for gpu.json")
     args = parser.parse_args()
     args.device = "cpu" if args.rehearse else "cuda"
     name = machine()["cpu"] if args.rehearse else torch.cuda.get_device_name()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    summary: dict[str, Any] = {"benchmark": "gpu", "device": name, **machine(), "rehearsal": args.rehearse}
+    summary: dict[str, Any] = {
+        "benchmark": "gpu",
+        "device": name,
+        **machine(),
+        "rehearsal": args.rehearse,
+    }
     for part in args.parts:
         print(f"\n== {part}", flush=True)
         start = time.perf_counter()

@@ -23,14 +23,18 @@ FINER = 4  # times the sample rate that lags are measured at: a bright tone's pe
 SECONDS = 0.6
 
 
-def fundamental(audio: np.ndarray, sample_rate: int, fmin: float = 60.0, fmax: float = 1200.0) -> float:
+def fundamental(
+    audio: np.ndarray, sample_rate: int, fmin: float = 60.0, fmax: float = 1200.0
+) -> float:
     """Pitch in Hz of a clip (T,) within fmin..fmax, or NaN where it has none (silence, noise, too short).
 
     The similarity of the clip with itself `lag` samples later (McLeod and Wyvill 2005) peaks at the period and at its
     multiples; the first peak nearly as high as the highest is the period, which a later multiple then makes exact.
     """
     if audio.ndim != 1 or not 0 < fmin < fmax:
-        raise ValueError(f"fundamental takes audio (time,) and 0 < fmin < fmax, but got {audio.shape}, {fmin}, {fmax}.")
+        raise ValueError(
+            f"fundamental takes audio (time,) and 0 < fmin < fmax, but got {audio.shape}, {fmin}, {fmax}."
+        )
     rate = FINER * sample_rate
     similarity = _similarity(_upsampled(np.asarray(audio, dtype=np.float64), sample_rate, fmin / 2))
     lag = _first_strong_peak(similarity, rate / fmax, rate / fmin)
@@ -130,32 +134,45 @@ def measure(audio: np.ndarray, sample_rate: int, wanted: dict[str, list[str]]) -
 
 def report(results: list[Result]) -> str:
     """A readable table and, as its last line, one line of JSON."""
-    lines = [f"{'note':<6}{'instrument':<12}{'asked Hz':>9}{'Hz':>9}{'error %':>9}  within {TOLERANCE:.0%}"]
+    lines = [
+        f"{'note':<6}{'instrument':<12}{'asked Hz':>9}{'Hz':>9}{'error %':>9}  within {TOLERANCE:.0%}"
+    ]
     for r in results:
         numbers = f"{r.asked:9.2f}{r.measured:9.2f}{100 * r.error:9.2f}"
         lines.append(f"{r.note:<6}{r.instrument:<12}{numbers}  {'yes' if r.hit else 'no'}")
     hits = sum(r.hit for r in results)
     summary = {"benchmark": "pitch", "hits": hits, "count": len(results), "tolerance": TOLERANCE}
-    return "\n".join([*lines, f"{hits} of {len(results)} within {TOLERANCE:.0%}", json.dumps(summary)])
+    return "\n".join(
+        [*lines, f"{hits} of {len(results)} within {TOLERANCE:.0%}", json.dumps(summary)]
+    )
 
 
 def newest_model(runs: Path) -> Path:
     """The model/ folder last written under runs/."""
     models = sorted(runs.glob("*/model"), key=lambda path: path.stat().st_mtime)
     if not models:
-        raise ValueError(f"No trained model in {runs}. Run `python train.py` first, or give --checkpoint.")
+        raise ValueError(
+            f"No trained model in {runs}. Run `python train.py` first, or give --checkpoint."
+        )
     return models[-1]
 
 
 def save(out: Path, audio: np.ndarray, sample_rate: int, results: list[Result]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for i, (clip, r) in enumerate(zip(audio, results, strict=True)):
-        soundfile.write(out / f"{i:02d}_{r.instrument}_{r.note}.wav", np.clip(clip, -1, 1), sample_rate, "PCM_16")
+        soundfile.write(
+            out / f"{i:02d}_{r.instrument}_{r.note}.wav",
+            np.clip(clip, -1, 1),
+            sample_rate,
+            "PCM_16",
+        )
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Generates notes and measures their pitch.")
-    parser.add_argument("--checkpoint", type=Path, help="a model folder (default: the newest runs/*/model)")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="a model folder (default: the newest runs/*/model)"
+    )
     parser.add_argument("--count", type=int, default=24, help="notes to generate (default: 24)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0)

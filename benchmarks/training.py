@@ -40,8 +40,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from wavenet import CausalConv1d, WaveNet
-from wavenet.cli import default_precision, keep_memory
-from wavenet.training import NETWORK_SETTINGS, LitWaveNet, training_loss
+from wavenet.training.cli import default_precision, keep_memory
+from wavenet.training.module import NETWORK_SETTINGS, LitWaveNet, training_loss
 
 
 class Way(NamedTuple):
@@ -79,7 +79,9 @@ def conv1d(conv: CausalConv1d, x: Tensor) -> Tensor:
 class Layered(WaveNet):
     """The same network with a skip tensor in every layer."""
 
-    def forward(self, codes: Tensor, labels: Any = None, mel: Any = None, position: Any = None) -> Tensor:
+    def forward(
+        self, codes: Tensor, labels: Any = None, mel: Any = None, position: Any = None
+    ) -> Tensor:
         x, total = self.input(self.embed(codes)), None
         for block in self.stack.blocks:
             x, skip = block(x)
@@ -90,7 +92,9 @@ class Layered(WaveNet):
 class Plain(WaveNet):
     """The same network as it is mostly written: Conv1d on features that lie in memory as (B, C, T)."""
 
-    def forward(self, codes: Tensor, labels: Any = None, mel: Any = None, position: Any = None) -> Tensor:
+    def forward(
+        self, codes: Tensor, labels: Any = None, mel: Any = None, position: Any = None
+    ) -> Tensor:
         x, total = conv1d(self.input, self.embed(codes).contiguous()), None
         for block in self.stack.blocks:
             filter_, gate = conv1d(block.dilated, x).chunk(2, dim=1)
@@ -104,10 +108,16 @@ class Plain(WaveNet):
 
 def built(config: str, way: Way, device: torch.device) -> WaveNet:
     torch.manual_seed(0)
-    kind = Plain if way.layout == "(B, C, T)" else Layered if way.skips == "layer by layer" else WaveNet
+    kind = (
+        Plain
+        if way.layout == "(B, C, T)"
+        else Layered
+        if way.skips == "layer by layer"
+        else WaveNet
+    )
     model = kind(**network(config).config).to(device).train()
     if way.fused:
-        from wavenet.kernels import fuse
+        from wavenet.training.kernels import fuse
 
         fuse(model)
     return model
@@ -116,7 +126,11 @@ def built(config: str, way: Way, device: torch.device) -> WaveNet:
 def step_of(config: str, way: Way, device: torch.device) -> Callable[[Tensor], Tensor]:
     """codes (B, W + 1) in the memory of the host -> the loss, after one whole step."""
     model = built(config, way, device)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True) if way.lean else torch.optim.AdamW(model.parameters())
+    optimizer = (
+        torch.optim.AdamW(model.parameters(), fused=True)
+        if way.lean
+        else torch.optim.AdamW(model.parameters())
+    )
     loss_of = torch.compile(training_loss) if way.compiled else training_loss
 
     def step(codes: Tensor) -> Tensor:
@@ -157,7 +171,9 @@ def memory(device: torch.device, line: str) -> int:
     """Bytes. On a GPU the peak of tensors; on a CPU the process's resident memory: VmRSS now, VmHWM at its peak (Linux)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    (told,) = [told for told in Path("/proc/self/status").read_text().splitlines() if told.startswith(line)]
+    (told,) = [
+        told for told in Path("/proc/self/status").read_text().splitlines() if told.startswith(line)
+    ]
     return 1024 * int(told.split()[1])
 
 
@@ -169,14 +185,22 @@ def prepare(args: argparse.Namespace) -> torch.device:
     return torch.device(args.device)
 
 
-def warmed(way: Way, args: argparse.Namespace, device: torch.device) -> tuple[Callable[[], object], dict[str, Any]]:
+def warmed(
+    way: Way, args: argparse.Namespace, device: torch.device
+) -> tuple[Callable[[], object], dict[str, Any]]:
     """Some steps, to be timed, and what the first three told."""
     step = step_of(args.config, way, device)
-    codes = torch.randint(256, (args.batch, args.width + 1), dtype=torch.uint8 if way.lean else torch.int64)
+    codes = torch.randint(
+        256, (args.batch, args.width + 1), dtype=torch.uint8 if way.lean else torch.int64
+    )
     codes = codes.pin_memory() if device.type == "cuda" else codes
     begun = time.perf_counter()
     losses = [float(step(codes)) for _ in range(3)]
-    told = {"way": way.name.strip(), "first_steps_s": time.perf_counter() - begun, "third_loss": losses[-1]}
+    told = {
+        "way": way.name.strip(),
+        "first_steps_s": time.perf_counter() - begun,
+        "third_loss": losses[-1],
+    }
     return lambda: [step(codes) for _ in range(args.steps)], told
 
 
@@ -228,7 +252,9 @@ def bytes_per_sample(model: WaveNet, size: int) -> int:
     tensor is written and read, its gradient too, and it is read again for the weights; logits are not.
     """
     config = model.config
-    residual, gates, skips, head = (config[f"{name}_channels"] for name in ("residual", "gate", "skip", "head"))
+    residual, gates, skips, head = (
+        config[f"{name}_channels"] for name in ("residual", "gate", "skip", "head")
+    )
     forward, backward = 2 * residual + gates, 3 * residual + 2 * gates + 4 * gates
     blocks = len(model.stack.blocks) * (forward + backward + 3 * gates)
     return size * (6 * residual + blocks + 5 * skips + 5 * head + 4 * model.codec.classes)
@@ -240,11 +266,15 @@ def limits(device: torch.device, dtype: torch.dtype, repeats: int) -> tuple[floa
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     source, target = (torch.zeros(length, dtype=torch.uint8, device=device) for _ in range(2))
     fastest(lambda: (a @ b, target.copy_(source)), 2, device)
-    product, copy = (fastest(work, repeats, device) for work in (lambda: a @ b, lambda: target.copy_(source)))
+    product, copy = (
+        fastest(work, repeats, device) for work in (lambda: a @ b, lambda: target.copy_(source))
+    )
     return 2 * size**3 / product, 2 * length / copy
 
 
-def bound(model: WaveNet, device: torch.device, dtype: torch.dtype, repeats: int) -> dict[str, float]:
+def bound(
+    model: WaveNet, device: torch.device, dtype: torch.dtype, repeats: int
+) -> dict[str, float]:
     flops, copied = limits(device, dtype, repeats)
     work, moved = flops_per_sample(model), bytes_per_sample(model, dtype.itemsize)
     return {
@@ -266,11 +296,19 @@ class RandomCodes(pl.LightningDataModule):
 
     def __init__(self, batch: int, width: int, sample_rate: int) -> None:
         super().__init__()
-        self.shape, self.sample_rate, self.labels = (batch, width + 1), sample_rate, dict[str, list[str]]()
+        self.shape, self.sample_rate, self.labels = (
+            (batch, width + 1),
+            sample_rate,
+            dict[str, list[str]](),
+        )
 
     def train_dataloader(self) -> DataLoader:
         codes = torch.randint(256, self.shape, dtype=torch.uint8)
-        batch = {"codes": codes, "scored": torch.tensor([[0, self.shape[1] - 1]]).expand(len(codes), 2), "labels": {}}
+        batch = {
+            "codes": codes,
+            "scored": torch.tensor([[0, self.shape[1] - 1]]).expand(len(codes), 2),
+            "labels": {},
+        }
         return DataLoader([batch] * 10_000, batch_size=None)
 
 
@@ -315,7 +353,12 @@ def train_in_parallel(args: argparse.Namespace) -> None:
     if trainer.is_global_zero:
         seconds = (clock.times[-1] - clock.times[1]) / args.steps
         print(
-            json.dumps({"processes": args.workers, "samples_per_s": args.workers * args.batch * args.width / seconds})
+            json.dumps(
+                {
+                    "processes": args.workers,
+                    "samples_per_s": args.workers * args.batch * args.width / seconds,
+                }
+            )
         )
 
 
@@ -323,13 +366,28 @@ def scaling(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One process on one core, then N on a core each, the same batch in every process."""
     rows = []
     for workers in (1, args.processes):
-        sizes = ("--config", args.config, "--batch", args.batch, "--width", args.width, "--steps", args.steps)
+        sizes = (
+            "--config",
+            args.config,
+            "--batch",
+            args.batch,
+            "--width",
+            args.width,
+            "--steps",
+            args.steps,
+        )
         command = [sys.executable, __file__, "--workers", workers, *sizes]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         rows[-1]["efficiency"] = rows[-1]["samples_per_s"] / workers / rows[0]["samples_per_s"]
-        print("{processes} processes {samples_per_s:>12,.0f} samples/s {efficiency:7.1%} of linear".format(**rows[-1]))
+        print(
+            "{processes} processes {samples_per_s:>12,.0f} samples/s {efficiency:7.1%} of linear".format(
+                **rows[-1]
+            )
+        )
     return rows
 
 
@@ -339,14 +397,23 @@ def scaling(args: argparse.Namespace) -> list[dict[str, Any]]:
 def possible(args: argparse.Namespace) -> list[Way]:
     """The ways this device can go; bfloat16 where it computes in it, fused blocks on a GPU."""
     bfloat16 = args.device == "cuda" or default_precision("cpu") == "bf16-mixed"
-    ways = [way for way in WAYS if (bfloat16 or way.dtype != BF16) and (args.device == "cuda" or not way.fused)]
+    ways = [
+        way
+        for way in WAYS
+        if (bfloat16 or way.dtype != BF16) and (args.device == "cuda" or not way.fused)
+    ]
     return [ways[index] for index in args.only] if args.only else ways
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     device, model, ways = torch.device(args.device), network(args.config), possible(args)
     torch.set_num_threads(args.threads)
-    best = bound(model, device, BF16 if any(way.dtype == BF16 for way in ways) else torch.float32, args.repeats)
+    best = bound(
+        model,
+        device,
+        BF16 if any(way.dtype == BF16 for way in ways) else torch.float32,
+        args.repeats,
+    )
     print(
         f"{args.config}: {model.num_parameters / 1e6:.2f} M parameters, batch {args.batch} x {args.width}, {args.device}\n"
         f"{best['flop_per_sample'] / 1e6:.2f} MFLOP and {best['bytes_per_sample'] / 1e3:.1f} KB a sample; measured "
@@ -378,11 +445,24 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="in one repeat")
     parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", type=int, nargs="+", help="numbers of the rows, from 0; the first is the baseline")
-    parser.add_argument("--turns", action="store_true", help="all rows in one process, turn by turn; no memory")
-    parser.add_argument("--processes", type=int, default=1, help="measure data-parallel scaling over so many instead")
-    parser.add_argument("--out", type=Path, help="folder for training.json or training-parallel.json")
+    parser.add_argument(
+        "--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    parser.add_argument(
+        "--only", type=int, nargs="+", help="numbers of the rows, from 0; the first is the baseline"
+    )
+    parser.add_argument(
+        "--turns", action="store_true", help="all rows in one process, turn by turn; no memory"
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="measure data-parallel scaling over so many instead",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for training.json or training-parallel.json"
+    )
     parser.add_argument("--workers", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.workers:

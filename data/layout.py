@@ -29,7 +29,9 @@ def staging(out: Path) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     private = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     try:
-        stage = private / "corpus"  # made here, so that it has the user's permissions and not mkdtemp's 0700
+        stage = (
+            private / "corpus"
+        )  # made here, so that it has the user's permissions and not mkdtemp's 0700
         stage.mkdir()
         yield stage
     finally:

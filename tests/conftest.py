@@ -36,7 +36,10 @@ def _libraries_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(autouse=True)
 def _reproducible_torch() -> Iterator[None]:
     """Fixed seed, one thread (small tensors gain nothing from more), and float32 that is float32 on every device."""
-    threads, tf32 = torch.get_num_threads(), (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    threads, tf32 = (
+        torch.get_num_threads(),
+        (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
+    )
     torch.manual_seed(0)
     torch.set_num_threads(1)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -59,7 +62,7 @@ def interpreter() -> Iterator[Interpreter]:
 
 
 def _start_interpreting() -> bool:
-    from wavenet.kernels import INTERPRETED
+    from wavenet.training.kernels import INTERPRETED
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)  # memory that no kernel has written is NaN
@@ -69,13 +72,17 @@ def _start_interpreting() -> bool:
 
 def assert_close(actual: Tensor, expected: Tensor, where: object = "") -> None:
     """Same shape and dtype, and equal within the dtype's tolerance."""
-    assert actual.shape == expected.shape, f"{where}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    assert actual.shape == expected.shape, (
+        f"{where}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    )
     assert actual.dtype == expected.dtype, f"{where}: {actual.dtype}, expected {expected.dtype}"
     if not expected.numel():
         return
     scale = max(1.0, float(expected.detach().abs().max()))
     error = float((actual.detach() - expected.detach()).abs().max())
-    assert error <= TOLERANCE[expected.dtype] * scale, f"{where}: error {error:.2e} at values up to {scale:.2g}"
+    assert error <= TOLERANCE[expected.dtype] * scale, (
+        f"{where}: error {error:.2e} at values up to {scale:.2g}"
+    )
 
 
 def small_model(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: Any) -> WaveNet:
@@ -83,8 +90,19 @@ def small_model(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: A
 
     The logits are scaled to a deviation of LOGITS: codes drawn from them are neither noise nor always the same.
     """
-    sizes = {"cycles": 2, "layers_per_cycle": 3, "kernel_size": 2, "sample_rate": 8000, "residual_scale": 0.8}
-    channels = {"residual_channels": 5, "gate_channels": 7, "skip_channels": 17, "head_channels": 11}
+    sizes = {
+        "cycles": 2,
+        "layers_per_cycle": 3,
+        "kernel_size": 2,
+        "sample_rate": 8000,
+        "residual_scale": 0.8,
+    }
+    channels = {
+        "residual_channels": 5,
+        "gate_channels": 7,
+        "skip_channels": 17,
+        "head_channels": 11,
+    }
     model = WaveNet(**{**sizes, **channels, "condition_channels": 3, **settings}).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -92,7 +110,9 @@ def small_model(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: A
             values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             fan_in = 3 if "embedding" in name else max(1, parameter[0].numel())
             parameter.copy_(0.3 * values if parameter.dim() == 1 else 1.7 * values / fan_in**0.5)
-        labels = {name: torch.arange(8) % len(categories) for name, categories in model.labels.items()}
+        labels = {
+            name: torch.arange(8) % len(categories) for name, categories in model.labels.items()
+        }
         logits = model(some_codes(8, 64), labels, position=model.beginning(8, 64))
         for parameter in model.head[3].parameters():
             parameter.mul_(LOGITS / logits.std())
@@ -126,7 +146,11 @@ def cuttings(time: int, history: int, seed: int = 0) -> list[list[int]]:
         random.append(int(torch.randint(1, max(3, history + 3), (), generator=generator)))
     sizes = {size for size in (history - 1, history, history + 1) if 1 <= size < time}
     even = [[size] * (time // size + 1) for size in sorted(sizes)]
-    return [[time], [1] * time, *(_ending_at(time, lengths) for lengths in (*even, random, random[::-1]))]
+    return [
+        [time],
+        [1] * time,
+        *(_ending_at(time, lengths) for lengths in (*even, random, random[::-1])),
+    ]
 
 
 def _ending_at(time: int, lengths: Sequence[int]) -> list[int]:

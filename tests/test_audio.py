@@ -14,13 +14,17 @@ import torch
 from wavenet.audio import load_audio, read_audio, resample, save_audio
 
 
-def tone(seconds: float = 0.5, rate: int = 16000, hz: float = 440.0, level: float = 0.5) -> np.ndarray:
+def tone(
+    seconds: float = 0.5, rate: int = 16000, hz: float = 440.0, level: float = 0.5
+) -> np.ndarray:
     return level * np.sin(2 * math.pi * hz * np.arange(round(seconds * rate)) / rate)
 
 
 def frequency(audio: torch.Tensor, rate: int) -> float:
     """The strongest frequency in Hz, to a fraction of a bin."""
-    padded = torch.fft.rfft(audio.double() * torch.hann_window(len(audio), dtype=torch.float64), n=2**19).abs()
+    padded = torch.fft.rfft(
+        audio.double() * torch.hann_window(len(audio), dtype=torch.float64), n=2**19
+    ).abs()
     return float(padded.argmax()) * rate / 2**19
 
 
@@ -38,7 +42,9 @@ def frequency(audio: torch.Tensor, rate: int) -> float:
         (".mp3", "MPEG_LAYER_III", 0.05),
     ],
 )
-def test_every_format_gives_back_the_audio(tmp_path: Path, suffix: str, subtype: str, tolerance: float) -> None:
+def test_every_format_gives_back_the_audio(
+    tmp_path: Path, suffix: str, subtype: str, tolerance: float
+) -> None:
     path, audio = tmp_path / f"a{suffix}", tone()
     soundfile.write(path, audio, 16000, subtype=subtype)
     samples, rate = read_audio(path)
@@ -69,7 +75,9 @@ def test_resampling_removes_what_the_new_rate_cannot_hold() -> None:
     assert float(audio[200:-200].abs().max()) < 0.02
 
 
-def test_resampling_is_logged_with_both_rates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_resampling_is_logged_with_both_rates(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, tone(0.1, 22050), 22050)
     with caplog.at_level(logging.INFO, "wavenet"):
@@ -113,7 +121,9 @@ def make_nan(path: Path) -> None:
     ],
     ids=["missing", "folder", "text", "zero bytes", "no samples", "NaN"],
 )
-def test_an_unusable_file_is_refused_by_name_and_reason(tmp_path: Path, make: object, reason: str) -> None:
+def test_an_unusable_file_is_refused_by_name_and_reason(
+    tmp_path: Path, make: object, reason: str
+) -> None:
     path = tmp_path / "broken.wav"
     make(path)  # type: ignore[operator]
     with pytest.raises(ValueError, match=reason) as raised:
@@ -132,7 +142,9 @@ def test_a_truncated_file_is_used_as_far_as_it_goes_with_a_warning(
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     audio = load_audio(cut)
     assert 4000 < len(audio) < 12000
-    promised = re.search(rf"'{cut}' is cut short: its header promises about (\d+) samples", caplog.text)
+    promised = re.search(
+        rf"'{cut}' is cut short: its header promises about (\d+) samples", caplog.text
+    )
     assert promised is not None and int(promised[1]) == pytest.approx(16000, abs=10)
 
 
@@ -146,7 +158,12 @@ def test_saving_and_loading_16_bit_audio_changes_nothing(tmp_path: Path) -> None
 
 def test_saving_clips_what_lies_beyond_full_scale(tmp_path: Path) -> None:
     save_audio(tmp_path / "a.wav", torch.tensor([2.0, -3.0, math.inf, 0.0]), 8000)
-    assert read_audio(tmp_path / "a.wav")[0][0].tolist() == [32767 / 32768, -1.0, 32767 / 32768, 0.0]
+    assert read_audio(tmp_path / "a.wav")[0][0].tolist() == [
+        32767 / 32768,
+        -1.0,
+        32767 / 32768,
+        0.0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -158,13 +175,17 @@ def test_saving_clips_what_lies_beyond_full_scale(tmp_path: Path) -> None:
         ("a.mp3", torch.zeros(10), "suffix .wav"),
     ],
 )
-def test_saving_refuses_what_would_not_be_sound(tmp_path: Path, name: str, audio: torch.Tensor, message: str) -> None:
+def test_saving_refuses_what_would_not_be_sound(
+    tmp_path: Path, name: str, audio: torch.Tensor, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         save_audio(tmp_path / name, audio, 8000)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.wav"
     save_audio(path, torch.zeros(10), 8000)
     before = path.read_bytes()

@@ -20,8 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_runs import RATE, arguments, differing, load, module, start, train, write_corpus
 
 import wavenet
-from wavenet.data import AudioDataModule
-from wavenet.training import LitWaveNet
+from wavenet.training.data import AudioDataModule
+from wavenet.training.module import LitWaveNet
 
 MAX_STEPS = 120  # of a run that is killed: long enough to be killed before its end
 PATIENCE = 120  # seconds until a process counts as stuck
@@ -78,20 +78,40 @@ def states(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
 def test_a_run_leaves_its_settings_checkpoints_export_and_samples(folder: Path) -> None:
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     assert settings["model"]["cycles"] == 1 and settings["ema"]["decay"] == 0.5
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
-    assert sorted(path.name for path in (folder / "model").iterdir()) == ["config.json", "model.safetensors"]
-    names = [f"{stem}-{index}.wav" for stem in ("final", "step-0000002", "step-0000004") for index in (0, 1)]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
+    assert sorted(path.name for path in (folder / "model").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    names = [
+        f"{stem}-{index}.wav"
+        for stem in ("final", "step-0000002", "step-0000004")
+        for index in (0, 1)
+    ]
     assert sorted(path.name for path in (folder / "samples").iterdir()) == names
     for path in (folder / "samples").iterdir():
         info = soundfile.info(path)
-        assert (info.samplerate, info.frames, info.channels, info.subtype) == (RATE, 80, 1, "PCM_16")
+        assert (info.samplerate, info.frames, info.channels, info.subtype) == (
+            RATE,
+            80,
+            1,
+            "PCM_16",
+        )
 
 
 def test_the_export_is_the_best_checkpoint(folder: Path) -> None:
     exported = wavenet.WaveNet.from_pretrained(folder / "model")
     best = load(folder / "checkpoints" / "best.ckpt")["state_dict"]
-    assert not differing({f"wavenet.{name}": value for name, value in exported.state_dict().items()}, best)
-    assert exported.sample_rate == RATE and exported.labels == {"digit": ["0", "1"], "speaker": ["a", "b"]}
+    assert not differing(
+        {f"wavenet.{name}": value for name, value in exported.state_dict().items()}, best
+    )
+    assert exported.sample_rate == RATE and exported.labels == {
+        "digit": ["0", "1"],
+        "speaker": ["a", "b"],
+    }
 
 
 def test_the_checkpoint_holds_average_and_current_weights_apart(folder: Path) -> None:
@@ -100,9 +120,14 @@ def test_the_checkpoint_holds_average_and_current_weights_apart(folder: Path) ->
     assert differing(last["state_dict"], last["current_model_state"])
 
 
-def test_the_best_checkpoint_has_the_lowest_validation(folder: Path, board: EventAccumulator) -> None:
+def test_the_best_checkpoint_has_the_lowest_validation(
+    folder: Path, board: EventAccumulator
+) -> None:
     lowest = min(board.Scalars("val_bits"), key=lambda event: event.value)
-    assert load(folder / "checkpoints" / "best.ckpt")["global_step"] in (lowest.step, lowest.step + 1)
+    assert load(folder / "checkpoints" / "best.ckpt")["global_step"] in (
+        lowest.step,
+        lowest.step + 1,
+    )
 
 
 def test_the_scalars_are_on_tensorboard_at_their_steps(board: EventAccumulator) -> None:
@@ -115,8 +140,12 @@ def test_the_scalars_are_on_tensorboard_at_their_steps(board: EventAccumulator) 
 def test_samples_seen_counts_the_scored_samples(corpus: Path, board: EventAccumulator) -> None:
     data = module(corpus)
     batches = data.batches(receptive_field=9)
-    counts = [int((batches[i]["scored"][:, 1] - batches[i]["scored"][:, 0]).sum()) for i in range(4)]
-    assert [event.value for event in board.Scalars("samples_seen")] == [sum(counts[: i + 1]) for i in range(4)]
+    counts = [
+        int((batches[i]["scored"][:, 1] - batches[i]["scored"][:, 0]).sum()) for i in range(4)
+    ]
+    assert [event.value for event in board.Scalars("samples_seen")] == [
+        sum(counts[: i + 1]) for i in range(4)
+    ]
 
 
 def test_generated_and_real_audio_and_pictures_are_on_tensorboard(board: EventAccumulator) -> None:
@@ -131,7 +160,9 @@ def test_generated_and_real_audio_and_pictures_are_on_tensorboard(board: EventAc
     assert picture.width > 200 and picture.encoded_image_string.startswith(b"\x89PNG")
 
 
-def test_the_real_clip_on_tensorboard_is_a_validation_clip(corpus: Path, board: EventAccumulator) -> None:
+def test_the_real_clip_on_tensorboard_is_a_validation_clip(
+    corpus: Path, board: EventAccumulator
+) -> None:
     data = module(corpus)
     wanted = wavenet.MuLaw().decode(torch.from_numpy(data.codes(data.clips("val")[0])[:80].copy()))
     with tempfile.TemporaryFile() as file:
@@ -141,36 +172,55 @@ def test_the_real_clip_on_tensorboard_is_a_validation_clip(corpus: Path, board: 
     assert torch.allclose(torch.from_numpy(heard), wanted, atol=1e-3)
 
 
-def test_a_trial_run_leaves_nothing(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_run_leaves_nothing(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     train(*arguments(corpus), "--trainer.fast_dev_run=2")
-    left = [path for path in (tmp_path / "runs").rglob("*") if path.is_file() and path.suffix != ".yaml"]
+    left = [
+        path for path in (tmp_path / "runs").rglob("*") if path.is_file() and path.suffix != ".yaml"
+    ]
     assert left == []
 
 
 def test_a_run_too_short_for_a_validation_exports_its_model(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     train(*arguments(corpus, trainer__max_steps=1))
     exported = wavenet.WaveNet.from_pretrained(tmp_path / "runs/default/model")
     last = load(tmp_path / "runs/default/checkpoints/last.ckpt")["state_dict"]
-    assert not differing({f"wavenet.{name}": value for name, value in exported.state_dict().items()}, last)
+    assert not differing(
+        {f"wavenet.{name}": value for name, value in exported.state_dict().items()}, last
+    )
     assert "not validated" in capsys.readouterr().out
 
 
 # --- a folder for every run ---
 
 
-def test_a_run_never_overwrites_an_earlier_one(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_never_overwrites_an_earlier_one(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     short = arguments(corpus, trainer__max_steps=1)
     train(*short)
-    first = {path: path.read_bytes() for path in (tmp_path / "runs/default").rglob("*") if path.is_file()}
+    first = {
+        path: path.read_bytes() for path in (tmp_path / "runs/default").rglob("*") if path.is_file()
+    }
     train(*short)
     train(*short, "--name", "mine")
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["default", "default-2", "mine"]
-    assert {path: path.read_bytes() for path in (tmp_path / "runs/default").rglob("*") if path.is_file()} == first
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "default",
+        "default-2",
+        "mine",
+    ]
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "runs/default").rglob("*") if path.is_file()
+    } == first
 
 
 def test_two_runs_that_start_at_once_have_two_folders(corpus: Path, tmp_path: Path) -> None:
@@ -194,7 +244,11 @@ WAYS = {
 
 def run_settings(corpus: Path, way: str) -> list[str]:
     """Validation at odd batches, so that it falls into the middle of an accumulation too."""
-    long = {"trainer.max_steps": MAX_STEPS, "trainer.val_check_interval": 37, "samples.every_n_validations": 0}
+    long = {
+        "trainer.max_steps": MAX_STEPS,
+        "trainer.val_check_interval": 37,
+        "samples.every_n_validations": 0,
+    }
     return arguments(corpus, **{**long, **WAYS[way]})
 
 
@@ -234,7 +288,11 @@ def test_ctrl_c_in_any_batch_saves_and_says_the_command_that_goes_on_exactly(
 ) -> None:
     """With two batches to a step, 10 is the first of a step and 11 the second; a validation follows 36."""
     monkeypatch.chdir(tmp_path)
-    settings = [*run_settings(corpus, way), "--trainer.max_steps=40", "--checkpoint.every_n_steps=100"]
+    settings = [
+        *run_settings(corpus, way),
+        "--trainer.max_steps=40",
+        "--checkpoint.every_n_steps=100",
+    ]
     train(*settings, "--name=whole")
     interrupt_in(batch)
     with pytest.raises(SystemExit) as stopped:
@@ -242,7 +300,11 @@ def test_ctrl_c_in_any_batch_saves_and_says_the_command_that_goes_on_exactly(
     assert stopped.value.code not in (0, None)
     last = tmp_path / "runs/default/checkpoints/last.ckpt"
     step, command = told(capsys.readouterr().out)
-    assert step == ((batch + 2) // 2 if way == "accumulating" else batch + 1) == load(last)["global_step"]
+    assert (
+        step
+        == ((batch + 2) // 2 if way == "accumulating" else batch + 1)
+        == load(last)["global_step"]
+    )
     train(*command)
     whole, resumed = load(tmp_path / "runs/whole/checkpoints/last.ckpt"), load(last)
     assert whole["global_step"] == resumed["global_step"] == 40
@@ -254,7 +316,11 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_still_saves(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = [*run_settings(corpus, "with a worker"), "--trainer.max_steps=1000", "--checkpoint.every_n_steps=7"]
+    settings = [
+        *run_settings(corpus, "with a worker"),
+        "--trainer.max_steps=1000",
+        "--checkpoint.every_n_steps=7",
+    ]
     process = start(tmp_path, *settings)
     last = tmp_path / "runs/default/checkpoints/last.ckpt"
     wait_for(last, process)
@@ -348,7 +414,9 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     with pytest.raises(SystemExit, match=r"error: .*No space left on device"):
         train("--ckpt_path", "last", "--trainer.max_steps=8")
     assert last.read_bytes() == before
-    assert [path.name for path in last.parent.iterdir() if path.name not in ("last.ckpt", "best.ckpt")] == []
+    assert [
+        path.name for path in last.parent.iterdir() if path.name not in ("last.ckpt", "best.ckpt")
+    ] == []
 
 
 # --- two processes ---
@@ -359,8 +427,16 @@ def test_two_processes_train_and_validate_as_one_does(
 ) -> None:
     """Weights that stay as they are make the figures comparable; 5 validation clips do not share out evenly."""
     monkeypatch.chdir(tmp_path)
-    settings = arguments(corpus, data__val_pattern=r"_[45]\.wav$|1_b_3\.wav$", model__weight_decay=0)
-    process = start(tmp_path, *settings, "--trainer.devices=2", "--trainer.strategy=ddp", "--model.learning_rate=0")
+    settings = arguments(
+        corpus, data__val_pattern=r"_[45]\.wav$|1_b_3\.wav$", model__weight_decay=0
+    )
+    process = start(
+        tmp_path,
+        *settings,
+        "--trainer.devices=2",
+        "--trainer.strategy=ddp",
+        "--model.learning_rate=0",
+    )
     text = output(process)
     assert process.returncode == 0, text
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["default"]
@@ -376,7 +452,9 @@ def test_two_processes_train_and_validate_as_one_does(
     assert figures[0] == pytest.approx(figures[1], rel=1e-6) and len(figures[0]) == 2
     data = module(corpus, val_pattern=r"_[45]\.wav$|1_b_3\.wav$")
     assert len(data.clips("val")) == 5
-    shares = [data.batches(receptive_field=9, rank=rank, world_size=2)[0]["scored"] for rank in (0, 1)]
+    shares = [
+        data.batches(receptive_field=9, rank=rank, world_size=2)[0]["scored"] for rank in (0, 1)
+    ]
     assert seen[0] == sum(int((share[:, 1] - share[:, 0]).sum()) for share in shares)
 
 
@@ -384,17 +462,31 @@ def test_two_processes_train_and_validate_as_one_does(
 def test_a_resumed_run_of_two_processes_ends_with_the_weights_of_one_that_was_not_interrupted(
     corpus: Path, tmp_path: Path
 ) -> None:
-    parallel = ("--trainer.devices=2", "--trainer.strategy=ddp", "--model.final_lr_ratio=1")  # no last step to aim at
-    settings = [*arguments(corpus, trainer__max_steps=3, trainer__val_check_interval=3, samples__count=1), *parallel]
+    parallel = (
+        "--trainer.devices=2",
+        "--trainer.strategy=ddp",
+        "--model.final_lr_ratio=1",
+    )  # no last step to aim at
+    settings = [
+        *arguments(corpus, trainer__max_steps=3, trainer__val_check_interval=3, samples__count=1),
+        *parallel,
+    ]
     for command in (
         [*settings, "--name=whole"],
         [*settings, "--name=parts", "--trainer.max_steps=1", "--trainer.val_check_interval=1"],
-        ["--name=parts", "--ckpt_path=last", "--trainer.max_steps=3", "--trainer.val_check_interval=3"],
+        [
+            "--name=parts",
+            "--ckpt_path=last",
+            "--trainer.max_steps=3",
+            "--trainer.val_check_interval=3",
+        ],
     ):
         process = start(tmp_path, *command)
         text = output(process)
         assert process.returncode == 0, text
-    whole, parts = (load(tmp_path / "runs" / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts"))
+    whole, parts = (
+        load(tmp_path / "runs" / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts")
+    )
     assert whole["global_step"] == parts["global_step"] == 3
     assert whole["samples_seen"] == parts["samples_seen"]
     assert not differing(whole["state_dict"], parts["state_dict"])
@@ -406,7 +498,9 @@ def test_two_processes_share_the_clips_of_a_pass_between_them(corpus: Path) -> N
     for rank in (0, 1):
         batches = data.batches(receptive_field=9, rank=rank, world_size=2)
         assert len(batches) == 2
-        rows.append({bytes(row[: 1 + stop].tolist()) for i in range(2) for row, stop in rows_of(batches[i])})
+        rows.append(
+            {bytes(row[: 1 + stop].tolist()) for i in range(2) for row, stop in rows_of(batches[i])}
+        )
     assert len(rows[0]) == len(rows[1]) == 4 and not rows[0] & rows[1]
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from wavenet import MuLaw
-from wavenet.classifier import SHIFT, SILENCE, augmented, hear, log_mel, train_classifier
-from wavenet.scores import accuracy, nearest_distances
+from wavenet.evaluation.classifier import SHIFT, SILENCE, augmented, hear, log_mel, train_classifier
+from wavenet.evaluation.scores import accuracy, nearest_distances
 
 RATE = 8000
 
@@ -40,7 +40,9 @@ def test_the_classifier_learns_a_separable_corpus_the_same_way_each_time() -> No
     features, heard = hear(classifier, unheard)
     assert min(accuracy(heard, theirs).values()) > 0.95
     again, other = (train_classifier(mel, labels, counts, epochs=15, seed=seed) for seed in (3, 4))
-    assert torch.equal(hear(again, unheard)[0], features) and not torch.equal(hear(other, unheard)[0], features)
+    assert torch.equal(hear(again, unheard)[0], features) and not torch.equal(
+        hear(other, unheard)[0], features
+    )
 
 
 def test_a_copy_between_two_frames_is_nearer_than_any_other_clip() -> None:

@@ -13,7 +13,7 @@ import yaml
 from tiny_runs import REPOSITORY, arguments, environment, load, module, train, write_corpus
 
 import wavenet
-from wavenet.cli import complete_arguments, default_precision, newest_checkpoint
+from wavenet.training.cli import complete_arguments, default_precision, newest_checkpoint
 
 DEFAULT = Path("configs/default.yaml")
 
@@ -54,7 +54,9 @@ def refused(*args: object) -> str:
     with pytest.raises(SystemExit) as stopped:
         train(*args)
     message = str(stopped.value.code)
-    assert message.startswith("error: ") and message.endswith("\n(WAVENET_TRACEBACK=1 shows where)"), message
+    assert message.startswith("error: ") and message.endswith(
+        "\n(WAVENET_TRACEBACK=1 shows where)"
+    ), message
     return message.removesuffix("\n(WAVENET_TRACEBACK=1 shows where)")
 
 
@@ -72,7 +74,10 @@ def refused_in_one_line(*args: object) -> str:
     [
         ([], ["fit", "--name", "default", "--config", "configs/default.yaml"]),
         (["fit"], ["fit", "--name", "default", "--config", "configs/default.yaml"]),
-        (["--a.b", "1"], ["fit", "--name", "default", "--config", "configs/default.yaml", "--a.b", "1"]),
+        (
+            ["--a.b", "1"],
+            ["fit", "--name", "default", "--config", "configs/default.yaml", "--a.b", "1"],
+        ),
         (["--config", "x/mine.yaml"], ["fit", "--name", "mine", "--config", "x/mine.yaml"]),
         (["-c=x/mine.yaml"], ["fit", "--name", "mine", "-c=x/mine.yaml"]),
         (["--name=n"], ["fit", "--config", "configs/default.yaml", "--name=n"]),
@@ -103,12 +108,21 @@ def test_last_is_the_newest_run_of_that_name_with_its_own_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    old, new, other = (checkpoint(tmp_path, name, age) for name, age in (("a", 3), ("a-2", 2), ("a-b", 1)))
+    old, new, other = (
+        checkpoint(tmp_path, name, age) for name, age in (("a", 3), ("a-2", 2), ("a-b", 1))
+    )
     assert newest_checkpoint(Path("runs")) == other
     assert newest_checkpoint(Path("runs"), "a") == new
     for run in (old, new, other):
         (run.parent.parent / "config.yaml").touch()
-    own = ["fit", "--config", "runs/a-b/config.yaml", "--x=1", "--ckpt_path", "runs/a-b/checkpoints/last.ckpt"]
+    own = [
+        "fit",
+        "--config",
+        "runs/a-b/config.yaml",
+        "--x=1",
+        "--ckpt_path",
+        "runs/a-b/checkpoints/last.ckpt",
+    ]
     assert complete_arguments(["--ckpt_path", "last", "--x=1"], DEFAULT) == own
     found = complete_arguments(["--config=c/a.yaml", "--ckpt_path=last"], DEFAULT)
     assert found == ["fit", "--config=c/a.yaml", "--ckpt_path", "runs/a-2/checkpoints/last.ckpt"]
@@ -138,11 +152,30 @@ def test_the_default_precision_is_one_that_trains(accelerator: str) -> None:
 
 def test_help_shows_the_ways_to_start_and_the_settings() -> None:
     for args, says in (
-        (["--help"], ["python train.py --ckpt_path last", "python train.py validate", "fit --help", "--config"]),
-        (["fit", "--help"], ["--data.root", "--model.cycles", "--ema.decay", "--trainer.max_steps", "--checkpoint."]),
+        (
+            ["--help"],
+            [
+                "python train.py --ckpt_path last",
+                "python train.py validate",
+                "fit --help",
+                "--config",
+            ],
+        ),
+        (
+            ["fit", "--help"],
+            [
+                "--data.root",
+                "--model.cycles",
+                "--ema.decay",
+                "--trainer.max_steps",
+                "--checkpoint.",
+            ],
+        ),
     ):
         command = [sys.executable, str(REPOSITORY / "train.py"), *args]
-        done = subprocess.run(command, env=environment(COLUMNS="120"), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, env=environment(COLUMNS="120"), capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0 and done.stderr == ""
         for text in says:
             assert text in done.stdout, text
@@ -154,14 +187,18 @@ def test_every_setting_of_ours_is_explained(capsys: pytest.CaptureFixture[str]) 
     assert stopped.value.code in (0, None)
     lines = capsys.readouterr().out.splitlines()
     ours = [
-        i for i, line in enumerate(lines) if line.startswith(("  --data.", "  --model.", "  --ema.", "  --samples."))
+        i
+        for i, line in enumerate(lines)
+        if line.startswith(("  --data.", "  --model.", "  --ema.", "  --samples."))
     ]
     assert len(ours) > 35
     bare = [lines[i] for i in ours if "(" not in " ".join(lines[i : i + 5])]
     assert not bare
 
 
-@pytest.mark.parametrize("setting", ["--model.chanels=3", "--data.rot=x", "--nonsense=1", "--trainer.max_stepz=2"])
+@pytest.mark.parametrize(
+    "setting", ["--model.chanels=3", "--data.rot=x", "--nonsense=1", "--trainer.max_stepz=2"]
+)
 def test_an_unknown_setting_is_named_without_the_whole_help(
     here: Path, setting: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,12 +210,18 @@ def test_an_unknown_setting_is_named_without_the_whole_help(
     assert "Traceback" not in message and len(message.splitlines()) < 12, message
 
 
-@pytest.mark.parametrize("setting", ["--model.cycles=many", "--model.optimizer=sgd", "--data.normalize=loud"])
-def test_a_value_of_the_wrong_kind_is_shown(here: Path, setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "setting", ["--model.cycles=many", "--model.optimizer=sgd", "--data.normalize=loud"]
+)
+def test_a_value_of_the_wrong_kind_is_shown(
+    here: Path, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         train(setting)
     message = capsys.readouterr().err
-    assert stopped.value.code == 2 and setting.split("=")[1] in message and "Traceback" not in message
+    assert (
+        stopped.value.code == 2 and setting.split("=")[1] in message and "Traceback" not in message
+    )
 
 
 def test_an_unknown_subcommand_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,9 +238,16 @@ def printed_bits(text: str, name: str) -> float:
     return float(line.replace("│", " ").replace("┃", " ").split()[-1])
 
 
-@pytest.mark.parametrize(("command", "name", "split"), [("validate", "val_bits", "val"), ("test", "test_bits", "test")])
+@pytest.mark.parametrize(
+    ("command", "name", "split"), [("validate", "val_bits", "val"), ("test", "test_bits", "test")]
+)
 def test_a_checkpoint_is_scored_with_the_settings_of_its_run(
-    corpus: Path, place: Path, capsys: pytest.CaptureFixture[str], command: str, name: str, split: str
+    corpus: Path,
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    name: str,
+    split: str,
 ) -> None:
     before = sorted(place.rglob("*"))
     train(command, "--ckpt_path", "runs/default/checkpoints/best.ckpt")
@@ -205,8 +255,13 @@ def test_a_checkpoint_is_scored_with_the_settings_of_its_run(
     model = wavenet.WaveNet.from_pretrained(place / "runs/default/model")
     data = module(corpus, test_pattern=r"_3\.wav$")
     clips = data.clips(split)
-    bits = [wavenet.bits_per_sample(model, torch.from_numpy(data.codes(clip).copy()), clip.labels) for clip in clips]
-    exact = sum(each * clip.length for each, clip in zip(bits, clips, strict=True)) / sum(c.length for c in clips)
+    bits = [
+        wavenet.bits_per_sample(model, torch.from_numpy(data.codes(clip).copy()), clip.labels)
+        for clip in clips
+    ]
+    exact = sum(each * clip.length for each, clip in zip(bits, clips, strict=True)) / sum(
+        c.length for c in clips
+    )
     assert shown == pytest.approx(exact, rel=1e-5)
     assert sorted(place.rglob("*")) == before, "scoring leaves nothing behind"
 
@@ -246,12 +301,18 @@ def test_a_folder_of_other_files_says_what_it_found(here: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["--model.fused=true", "--model.init_from=nowhere/at/all"])
-def test_what_cannot_be_trained_with_is_refused_before_there_is_a_run(corpus: Path, here: Path, setting: str) -> None:
+def test_what_cannot_be_trained_with_is_refused_before_there_is_a_run(
+    corpus: Path, here: Path, setting: str
+) -> None:
     message = refused_in_one_line(*arguments(corpus), setting)
-    assert ("needs a GPU" in message or "no such model" in message) and not list(here.glob("runs/*"))
+    assert ("needs a GPU" in message or "no such model" in message) and not list(
+        here.glob("runs/*")
+    )
 
 
-def test_a_run_that_is_refused_leaves_no_folder_and_the_next_has_its_name(corpus: Path, here: Path) -> None:
+def test_a_run_that_is_refused_leaves_no_folder_and_the_next_has_its_name(
+    corpus: Path, here: Path
+) -> None:
     refused(*arguments(here / "nowhere"))
     assert not (here / "runs").exists() or not list((here / "runs").iterdir())
     train(*arguments(corpus, trainer__max_steps=1))
@@ -264,7 +325,9 @@ def test_labels_that_match_nothing_say_which_files(corpus: Path, here: Path) -> 
 
 
 def test_a_missing_checkpoint_is_named(corpus: Path, here: Path) -> None:
-    assert "gone.ckpt: there is no such" in refused_in_one_line(*arguments(corpus), "--ckpt_path=gone.ckpt")
+    assert "gone.ckpt: there is no such" in refused_in_one_line(
+        *arguments(corpus), "--ckpt_path=gone.ckpt"
+    )
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.6, 0.9, 0.999])
@@ -289,7 +352,9 @@ class Payload:
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test"])
 @pytest.mark.parametrize("how", ["torch", "pickle"])
-def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(place: Path, command: str, how: str) -> None:
+def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(
+    place: Path, command: str, how: str
+) -> None:
     ran = place / "ran"
     path = place / "runs/default/checkpoints/last.ckpt"
     contents = {**load(path), "extra": Payload(ran)}
@@ -313,7 +378,9 @@ def test_a_file_of_something_else_is_refused(place: Path, content: object) -> No
 
 @pytest.mark.parametrize("command", ["fit", "validate"])
 @pytest.mark.parametrize("digits", ["78", "789"])
-def test_a_checkpoint_of_other_labels_is_refused_with_both(place: Path, command: str, digits: str) -> None:
+def test_a_checkpoint_of_other_labels_is_refused_with_both(
+    place: Path, command: str, digits: str
+) -> None:
     """Two digits make tables of the same size, which would load."""
     other = write_corpus(place / "other", digits)
     message = refused_in_one_line(command, "--ckpt_path", "last", f"--data.root={other}")
@@ -321,7 +388,9 @@ def test_a_checkpoint_of_other_labels_is_refused_with_both(place: Path, command:
 
 
 @pytest.mark.parametrize("command", ["fit", "validate"])
-def test_a_checkpoint_of_another_sample_rate_is_refused_with_both(place: Path, command: str) -> None:
+def test_a_checkpoint_of_another_sample_rate_is_refused_with_both(
+    place: Path, command: str
+) -> None:
     message = refused_in_one_line(command, "--ckpt_path", "last", "--data.sample_rate=4000")
     assert "8000" in message and "4000" in message
 
@@ -331,7 +400,9 @@ def test_a_checkpoint_of_another_size_is_refused(place: Path) -> None:
     assert "residual_channels = 4" in message and "residual_channels = 8" in message
 
 
-def test_the_traceback_is_there_where_it_is_asked_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traceback_is_there_where_it_is_asked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WAVENET_TRACEBACK", "1")
     with pytest.raises(ValueError, match="does not exist"):
         train(*arguments(here / "nowhere"))
@@ -339,6 +410,8 @@ def test_the_traceback_is_there_where_it_is_asked_for(here: Path, monkeypatch: p
 
 def test_an_error_of_the_command_is_its_last_words_and_its_status(here: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "train.py"), *arguments(here / "nowhere")]
-    done = subprocess.run(command, env=environment(), cwd=here, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, env=environment(), cwd=here, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-2].startswith("error: --data.root")

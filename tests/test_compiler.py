@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from wavenet import compiler
-from wavenet.compiler import CompilerError, library
+from wavenet.engines.native.compiler import CompilerError, library
 
 REPOSITORY = Path(__file__).parent.parent
 PROGRAM = """
 import sys, pathlib
-from wavenet.compiler import library
+from wavenet.engines.native.compiler import library
 print(library(pathlib.Path(sys.argv[1]), {}).answer())
 """
 
@@ -63,7 +63,9 @@ def process(source: Path, **environment: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_a_second_start_compiles_nothing(source: Path, cache: Path, compilations: list[list[str]]) -> None:
+def test_a_second_start_compiles_nothing(
+    source: Path, cache: Path, compilations: list[list[str]]
+) -> None:
     assert library(source, {"SIZE": 3}).size() == 3
     assert library(source, {"SIZE": 3}).size() == 3
     assert len(compilations) == 1 and len(list(cache.iterdir())) == 1
@@ -85,12 +87,18 @@ def test_other_constants_source_options_or_compilers_make_another_library(
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
-def test_a_damaged_library_is_made_anew(source: Path, cache: Path, compilations: list[list[str]], damage: str) -> None:
+def test_a_damaged_library_is_made_anew(
+    source: Path, cache: Path, compilations: list[list[str]], damage: str
+) -> None:
     """Found by its content's hash, before the loader could crash on it."""
     process(source).wait()
     (path,) = cache.iterdir()
     content = path.read_bytes()
-    damaged = {"cut": content[:2000], "changed": content[:2000] + b"damage" + content[2006:], "empty": b""}[damage]
+    damaged = {
+        "cut": content[:2000],
+        "changed": content[:2000] + b"damage" + content[2006:],
+        "empty": b"",
+    }[damage]
     path.write_bytes(damaged)
     assert library(source, {}).answer() == 42
     assert len(compilations) == 1 and path.read_bytes() == content
@@ -128,14 +136,18 @@ def test_a_process_killed_while_compiling_leaves_nothing_that_matters(
     killed.wait()
     (part,) = cache.iterdir()
     assert part.suffix == ".part"
-    assert library(source, {}).answer() == 42 and part.exists(), "perhaps somebody's who is still at work"
+    assert library(source, {}).answer() == 42 and part.exists(), (
+        "perhaps somebody's who is still at work"
+    )
     os.utime(part, (0, 0))
     library(source, {"SIZE": 1})
     assert not part.exists(), "nobody's after an hour"
 
 
 @pytest.mark.parametrize("kind", ["read-only", "a file", "full"])
-def test_a_folder_that_cannot_be_written_costs_a_compilation_a_process(source: Path, tmp_path: Path, kind: str) -> None:
+def test_a_folder_that_cannot_be_written_costs_a_compilation_a_process(
+    source: Path, tmp_path: Path, kind: str
+) -> None:
     folder = tmp_path / "there"
     if kind == "a file":
         folder.write_text("")
@@ -156,7 +168,9 @@ def test_what_the_compiler_says_is_passed_on(source: Path, cache: Path) -> None:
     assert list(cache.iterdir()) == []
 
 
-def test_no_compiler_is_an_error_that_says_how_to_get_one(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_compiler_is_an_error_that_says_how_to_get_one(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler -flag")
     with pytest.raises(CompilerError, match=r"\(no-such-compiler\).*apt install g\+\+.*CXX"):
         library(source, {})

@@ -5,17 +5,30 @@ import torch
 from conftest import LABELS
 
 from wavenet import WaveNet, label_ids
-from wavenet.conditioning import FRAMES, NOT_TOLD, SHARES, LabelEmbedding, PositionEmbedding, advanced, checked_names
+from wavenet.conditioning.labels import (
+    FRAMES,
+    NOT_TOLD,
+    SHARES,
+    LabelEmbedding,
+    PositionEmbedding,
+    advanced,
+    checked_names,
+)
 
 
 def test_one_category_holds_for_every_stream() -> None:
     ids = label_ids(LABELS, {"digit": "2", "speaker": "ann"}, 3)
-    assert {name: value.tolist() for name, value in ids.items()} == {"digit": [2, 2, 2], "speaker": [0, 0, 0]}
+    assert {name: value.tolist() for name, value in ids.items()} == {
+        "digit": [2, 2, 2],
+        "speaker": [0, 0, 0],
+    }
     assert all(value.dtype == torch.int64 for value in ids.values())
 
 
 def test_a_sequence_gives_one_category_a_stream() -> None:
-    assert label_ids(LABELS, {"digit": ["2", "0"], "speaker": ("bob", "ann")}, 2)["digit"].tolist() == [2, 0]
+    assert label_ids(LABELS, {"digit": ["2", "0"], "speaker": ("bob", "ann")}, 2)[
+        "digit"
+    ].tolist() == [2, 0]
     assert label_ids(LABELS, {"digit": [1, 2]}, 2)["digit"].tolist() == [1, 2]  # type: ignore[list-item]
 
 
@@ -43,13 +56,18 @@ def test_a_sequence_of_another_length_than_the_batch_is_refused(given: list[str]
 
 def test_features_are_the_sum_of_one_embedding_a_label() -> None:
     module = LabelEmbedding(LABELS, 4)
-    given = {"speaker": torch.tensor([1, 0]), "digit": torch.tensor([2, 1])}  # the order of names does not matter
+    given = {
+        "speaker": torch.tensor([1, 0]),
+        "digit": torch.tensor([2, 1]),
+    }  # the order of names does not matter
     digit, speaker = module.parameters()
     expected = torch.stack([digit[2] + speaker[1], digit[1] + speaker[0]])[..., None]
     assert torch.equal(module(given), expected) and module(given).shape == (2, 4, 1)
 
 
-@pytest.mark.parametrize("given", [None, {}, {"digit": [0]}, {"digit": [0], "speaker": [0], "pitch": [0]}])
+@pytest.mark.parametrize(
+    "given", [None, {}, {"digit": [0]}, {"digit": [0], "speaker": [0], "pitch": [0]}]
+)
 def test_labels_missing_or_too_many_are_refused(given: dict[str, list[int]] | None) -> None:
     ids = None if given is None else {name: torch.tensor(value) for name, value in given.items()}
     with pytest.raises(ValueError, match=r"\['digit', 'speaker'\].*label_ids"):
@@ -68,7 +86,9 @@ def test_labels_missing_or_too_many_are_refused(given: dict[str, list[int]] | No
         ({"3rd": ["a"]}, "not begin with a digit"),
     ],
 )
-def test_label_names_that_cannot_be_used_are_refused(labels: dict[str, list[str]], message: str) -> None:
+def test_label_names_that_cannot_be_used_are_refused(
+    labels: dict[str, list[str]], message: str
+) -> None:
     for build in (checked_names, lambda names: WaveNet(1, 1, labels=names)):
         with pytest.raises(ValueError, match=message):
             build(labels)
@@ -86,7 +106,10 @@ def test_names_are_copied_and_become_strings() -> None:
 
 def test_a_label_that_is_not_told_adds_nothing() -> None:
     embedding = LabelEmbedding(LABELS, 4, unlabelled=True)
-    told = {"digit": torch.tensor([2, NOT_TOLD, NOT_TOLD]), "speaker": torch.tensor([1, 1, NOT_TOLD])}
+    told = {
+        "digit": torch.tensor([2, NOT_TOLD, NOT_TOLD]),
+        "speaker": torch.tensor([1, 1, NOT_TOLD]),
+    }
     h = embedding(told)
     digits, speakers = (table.weight for table in embedding.tables)
     assert torch.equal(h[0, :, 0], digits[2] + speakers[1])
@@ -132,7 +155,9 @@ def test_far_from_either_end_all_frames_are_alike_but_for_the_share() -> None:
     torch.nn.init.zeros_(embedding.share.weight)
     length = 16 * 4 * FRAMES
     middle = embedding(torch.tensor([[length // 2, length]]), 64)[0]
-    assert torch.allclose(middle, (embedding.since.weight[-1] + embedding.left.weight[-1])[:, None].expand(5, 64))
+    assert torch.allclose(
+        middle, (embedding.since.weight[-1] + embedding.left.weight[-1])[:, None].expand(5, 64)
+    )
 
 
 def test_pieces_of_a_clip_have_the_positions_of_the_whole() -> None:
@@ -148,7 +173,9 @@ def test_pieces_of_a_clip_have_the_positions_of_the_whole() -> None:
     assert advanced(None, 3) is None
 
 
-@pytest.mark.parametrize("given", [None, torch.zeros(3), torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 2)])
+@pytest.mark.parametrize(
+    "given", [None, torch.zeros(3), torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 2)]
+)
 def test_a_position_of_another_kind_is_refused(given: torch.Tensor | None) -> None:
     with pytest.raises(ValueError, match=r"Give position \(batch, 2\)"):
         positions()(given, 5)

@@ -19,7 +19,7 @@ import yaml
 from tiny_runs import REPOSITORY, environment, load, train
 
 import wavenet
-from wavenet.training import LitWaveNet
+from wavenet.training.module import LitWaveNet
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 CHEAP = {
@@ -43,7 +43,9 @@ CHEAP = {
 def write_clip(path: Path, rate: int, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).standard_normal(rate // 5)
-    soundfile.write(path, 0.2 * np.sin(np.arange(rate // 5) / (5 + seed % 7)) + 0.02 * noise, rate, "PCM_16")
+    soundfile.write(
+        path, 0.2 * np.sin(np.arange(rate // 5) / (5 + seed % 7)) + 0.02 * noise, rate, "PCM_16"
+    )
 
 
 def prepare(corpus: str, *args: object) -> None:
@@ -100,9 +102,15 @@ AUDIO: dict[str, Callable[[], dict[str, str]]] = {
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
-    shutil.copytree(REPOSITORY / "data", tmp_path / "data", ignore=shutil.ignore_patterns("audio", "__pycache__"))
+    shutil.copytree(
+        REPOSITORY / "data",
+        tmp_path / "data",
+        ignore=shutil.ignore_patterns("audio", "__pycache__"),
+    )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    )
     return tmp_path
 
 
@@ -130,30 +138,44 @@ def test_every_recipe_trains_two_steps(config: Path, workplace: Path) -> None:
 def test_every_recipe_s_network_is_built_at_its_full_size(config: Path) -> None:
     settings = yaml.safe_load(config.read_text())
     labels: dict[str, list[str]] = {}
-    lit = LitWaveNet(**settings["model"], sample_rate=settings["data"]["sample_rate"], labels=labels)
+    lit = LitWaveNet(
+        **settings["model"], sample_rate=settings["data"]["sample_rate"], labels=labels
+    )
     with torch.device("meta"):
         lit.configure_model()
     assert 10_000 < lit.network.num_parameters < 100_000_000
     assert 50 < lit.network.receptive_field_ms < 1000
-    assert settings["data"]["crop_samples"] > lit.receptive_field, "else most of a row is unscored context"
+    assert settings["data"]["crop_samples"] > lit.receptive_field, (
+        "else most of a row is unscored context"
+    )
 
 
 def test_the_recipes_state_their_receptive_field_as_it_is() -> None:
     for config in CONFIGS:
         text = config.read_text()
         settings = yaml.safe_load(text)
-        lit = LitWaveNet(**settings["model"], sample_rate=settings["data"]["sample_rate"], labels={})
+        lit = LitWaveNet(
+            **settings["model"], sample_rate=settings["data"]["sample_rate"], labels={}
+        )
         with torch.device("meta"):
             lit.configure_model()
         stated = f"receptive field {lit.receptive_field} samples, {lit.network.receptive_field_ms:.0f} ms"
         assert stated in text, f"{config.name}: {stated}"
 
 
-@pytest.mark.parametrize("line", ["model:\n  chanels: 3\n", "datas:\n  root: x\n", "trainer:\n  max_step: 3\n"])
-def test_a_key_that_no_setting_has_is_refused(line: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "line", ["model:\n  chanels: 3\n", "datas:\n  root: x\n", "trainer:\n  max_step: 3\n"]
+)
+def test_a_key_that_no_setting_has_is_refused(
+    line: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("mine.yaml").write_text(line)
     with pytest.raises(SystemExit) as stopped:
         train("--config", "mine.yaml", "--data.root=x", "--data.sample_rate=8000")
     message = capsys.readouterr().err
-    assert stopped.value.code == 2 and line.replace(":", "").split()[-2] in message and "Traceback" not in message
+    assert (
+        stopped.value.code == 2
+        and line.replace(":", "").split()[-2] in message
+        and "Traceback" not in message
+    )
     assert not Path("runs").exists()

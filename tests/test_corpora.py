@@ -19,13 +19,15 @@ import pytest
 import soundfile
 import torch
 
-from wavenet.mulaw import MuLaw
+from wavenet.outputs.mulaw import MuLaw
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def load(script: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(script.replace("/", "_").removesuffix(".py"), ROOT / script)
+    spec = importlib.util.spec_from_file_location(
+        script.replace("/", "_").removesuffix(".py"), ROOT / script
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -40,12 +42,21 @@ ljspeech = load("data/ljspeech/prepare.py")
 layout = sys.modules["data.layout"]
 pitch = load("benchmarks/pitch.py")
 
-EVERY_NOTE = [(instrument, note) for instrument in instruments.INSTRUMENTS for note in instruments.NOTES]
+EVERY_NOTE = [
+    (instrument, note) for instrument in instruments.INSTRUMENTS for note in instruments.NOTES
+]
 
 
 def run(script: str, *args: object) -> subprocess.CompletedProcess[str]:
-    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    environment = {**os.environ, **proxies, "no_proxy": "", "NO_PROXY": ""}  # no test downloads: port 9 refuses
+    proxies = dict.fromkeys(
+        ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
+    )
+    environment = {
+        **os.environ,
+        **proxies,
+        "no_proxy": "",
+        "NO_PROXY": "",
+    }  # no test downloads: port 9 refuses
     command = [sys.executable, str(ROOT / script), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
@@ -119,7 +130,9 @@ def test_the_corpus_is_three_to_four_minutes_of_16_bit_mono(corpus: Path) -> Non
 
 @pytest.mark.parametrize("instrument", instruments.INSTRUMENTS)
 @pytest.mark.parametrize("sample_rate", [8000, 22050])
-def test_clips_are_finite_unclipped_centred_and_end_in_silence(instrument: str, sample_rate: int) -> None:
+def test_clips_are_finite_unclipped_centred_and_end_in_silence(
+    instrument: str, sample_rate: int
+) -> None:
     for note in instruments.NOTES:
         audio = instruments.render(instrument, note, 0, sample_rate)
         assert audio.dtype == np.float32 and audio.shape == (round(0.7 * sample_rate),)
@@ -172,7 +185,9 @@ def test_what_is_no_note_is_refused_by_name(name: str) -> None:
 def test_bad_arguments_of_the_default_corpus_are_one_line_and_leave_nothing(
     tmp_path: Path, args: tuple[object, ...], says: str
 ) -> None:
-    assert says in fails_in_one_line("data/instruments/prepare.py", "--out", tmp_path / "audio", *args)
+    assert says in fails_in_one_line(
+        "data/instruments/prepare.py", "--out", tmp_path / "audio", *args
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,7 +202,9 @@ def test_other_audio_in_the_folder_is_refused_and_kept(tmp_path: Path) -> None:
     assert wavs(tmp_path) == ["mine.wav"]
 
 
-def test_a_run_that_dies_leaves_the_folder_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_dies_leaves_the_folder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = soundfile.write
 
     def dies(path: Path, *args: object) -> None:
@@ -227,7 +244,9 @@ def test_published_folders_have_the_permissions_of_any_new_folder(tmp_path: Path
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "audio").touch()
-    assert "is a file" in fails_in_one_line("data/instruments/prepare.py", "--out", tmp_path / "audio")
+    assert "is a file" in fails_in_one_line(
+        "data/instruments/prepare.py", "--out", tmp_path / "audio"
+    )
 
 
 def test_linking_falls_back_to_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +262,10 @@ def test_linking_falls_back_to_a_copy(tmp_path: Path, monkeypatch: pytest.Monkey
 # --- spoken digits ---
 
 DIGITS = [
-    f"{digit}_{speaker}_{index}.wav" for digit in (0, 7) for speaker in ("ann", "bob") for index in (0, 4, 5, 9, 10)
+    f"{digit}_{speaker}_{index}.wav"
+    for digit in (0, 7)
+    for speaker in ("ann", "bob")
+    for index in (0, 4, 5, 9, 10)
 ]
 
 
@@ -322,34 +344,48 @@ def write_commands(corpus: Path) -> Path:
         for speaker in ("aa", "bb", "cc"):
             write_tone(corpus / word / f"{speaker}_nohash_0.wav", 16000)
     write_tone(corpus / "_background_noise_" / "hiss.wav", 16000)
-    (corpus / "validation_list.txt").write_text("".join(f"{word}/bb_nohash_0.wav\n" for word in words))
+    (corpus / "validation_list.txt").write_text(
+        "".join(f"{word}/bb_nohash_0.wav\n" for word in words)
+    )
     (corpus / "testing_list.txt").write_text("".join(f"{word}/cc_nohash_0.wav\n" for word in words))
     return corpus
 
 
 def test_speech_commands_lists_the_digits_by_the_corpus_own_splits(tmp_path: Path) -> None:
     source = write_commands(tmp_path / "unpacked")
-    said = succeeds("data/speech_commands/prepare.py", "--source", source, "--out", tmp_path / "out")
+    said = succeeds(
+        "data/speech_commands/prepare.py", "--source", source, "--out", tmp_path / "out"
+    )
     table = rows(tmp_path / "out")
     assert "train 10, val 10, test 10" in said
     assert sorted(row["path"] for row in table) == wavs(tmp_path / "out")
     assert {row["word"] for row in table} == set(speech_commands.SC09)
-    assert {(row["speaker"], row["split"]) for row in table} == {("aa", "train"), ("bb", "val"), ("cc", "test")}
+    assert {(row["speaker"], row["split"]) for row in table} == {
+        ("aa", "train"),
+        ("bb", "val"),
+        ("cc", "test"),
+    }
     assert all(row["path"] == f"{row['word']}/{row['speaker']}_nohash_0.wav" for row in table)
 
 
 @pytest.mark.parametrize(("given", "count"), [(["yes", "one"], 6), (["all"], 33)])
-def test_speech_commands_in_place_lists_the_words_asked_for(tmp_path: Path, given: list[str], count: int) -> None:
+def test_speech_commands_in_place_lists_the_words_asked_for(
+    tmp_path: Path, given: list[str], count: int
+) -> None:
     corpus = write_commands(tmp_path / "unpacked")
     before = wavs(corpus)
     succeeds("data/speech_commands/prepare.py", "--out", corpus, "--words", *given)
     assert len(rows(corpus)) == count and wavs(corpus) == before
 
 
-def test_speech_commands_refuses_unknown_words_and_folders_that_are_not_the_corpus(tmp_path: Path) -> None:
+def test_speech_commands_refuses_unknown_words_and_folders_that_are_not_the_corpus(
+    tmp_path: Path,
+) -> None:
     source = write_commands(tmp_path / "unpacked")
     out = tmp_path / "out"
-    error = fails_in_one_line("data/speech_commands/prepare.py", "--source", source, "--out", out, "--words", "eleven")
+    error = fails_in_one_line(
+        "data/speech_commands/prepare.py", "--source", source, "--out", out, "--words", "eleven"
+    )
     assert "eleven" in error and "eight, five" in error
     assert "validation_list.txt" in fails_in_one_line(
         "data/speech_commands/prepare.py", "--source", tmp_path, "--out", out
@@ -398,25 +434,37 @@ def test_speech_commands_that_cannot_be_unpacked_leaves_nothing(
 def write_lj(corpus: Path, count: int = 12) -> Path:
     for i in range(count):
         write_tone(corpus / "wavs" / f"LJ001-{i:04d}.wav", 22050)
-    (corpus / "metadata.csv").write_text("".join(f"LJ001-{i:04d}|Text|Text\n" for i in range(count)))
+    (corpus / "metadata.csv").write_text(
+        "".join(f"LJ001-{i:04d}|Text|Text\n" for i in range(count))
+    )
     return corpus
 
 
 @pytest.mark.parametrize("given", [".", "wavs"])
 def test_ljspeech_has_three_splits_and_keeps_its_transcripts(tmp_path: Path, given: str) -> None:
     source = write_lj(tmp_path / "LJSpeech-1.1")
-    said = succeeds("data/ljspeech/prepare.py", "--source", source / given, "--out", tmp_path / "out")
+    said = succeeds(
+        "data/ljspeech/prepare.py", "--source", source / given, "--out", tmp_path / "out"
+    )
     table = rows(tmp_path / "out")
     assert [row["path"] for row in table] == wavs(tmp_path / "out") == wavs(source)
     assert "train 10, val 1, test 1" in said and "13100" in said
-    assert (tmp_path / "out" / "transcripts.csv").read_text() == (source / "metadata.csv").read_text()
+    assert (tmp_path / "out" / "transcripts.csv").read_text() == (
+        source / "metadata.csv"
+    ).read_text()
 
 
-def test_ljspeech_splits_do_not_depend_on_the_order_of_names_and_hold_out_one_percent_each() -> None:
+def test_ljspeech_splits_do_not_depend_on_the_order_of_names_and_hold_out_one_percent_each() -> (
+    None
+):
     names = [f"LJ{chapter:03d}-{i:04d}.wav" for chapter in range(1, 51) for i in range(262)]
     split = ljspeech.splits(names)
     assert split == ljspeech.splits(names[::-1])
-    assert [list(split.values()).count(name) for name in ("train", "val", "test")] == [12838, 131, 131]
+    assert [list(split.values()).count(name) for name in ("train", "val", "test")] == [
+        12838,
+        131,
+        131,
+    ]
     assert len({name[:5] for name in names if split[name] == "val"}) > 30  # from all over the book
 
 
@@ -436,21 +484,29 @@ def test_ljspeech_never_replaces_the_corpus_own_metadata(tmp_path: Path) -> None
     source = write_lj(tmp_path / "LJSpeech-1.1")
     before = (source / "metadata.csv").read_text()
     for out in (source, source / "wavs"):
-        assert "Choose another" in fails_in_one_line("data/ljspeech/prepare.py", "--source", source, "--out", out)
+        assert "Choose another" in fails_in_one_line(
+            "data/ljspeech/prepare.py", "--source", source, "--out", out
+        )
     assert (source / "metadata.csv").read_text() == before
 
 
 def test_ljspeech_sources_too_small_or_without_audio_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
-    assert "holds no wav" in fails_in_one_line("data/ljspeech/prepare.py", "--source", tmp_path / "empty", "--out", out)
+    assert "holds no wav" in fails_in_one_line(
+        "data/ljspeech/prepare.py", "--source", tmp_path / "empty", "--out", out
+    )
     source = write_lj(tmp_path / "two", count=2)
-    assert "at least 3" in fails_in_one_line("data/ljspeech/prepare.py", "--source", source, "--out", out)
+    assert "at least 3" in fails_in_one_line(
+        "data/ljspeech/prepare.py", "--source", source, "--out", out
+    )
     assert not out.exists()
 
 
 @pytest.mark.parametrize("script", ["data/speech_commands/prepare.py", "data/ljspeech/prepare.py"])
-def test_a_download_that_fails_says_what_to_do_and_leaves_nothing(tmp_path: Path, script: str) -> None:
+def test_a_download_that_fails_says_what_to_do_and_leaves_nothing(
+    tmp_path: Path, script: str
+) -> None:
     error = fails_in_one_line(script, "--out", tmp_path / "out")
     assert "could not download" in error and "--source" in error
     assert list(tmp_path.iterdir()) == []
@@ -473,7 +529,10 @@ def test_scripts_import_nothing_that_loads_a_deep_learning_library(tmp_path: Pat
     for script in ("instruments", "fsdd", "speech_commands", "ljspeech"):
         path = str(ROOT / "data" / script / "prepare.py")
         code = f"import runpy, sys; runpy.run_path({path!r}); print('torch' in sys.modules)"
-        assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=tmp_path).strip() == "False"
+        assert (
+            subprocess.check_output([sys.executable, "-c", code], text=True, cwd=tmp_path).strip()
+            == "False"
+        )
 
 
 # --- the pitch benchmark ---
@@ -498,7 +557,9 @@ def unchanged(audio: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("heard", [unchanged, decoded_codes, hissing, late_and_drifting])
-def test_measured_pitch_of_every_clip_is_within_half_a_percent(heard: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_measured_pitch_of_every_clip_is_within_half_a_percent(
+    heard: Callable[[np.ndarray], np.ndarray],
+) -> None:
     for instrument, note in EVERY_NOTE:
         for take in range(6 if heard is unchanged else 2):
             measured = pitch.fundamental(heard(instruments.render(instrument, note, take)), 8000)
@@ -510,10 +571,14 @@ def test_measured_pitch_of_every_clip_is_within_half_a_percent(heard: Callable[[
 @pytest.mark.parametrize("sample_rate", [8000, 22050])
 def test_measured_pitch_makes_no_octave_errors(frequency: float, sample_rate: int) -> None:
     turns = frequency * np.arange(round(0.6 * sample_rate)) / sample_rate
-    impulses = sum(np.cos(2 * np.pi * k * turns) for k in range(1, math.ceil(sample_rate / 2 / frequency)))
+    impulses = sum(
+        np.cos(2 * np.pi * k * turns) for k in range(1, math.ceil(sample_rate / 2 / frequency))
+    )
     strong_octave = np.sin(2 * np.pi * turns) + 2.5 * np.sin(4 * np.pi * turns + 1)
     for audio in (np.sin(2 * np.pi * turns), strong_octave, impulses):
-        assert pitch.fundamental(np.asarray(audio), sample_rate) == pytest.approx(frequency, rel=1e-3)
+        assert pitch.fundamental(np.asarray(audio), sample_rate) == pytest.approx(
+            frequency, rel=1e-3
+        )
 
 
 def test_what_has_no_pitch_is_nan() -> None:
@@ -553,11 +618,15 @@ def test_the_benchmark_counts_hits_and_ends_in_a_line_of_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in = ModuleType("wavenet")
-    stand_in.WaveNet = type("WaveNet", (), {"from_pretrained": staticmethod(lambda folder: StandInModel())})  # type: ignore[attr-defined]
+    stand_in.WaveNet = type(
+        "WaveNet", (), {"from_pretrained": staticmethod(lambda folder: StandInModel())}
+    )  # type: ignore[attr-defined]
     stand_in.generate = stand_in_generate  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wavenet", stand_in)
     monkeypatch.setattr(
-        sys, "argv", ["pitch.py", "--checkpoint", "any", "--count", "52", "--out", str(tmp_path / "notes")]
+        sys,
+        "argv",
+        ["pitch.py", "--checkpoint", "any", "--count", "52", "--out", str(tmp_path / "notes")],
     )
     pitch.main()
     lines = capsys.readouterr().out.splitlines()
@@ -565,7 +634,9 @@ def test_the_benchmark_counts_hits_and_ends_in_a_line_of_json(
     assert (summary["hits"], summary["count"]) == (44, 52)
     missed = [line.split()[0] for line in lines[1:53] if line.endswith("no")]
     assert sorted(set(missed)) == ["B4", "Gs4"]
-    assert len({tuple(line.split()[:2]) for line in lines[1:53]}) == 52  # 13 notes and 4 instruments: every pair
+    assert (
+        len({tuple(line.split()[:2]) for line in lines[1:53]}) == 52
+    )  # 13 notes and 4 instruments: every pair
     assert len(wavs(tmp_path / "notes")) == 52
 
 

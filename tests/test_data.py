@@ -28,32 +28,50 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-import wavenet.data
-from wavenet.data import AudioDataModule, ClipBatches, CropBatches, ResumableSampler, find_audio, hold_out
-from wavenet.mulaw import MuLaw
+import wavenet.training.data
+from wavenet.outputs.mulaw import MuLaw
+from wavenet.training.data import (
+    AudioDataModule,
+    ClipBatches,
+    CropBatches,
+    ResumableSampler,
+    find_audio,
+    hold_out,
+)
 
 CODEC = MuLaw(256)
 SILENCE = CODEC.silence
 PERIOD = 251  # prime, so that a wrong offset shows
-REPOSITORY = Path(wavenet.data.__file__).parent.parent
+REPOSITORY = Path(wavenet.training.data.__file__).parent.parent
 
 
 def write_codes(path: Path, codes: np.ndarray, rate: int = 8000) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, CODEC.decode(torch.from_numpy(codes).long()).numpy(), rate, subtype="FLOAT")
+    soundfile.write(
+        path, CODEC.decode(torch.from_numpy(codes).long()).numpy(), rate, subtype="FLOAT"
+    )
 
 
 def ramp(length: int, start: int = 0) -> np.ndarray:
     return (start + np.arange(length)) % PERIOD
 
 
-def write_tone(path: Path, seconds: float = 0.05, rate: int = 8000, level: float = 0.5, **how: Any) -> None:
+def write_tone(
+    path: Path, seconds: float = 0.05, rate: int = 8000, level: float = 0.5, **how: Any
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, level * np.sin(2 * math.pi * 440 * np.arange(round(seconds * rate)) / rate), rate, **how)
+    soundfile.write(
+        path,
+        level * np.sin(2 * math.pi * 440 * np.arange(round(seconds * rate)) / rate),
+        rate,
+        **how,
+    )
 
 
 def module(root: Path, **settings: Any) -> AudioDataModule:
-    return AudioDataModule(str(root), **{"sample_rate": 8000, "num_workers": 0, "val_fraction": 0.0, **settings})
+    return AudioDataModule(
+        str(root), **{"sample_rate": 8000, "num_workers": 0, "val_fraction": 0.0, **settings}
+    )
 
 
 def ready(root: Path, **settings: Any) -> AudioDataModule:
@@ -74,22 +92,29 @@ def ramps(tmp_path: Path) -> Path:
     return tmp_path / "ramps"
 
 
-def crops(root: Path, receptive_field: int = 64, rank: int = 0, world_size: int = 1, **settings: Any) -> CropBatches:
-    data = ready(root, label_from_folder="clip", **{"crop_samples": 256, "batch_size": 4, **settings})
+def crops(
+    root: Path, receptive_field: int = 64, rank: int = 0, world_size: int = 1, **settings: Any
+) -> CropBatches:
+    data = ready(
+        root, label_from_folder="clip", **{"crop_samples": 256, "batch_size": 4, **settings}
+    )
     return data.batches(receptive_field=receptive_field, rank=rank, world_size=world_size)
 
 
 def rows(batch: dict[str, Any]) -> Iterator[tuple[np.ndarray, int, int, int]]:
     """Codes, first and last scored target, and clip number of every row."""
     clips = batch["labels"]["clip"]
-    for codes, (start, stop), clip in zip(batch["codes"], batch["scored"].tolist(), clips.tolist(), strict=True):
+    for codes, (start, stop), clip in zip(
+        batch["codes"], batch["scored"].tolist(), clips.tolist(), strict=True
+    ):
         yield codes.numpy(), start, stop, clip
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     pairs = [(a["codes"], b["codes"]), (a["scored"], b["scored"])]
     return all(
-        torch.equal(x, y) for x, y in [*pairs, *((a["labels"][name], b["labels"][name]) for name in b["labels"])]
+        torch.equal(x, y)
+        for x, y in [*pairs, *((a["labels"][name], b["labels"][name]) for name in b["labels"])]
     )
 
 
@@ -116,7 +141,9 @@ def test_scored_targets_have_exactly_the_context_they_have_in_the_whole_clip(
             whole = contexts(np.concatenate([[SILENCE], clip[:-1]]), receptive_field)
             seen, targets = contexts(codes[:-1], receptive_field), codes[1:]
             allowed = set(zip(whole.tolist(), clip.tolist(), strict=True))
-            assert allowed.issuperset(zip(seen[start:stop].tolist(), targets[start:stop].tolist(), strict=True))
+            assert allowed.issuperset(
+                zip(seen[start:stop].tolist(), targets[start:stop].tolist(), strict=True)
+            )
             if start > 0:
                 middles += 1
                 assert start == receptive_field - 1 and stop - start == 256
@@ -136,12 +163,18 @@ def test_trailing_silence_is_scored_in_training_and_not_in_validation(tmp_path: 
 
 
 @pytest.mark.parametrize("tail", [0, 30])
-def test_the_position_is_the_first_targets_place_and_the_clips_length(ramps: Path, tail: int) -> None:
+def test_the_position_is_the_first_targets_place_and_the_clips_length(
+    ramps: Path, tail: int
+) -> None:
     dataset, places = crops(ramps, 40, trailing_silence=tail / 8000), set()
     for batch in map(dataset.__getitem__, range(2 * len(dataset))):
-        for (codes, start, _, number), (place, length) in zip(rows(batch), batch["position"].tolist(), strict=True):
+        for (codes, start, _, number), (place, length) in zip(
+            rows(batch), batch["position"].tolist(), strict=True
+        ):
             assert length == LENGTHS[number] + tail and (place == 0) == (start == 0)
-            assert codes[1] == (number + place) % PERIOD, "the code is the clip's own number and its place"
+            assert codes[1] == (number + place) % PERIOD, (
+                "the code is the clip's own number and its place"
+            )
             places.add(place)
     assert len(places) > 5
     for batch in ready(ramps, val_pattern=".").val_dataloader():
@@ -153,14 +186,19 @@ def test_labels_are_left_out_of_a_share_of_the_training_rows(tmp_path: Path) -> 
         write_codes(tmp_path / f"{index % 2}" / f"{index}.wav", ramp(60))
     settings = {"label_from_folder": "side", "val_pattern": r"/[0-3]\.wav", "batch_size": 6}
     data = ready(tmp_path, label_dropout=0.25, **settings)
-    some, every = (made.batches("train", receptive_field=9) for made in (data, ready(tmp_path, **settings)))
+    some, every = (
+        made.batches("train", receptive_field=9) for made in (data, ready(tmp_path, **settings))
+    )
     dropped = []
     for index in range(200):
         told = some[index]["labels"]["side"] >= 0
         assert torch.equal(some[index]["codes"], every[index]["codes"])
-        assert torch.equal(some[index]["labels"]["side"][told], every[index]["labels"]["side"][told])
         assert torch.equal(
-            some[index]["labels"]["side"], data.batches("train", receptive_field=9)[index]["labels"]["side"]
+            some[index]["labels"]["side"][told], every[index]["labels"]["side"][told]
+        )
+        assert torch.equal(
+            some[index]["labels"]["side"],
+            data.batches("train", receptive_field=9)[index]["labels"]["side"],
         )
         dropped.append(float((~told).float().mean()))
     assert 0.2 < sum(dropped) / len(dropped) < 0.3 and len(set(dropped)) > 3
@@ -171,14 +209,23 @@ def test_labels_are_left_out_of_a_share_of_the_training_rows(tmp_path: Path) -> 
 
 def test_the_clips_lengths_are_the_training_clips_by_their_labels(tmp_path: Path) -> None:
     for index, length in enumerate([100, 100, 400, 400, 9000]):
-        write_codes(tmp_path / ("short" if length == 100 else "long") / f"{index}.wav", ramp(length))
-    found = ready(tmp_path, label_from_folder="kind", val_pattern="4", trailing_silence=100 / 8000).clip_length
+        write_codes(
+            tmp_path / ("short" if length == 100 else "long") / f"{index}.wav", ramp(length)
+        )
+    found = ready(
+        tmp_path, label_from_folder="kind", val_pattern="4", trailing_silence=100 / 8000
+    ).clip_length
     half = math.log(500 / 200) / 2
     assert found["offsets"]["kind"] == pytest.approx([half, -half], abs=1e-3)
-    assert found["log_mean"] == pytest.approx(math.log(500 * 200) / 2, abs=1e-3) and found["log_std"] == 0
+    assert (
+        found["log_mean"] == pytest.approx(math.log(500 * 200) / 2, abs=1e-3)
+        and found["log_std"] == 0
+    )
 
 
-def test_rows_hold_one_clip_from_silence_or_from_the_code_before_and_then_padding(ramps: Path) -> None:
+def test_rows_hold_one_clip_from_silence_or_from_the_code_before_and_then_padding(
+    ramps: Path,
+) -> None:
     dataset = crops(ramps)
     kinds = Counter()
     for batch in map(dataset.__getitem__, range(2 * len(dataset))):
@@ -200,7 +247,9 @@ def test_rows_hold_one_clip_from_silence_or_from_the_code_before_and_then_paddin
 def test_every_sample_of_every_clip_comes_up_for_scoring(tmp_path: Path) -> None:
     write_codes(tmp_path / "0" / "clip.wav", ramp(250))
     dataset = crops(tmp_path, receptive_field=5, crop_samples=20)
-    scored = [codes[start + 1 : stop + 1] for b in range(80) for codes, start, stop, _ in rows(dataset[b])]
+    scored = [
+        codes[start + 1 : stop + 1] for b in range(80) for codes, start, stop, _ in rows(dataset[b])
+    ]
     assert set(np.concatenate(scored).tolist()) == set(range(250))
 
 
@@ -281,7 +330,7 @@ def test_a_sampler_goes_on_from_its_position_to_the_end_of_that_epoch() -> None:
 
 
 def test_an_epochs_last_step_may_take_fewer_batches() -> None:
-    done = [wavenet.data._batches_done(steps, length=5, together=2) for steps in range(7)]
+    done = [wavenet.training.data._batches_done(steps, length=5, together=2) for steps in range(7)]
     assert done == [0, 2, 4, 5, 7, 9, 10]
 
 
@@ -350,7 +399,9 @@ class Recorder(lightning.pytorch.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(data: AudioDataModule, folder: Path, checkpoint: Path | None = None, **settings: Any) -> list[int]:
+def fit(
+    data: AudioDataModule, folder: Path, checkpoint: Path | None = None, **settings: Any
+) -> list[int]:
     trainer = lightning.pytorch.Trainer(
         accelerator="cpu",
         default_root_dir=folder,
@@ -368,22 +419,36 @@ def fit(data: AudioDataModule, folder: Path, checkpoint: Path | None = None, **s
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("together", [1, 2])
-def test_a_resumed_run_reads_what_the_uninterrupted_one_reads(ramps: Path, tmp_path: Path, together: int) -> None:
+def test_a_resumed_run_reads_what_the_uninterrupted_one_reads(
+    ramps: Path, tmp_path: Path, together: int
+) -> None:
     settings = {"label_from_folder": "clip", "crop_samples": 256, "batch_size": 4}
     dataset = crops(ramps)
     one_pass = len(dataset)
     total, half = 2 * one_pass // together + 3, one_pass // together - 2
-    whole = fit(ready(ramps, **settings), tmp_path, max_steps=total, accumulate_grad_batches=together)
-    begun = fit(ready(ramps, **settings), tmp_path, max_steps=half, accumulate_grad_batches=together)
+    whole = fit(
+        ready(ramps, **settings), tmp_path, max_steps=total, accumulate_grad_batches=together
+    )
+    begun = fit(
+        ready(ramps, **settings), tmp_path, max_steps=half, accumulate_grad_batches=together
+    )
     checkpoint = tmp_path / "last.ckpt"
-    resumed = fit(ready(ramps, **settings), tmp_path, checkpoint, max_steps=total, accumulate_grad_batches=together)
+    resumed = fit(
+        ready(ramps, **settings),
+        tmp_path,
+        checkpoint,
+        max_steps=total,
+        accumulate_grad_batches=together,
+    )
     assert len(whole) == total * together and len(begun) == half * together
     assert begun + resumed == whole
     assert whole == [digest(dataset[b]) for b in range(total * together)]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_without_max_steps_an_epoch_is_one_pass_and_resumes_likewise(ramps: Path, tmp_path: Path) -> None:
+def test_without_max_steps_an_epoch_is_one_pass_and_resumes_likewise(
+    ramps: Path, tmp_path: Path
+) -> None:
     settings = {"label_from_folder": "clip", "crop_samples": 256, "batch_size": 4}
     dataset = crops(ramps)
     whole = fit(ready(ramps, **settings), tmp_path, max_epochs=3)
@@ -396,18 +461,24 @@ def test_without_max_steps_an_epoch_is_one_pass_and_resumes_likewise(ramps: Path
 def test_lightnings_own_sharding_is_refused_where_there_are_several_processes(ramps: Path) -> None:
     data = ready(ramps, val_pattern="^[0-4]/")
     connector = SimpleNamespace(use_distributed_sampler=True)
-    trainer = SimpleNamespace(world_size=2, global_rank=1, _accelerator_connector=connector, lightning_module=None)
+    trainer = SimpleNamespace(
+        world_size=2, global_rank=1, _accelerator_connector=connector, lightning_module=None
+    )
     data.trainer = trainer  # type: ignore[assignment]
     with pytest.raises(ValueError, match="use_distributed_sampler false"):
         data.val_dataloader()
     connector.use_distributed_sampler = False
-    assert sum(len(batch["scored"]) for batch in data.val_dataloader()) == 2  # of 5, the second process's share
+    assert (
+        sum(len(batch["scored"]) for batch in data.val_dataloader()) == 2
+    )  # of 5, the second process's share
 
 
 # --- Files found, labels, splits -------------------------------------------------------------------------------------
 
 
-def test_audio_is_found_recursively_by_any_case_of_suffix_and_hidden_files_are_not(tmp_path: Path) -> None:
+def test_audio_is_found_recursively_by_any_case_of_suffix_and_hidden_files_are_not(
+    tmp_path: Path,
+) -> None:
     names = ["a.wav", "b/c.FLAC", "b/d/e.ogg", "f.mp3", "g.aiff", "h.AIF"]
     for name in [*names, "notes.txt", "._a.wav", ".wavenet-cache/x.wav", "b/.hidden/y.wav"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -448,16 +519,27 @@ def test_labels_and_splits_come_from_a_csv_and_only_its_files_are_used(
     with caplog.at_level(logging.INFO, "wavenet"):
         data = ready(tmp_path, metadata="clips.csv")
     assert data.labels == {"note": ["C4", "D4"], "player": ["ann", "bob"]}
-    splits = {split: [clip.path for clip in data.clips(split)] for split in ("train", "val", "test")}
+    splits = {
+        split: [clip.path for clip in data.clips(split)] for split in ("train", "val", "test")
+    }
     assert splits == {"train": ["a.wav"], "val": ["b/c.wav"], "test": ["d.wav"]}
-    assert "gone.wav' does not exist" in caplog.text and "3 clips" in caplog.text and "1 skipped" in caplog.text
+    assert (
+        "gone.wav' does not exist" in caplog.text
+        and "3 clips" in caplog.text
+        and "1 skipped" in caplog.text
+    )
 
 
 def test_a_csv_without_split_or_label_columns_leaves_them_to_the_settings(tmp_path: Path) -> None:
     for name in ("a_1.wav", "b_2.wav"):
         write_tone(tmp_path / name)
     (tmp_path / "clips.csv").write_text("path\na_1.wav\nb_2.wav\n")
-    data = ready(tmp_path, metadata=str(tmp_path / "clips.csv"), label_pattern=r"(?P<take>\d)", val_pattern="^b")
+    data = ready(
+        tmp_path,
+        metadata=str(tmp_path / "clips.csv"),
+        label_pattern=r"(?P<take>\d)",
+        val_pattern="^b",
+    )
     assert data.labels == {"take": ["1", "2"]}
     assert [clip.path for clip in data.clips("val")] == ["b_2.wav"]
 
@@ -466,7 +548,9 @@ def test_test_clips_are_never_validated_on(tmp_path: Path) -> None:
     for number in range(6):
         write_tone(tmp_path / f"{number}.wav")
     data = ready(tmp_path, test_pattern="[01]", val_pattern="[12]")
-    splits = {split: [clip.path[0] for clip in data.clips(split)] for split in ("train", "val", "test")}
+    splits = {
+        split: [clip.path[0] for clip in data.clips(split)] for split in ("train", "val", "test")
+    }
     assert splits == {"train": ["3", "4", "5"], "val": ["2"], "test": ["0", "1"]}
 
 
@@ -476,8 +560,12 @@ def test_the_held_out_fraction_depends_on_each_path_alone() -> None:
     assert len(held) == 20 and held == hold_out(paths[::-1], 0.1)
     assert len(hold_out(paths[:101], 0.1)) == 11, "rounded up"
     fewer = hold_out(paths[:-20], 0.1)
-    assert len(held ^ (fewer | (held & set(paths[-20:])))) <= 2, "taking files away hardly moves the others"
-    assert hold_out(paths[:2], 0.99) < set(paths[:2]) and hold_out(paths[:1], 0.5) == set() == hold_out([], 0.5)
+    assert len(held ^ (fewer | (held & set(paths[-20:])))) <= 2, (
+        "taking files away hardly moves the others"
+    )
+    assert hold_out(paths[:2], 0.99) < set(paths[:2]) and hold_out(
+        paths[:1], 0.5
+    ) == set() == hold_out([], 0.5)
 
 
 def test_the_split_does_not_depend_on_other_settings(tmp_path: Path) -> None:
@@ -530,15 +618,21 @@ def test_stereo_at_another_rate_is_mixed_down_and_resampled_with_one_line(
     assert lines == ["Resampled 2 of 3 files to 8000 Hz: 2 at 44100 Hz."]
 
 
-def test_samples_beyond_full_scale_are_clipped_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_samples_beyond_full_scale_are_clipped_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     soundfile.write(tmp_path / "a.wav", np.array([0.0, 1.5, -2.0, 1.0]), 8000, subtype="FLOAT")
     data = ready(tmp_path)
     assert data.codes(data.clips("train")[0]).tolist() == [128, 255, 0, 255]
     assert "2 samples in 1 files lie beyond full scale" in caplog.text
 
 
-@pytest.mark.parametrize(("how", "level", "peak"), [("peak", 0.1, 10 ** (-1 / 20)), ("loudness", 0.9, 0.1001)])
-def test_normalising_brings_clips_to_one_level(tmp_path: Path, how: str, level: float, peak: float) -> None:
+@pytest.mark.parametrize(
+    ("how", "level", "peak"), [("peak", 0.1, 10 ** (-1 / 20)), ("loudness", 0.9, 0.1001)]
+)
+def test_normalising_brings_clips_to_one_level(
+    tmp_path: Path, how: str, level: float, peak: float
+) -> None:
     write_tone(tmp_path / "a.wav", 0.5, level=level, subtype="FLOAT")
     soundfile.write(tmp_path / "silent.wav", np.zeros(100), 8000)
     data = ready(tmp_path, normalize=how)
@@ -551,7 +645,9 @@ def test_normalising_brings_clips_to_one_level(tmp_path: Path, how: str, level: 
 def test_loudness_stops_short_of_clipping() -> None:
     click = torch.zeros(8000)
     click[100] = 0.01  # its RMS lies at -79 dBFS; 56 dB more would clip it
-    assert float(wavenet.data.normalize_audio(click, "loudness").max()) == pytest.approx(1.0)
+    assert float(wavenet.training.data.normalize_audio(click, "loudness").max()) == pytest.approx(
+        1.0
+    )
 
 
 def test_trimming_cuts_silence_at_both_ends_only_and_reports_what_it_keeps(
@@ -561,9 +657,15 @@ def test_trimming_cuts_silence_at_both_ends_only_and_reports_what_it_keeps(
     audio[300:400] = audio[600:700] = 0.5
     soundfile.write(tmp_path / "a.wav", audio, 8000, subtype="FLOAT")
     with caplog.at_level(logging.INFO, "wavenet"):
-        assert [clip.length for clip in ready(tmp_path).clips("train")] == [1000], "off unless asked for"
-        assert [clip.length for clip in ready(tmp_path, trim_silence_db=60.0).clips("train")] == [400]
-        assert [clip.length for clip in ready(tmp_path, trim_silence_db=80.0).clips("train")] == [1000]
+        assert [clip.length for clip in ready(tmp_path).clips("train")] == [1000], (
+            "off unless asked for"
+        )
+        assert [clip.length for clip in ready(tmp_path, trim_silence_db=60.0).clips("train")] == [
+            400
+        ]
+        assert [clip.length for clip in ready(tmp_path, trim_silence_db=80.0).clips("train")] == [
+            1000
+        ]
     assert "keeps 40.0% of the audio" in caplog.text
 
 
@@ -582,8 +684,8 @@ def test_preparing_again_reads_nothing_and_other_labels_or_splits_decode_nothing
     ramps: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready(ramps)
-    monkeypatch.setattr(wavenet.data, "decode_clip", refuse)
-    monkeypatch.setattr(wavenet.data, "_digest", refuse)
+    monkeypatch.setattr(wavenet.training.data, "decode_clip", refuse)
+    monkeypatch.setattr(wavenet.training.data, "_digest", refuse)
     data = ready(ramps, label_from_folder="clip", val_fraction=0.2)
     assert len(data.clips("val")) == 2 and len(data.labels["clip"]) == len(LENGTHS)
     later = module(ramps)
@@ -591,11 +693,13 @@ def test_preparing_again_reads_nothing_and_other_labels_or_splits_decode_nothing
     assert later.num_samples("train") == sum(LENGTHS)
 
 
-def test_a_changed_file_is_prepared_anew_and_a_touched_one_is_not(ramps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_file_is_prepared_anew_and_a_touched_one_is_not(
+    ramps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ready(ramps)
     os.utime(ramps / "9" / "clip.wav", ns=(1, 1))
     with monkeypatch.context() as patch:
-        patch.setattr(wavenet.data, "decode_clip", refuse)
+        patch.setattr(wavenet.training.data, "decode_clip", refuse)
         ready(ramps)
     write_codes(ramps / "9" / "clip.wav", ramp(5, 100))
     assert (ready(ramps).codes(ready(ramps).clips("train")[9]) == ramp(5, 100)).all()
@@ -603,7 +707,9 @@ def test_a_changed_file_is_prepared_anew_and_a_touched_one_is_not(ramps: Path, m
 
 
 def test_settings_that_change_codes_have_folders_of_their_own(ramps: Path) -> None:
-    lengths = [ready(ramps, **settings).num_samples("train") for settings in ({}, {"sample_rate": 4000})]
+    lengths = [
+        ready(ramps, **settings).num_samples("train") for settings in ({}, {"sample_rate": 4000})
+    ]
     assert lengths[1] == sum(math.ceil(length / 2) for length in LENGTHS)
     ready(ramps, normalize="peak")
     assert len(prepared_folders(ramps / ".wavenet-cache")) == 3
@@ -639,28 +745,36 @@ def test_a_root_that_cannot_be_written_is_prepared_in_the_users_cache(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != ramps)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert ready(ramps).num_samples("train") == sum(LENGTHS)
-    assert len(prepared_folders(tmp_path / "home" / "wavenet")) == 1 and not (ramps / ".wavenet-cache").exists()
+    assert (
+        len(prepared_folders(tmp_path / "home" / "wavenet")) == 1
+        and not (ramps / ".wavenet-cache").exists()
+    )
 
 
 def run(code: str, *arguments: str) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    program = "import sys\nfrom wavenet.data import AudioDataModule\nimport wavenet.data\n" + code
+    program = (
+        "import sys\nfrom wavenet.training.data import AudioDataModule\nimport wavenet.training.data\n"
+        + code
+    )
     command = [sys.executable, "-c", program, *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 PREPARE_SLOWLY = """
 import time
-decode = wavenet.data.decode_clip
+decode = wavenet.training.data.decode_clip
 def slow(path, settings):
     time.sleep(0.05)
     return decode(path, settings)
-wavenet.data.decode_clip = slow
-prepare = wavenet.data.prepare_clips
+wavenet.training.data.decode_clip = slow
+prepare = wavenet.training.data.prepare_clips
 def tell(*arguments):
     print("begins", flush=True)
     prepare(*arguments)
-wavenet.data.prepare_clips = tell
+wavenet.training.data.prepare_clips = tell
 data = AudioDataModule(sys.argv[1], 8000, val_fraction=0.0, num_workers=0)
 data.prepare_data()
 print(data.num_samples("train"))
@@ -675,21 +789,25 @@ def test_two_processes_that_prepare_at_once_agree_and_leave_one_folder(ramps: Pa
     assert len(prepared_folders(ramps / ".wavenet-cache")) == 1
 
 
-def test_the_loser_of_a_race_uses_what_the_winner_made(ramps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish = wavenet.data._publish
+def test_the_loser_of_a_race_uses_what_the_winner_made(
+    ramps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = wavenet.training.data._publish
 
     def come_second(temporary: Path, target: Path) -> None:
-        monkeypatch.setattr(wavenet.data, "_publish", publish)
+        monkeypatch.setattr(wavenet.training.data, "_publish", publish)
         ready(ramps)
         publish(temporary, target)
 
-    monkeypatch.setattr(wavenet.data, "_publish", come_second)
+    monkeypatch.setattr(wavenet.training.data, "_publish", come_second)
     data = ready(ramps)
     assert (data.codes(data.clips("train")[2]) == ramp(LENGTHS[2], 2)).all()
     assert len(prepared_folders(ramps / ".wavenet-cache")) == 1
 
 
-def test_a_killed_preparation_leaves_nothing_that_is_used_and_is_swept_away_in_time(ramps: Path) -> None:
+def test_a_killed_preparation_leaves_nothing_that_is_used_and_is_swept_away_in_time(
+    ramps: Path,
+) -> None:
     process = run(PREPARE_SLOWLY, str(ramps))
     assert process.stdout is not None and process.stdout.readline() == "begins\n"
     time.sleep(0.1)
@@ -736,7 +854,9 @@ soundfile.write(root / "made.wav", numpy.zeros(800), 8000)
 def test_the_corpus_is_made_once_even_by_two_processes_at_once(tmp_path: Path) -> None:
     (tmp_path / "prepare.py").write_text(CORPUS)
     code = "AudioDataModule(sys.argv[1], 8000, sys.argv[2], val_fraction=0.0).prepare_data()"
-    processes = [run(code, str(tmp_path / "new" / "audio"), str(tmp_path / "prepare.py")) for _ in range(2)]
+    processes = [
+        run(code, str(tmp_path / "new" / "audio"), str(tmp_path / "prepare.py")) for _ in range(2)
+    ]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert ready(tmp_path / "new" / "audio").num_samples("train") == 800
@@ -783,10 +903,15 @@ def test_each_unusable_file_is_skipped_with_one_warning_and_counted(
     assert "1 clips, 0:00:01 at 8000 Hz, 5 skipped, 0 labels; train 1." in caplog.text
 
 
-def test_a_summary_counts_clips_time_and_labels(ramps: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_summary_counts_clips_time_and_labels(
+    ramps: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "wavenet"):
         ready(ramps, label_from_folder="clip", val_pattern="^[12]/")
-    assert "10 clips, 0:00:01 at 8000 Hz, 0 skipped, 1 labels (clip: 10); train 8, val 2." in caplog.text
+    assert (
+        "10 clips, 0:00:01 at 8000 Hz, 0 skipped, 1 labels (clip: 10); train 8, val 2."
+        in caplog.text
+    )
 
 
 def test_a_missing_root_is_refused(tmp_path: Path) -> None:
@@ -802,9 +927,13 @@ def test_a_root_without_audio_is_refused_with_what_was_there(tmp_path: Path) -> 
         module(tmp_path).prepare_data()
 
 
-def test_a_root_without_one_usable_file_is_refused_with_reasons_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_root_without_one_usable_file_is_refused_with_reasons_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "a.wav").write_text("no")
-    with pytest.raises(ValueError, match=r"None of the 1 audio files .* can be used:\n.*a.wav' cannot be read"):
+    with pytest.raises(
+        ValueError, match=r"None of the 1 audio files .* can be used:\n.*a.wav' cannot be read"
+    ):
         module(tmp_path).prepare_data()
     assert prepared_folders(tmp_path / ".wavenet-cache") == []
 
@@ -820,7 +949,9 @@ def test_a_root_without_one_usable_file_is_refused_with_reasons_and_leaves_nothi
         ({}, "valid", "one of train, val, test"),
     ],
 )
-def test_an_empty_split_says_what_to_change(tmp_path: Path, settings: dict[str, str], split: str, remedy: str) -> None:
+def test_an_empty_split_says_what_to_change(
+    tmp_path: Path, settings: dict[str, str], split: str, remedy: str
+) -> None:
     write_tone(tmp_path / "a.wav")
     (tmp_path / "clips.csv").write_text("path,split\na.wav,train\n")
     data = ready(tmp_path, **settings)
@@ -833,9 +964,11 @@ def test_a_label_pattern_that_misses_names_files_before_anything_is_decoded(
 ) -> None:
     for name in ("1_a.wav", "x.wav", "y.wav"):
         write_tone(tmp_path / name)
-    monkeypatch.setattr(wavenet.data, "decode_clip", refuse)
+    monkeypatch.setattr(wavenet.training.data, "decode_clip", refuse)
     for pattern in (r"(?P<digit>\d)_", r"(?P<digit>\d)?.*\.wav"):
-        with pytest.raises(ValueError, match=r"misses 2 of 3 files, such as 'x.wav', 'y.wav'") as raised:
+        with pytest.raises(
+            ValueError, match=r"misses 2 of 3 files, such as 'x.wav', 'y.wav'"
+        ) as raised:
             module(tmp_path, label_pattern=pattern).prepare_data()
         assert repr(pattern) in str(raised.value)
 
@@ -852,7 +985,10 @@ def test_a_file_without_a_folder_has_no_folder_label(tmp_path: Path) -> None:
         ("file,label\na.wav,x\n", "needs one named 'path'"),
         ("", "needs one named 'path'"),
         ("path,label\n", "lists no files"),
-        ("path,split\na.wav,training\n", "line 2 has the split 'training'; write train, val or test"),
+        (
+            "path,split\na.wav,training\n",
+            "line 2 has the split 'training'; write train, val or test",
+        ),
         ("path,label\na.wav,\n", "line 2 has no value for label"),
         ("path,label\na.wav,x,y\n", "more values than the header"),
         ("path,label\na.wav,x\na.wav,y\n", "line 3 lists 'a.wav' a second time"),
@@ -883,7 +1019,9 @@ def test_a_csv_that_cannot_be_meant_is_refused(tmp_path: Path, table: str, messa
         ({"label_pattern": r"(?P<a>.)", "label_from_folder": "b"}, "not both"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_settings_that_cannot_be_meant_are_refused(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         module(tmp_path, **settings)
 
@@ -921,7 +1059,9 @@ def test_label_names_choose_among_the_labels_found(tmp_path: Path) -> None:
         soundfile.write(tmp_path / name, 0.1 * np.random.default_rng(0).standard_normal(400), 8000)
     pattern = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_"
     settings = {"root": str(tmp_path), "sample_rate": 8000, "label_pattern": pattern}
-    assert AudioDataModule(**settings, label_names=["speaker"]).labels == {"speaker": ["ann", "bob"]}
+    assert AudioDataModule(**settings, label_names=["speaker"]).labels == {
+        "speaker": ["ann", "bob"]
+    }
     assert AudioDataModule(**settings, label_names=[]).labels == {}
     with pytest.raises(ValueError, match=r"\['note'\].*\['digit', 'speaker'\]"):
         _ = AudioDataModule(**settings, label_names=["note"]).labels

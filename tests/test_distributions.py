@@ -8,7 +8,7 @@ from conftest import assert_close, some_codes, some_uniforms
 from torch import Tensor
 
 from wavenet import Sampling
-from wavenet.distributions import negative_log_likelihood
+from wavenet.outputs.sampling import negative_log_likelihood
 
 LARGEST = 1 - 2**-24  # that torch.rand gives in float32
 
@@ -18,7 +18,12 @@ def logits_of(*probabilities: float, dtype: torch.dtype = torch.float64) -> Tens
 
 
 def some_logits(rows: int, classes: int = 256, dtype: torch.dtype = torch.float64) -> Tensor:
-    return (3 * torch.randn(rows, classes, generator=torch.Generator().manual_seed(3), dtype=torch.float64)).to(dtype)
+    return (
+        3
+        * torch.randn(
+            rows, classes, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+        )
+    ).to(dtype)
 
 
 def draw_by_loop(probabilities: list[float], u: float) -> int:
@@ -55,7 +60,9 @@ def test_uniforms_on_an_edge_belong_to_the_code_above() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("u", [0.0, 0.25, 0.5, 0.75, LARGEST])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=3), Sampling(top_p=0.6)])
-def test_codes_of_no_probability_are_never_drawn(dtype: torch.dtype, u: float, sampling: Sampling) -> None:
+def test_codes_of_no_probability_are_never_drawn(
+    dtype: torch.dtype, u: float, sampling: Sampling
+) -> None:
     """Zeros in front, between and behind, for many totals: rounding must not carry u * total over the last edge."""
     logits = some_logits(2000, 37, dtype)
     logits[:, :5] = logits[:, 20:23] = logits[:, 30:] = -torch.inf
@@ -69,7 +76,9 @@ def test_double_uniforms_below_one_stay_below_one() -> None:
     assert Sampling().draw(logits, torch.tensor([1 - 2**-53], dtype=torch.float64)).tolist() == [1]
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7), Sampling(top_k=5), Sampling(top_p=0.9)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(0.7), Sampling(top_k=5), Sampling(top_p=0.9)]
+)
 def test_evenly_spaced_uniforms_give_each_code_its_share(sampling: Sampling) -> None:
     n, logits = 20000, some_logits(1, 23)
     counts = sampling.draw(logits.expand(n, -1), (torch.arange(n) + 0.5) / n).bincount(minlength=23)
@@ -81,7 +90,9 @@ def test_random_uniforms_give_each_code_its_share() -> None:
     expected = n * logits.softmax(-1)[0]
     counts = Sampling().draw(logits.expand(n, -1), some_uniforms(n, 1)[:, 0]).bincount(minlength=12)
     assert float(expected.min()) > 50
-    assert float(((counts - expected).square() / expected).sum()) < 40  # chi square, 11 degrees: 1 in 30,000
+    assert (
+        float(((counts - expected).square() / expected).sum()) < 40
+    )  # chi square, 11 degrees: 1 in 30,000
 
 
 # Temperature, top-k, top-p
@@ -120,7 +131,8 @@ def test_top_k_of_none_or_all_keeps_all(k: int) -> None:
 
 def test_ties_at_the_kth_place_are_all_kept() -> None:
     assert_close(
-        Sampling(top_k=2).probabilities(logits_of(0.4, 0.2, 0.2, 0.2)), logits_of(0.4, 0.2, 0.2, 0.2).softmax(-1)
+        Sampling(top_k=2).probabilities(logits_of(0.4, 0.2, 0.2, 0.2)),
+        logits_of(0.4, 0.2, 0.2, 0.2).softmax(-1),
     )
 
 
@@ -164,8 +176,18 @@ def test_top_p_between_equal_codes_takes_the_lower_first() -> None:
 
 def test_temperature_comes_before_top_p_and_top_k_before_both_are_normalised() -> None:
     logits = logits_of(0.5, 0.3, 0.1, 0.1)
-    assert (Sampling(0.25, top_p=0.85).probabilities(logits)[0] > 0).tolist() == [True, False, False, False]
-    assert (Sampling(top_k=2, top_p=0.6).probabilities(logits)[0] > 0).tolist() == [True, False, False, False]
+    assert (Sampling(0.25, top_p=0.85).probabilities(logits)[0] > 0).tolist() == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert (Sampling(top_k=2, top_p=0.6).probabilities(logits)[0] > 0).tolist() == [
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8, 9), Sampling(top_p=0.7)])
@@ -210,11 +232,16 @@ def test_negative_log_likelihood_is_that_of_log_softmax(dtype: torch.dtype) -> N
             ]
         )  # fmt: skip
         assert_close(negative_log_likelihood(given, codes), expected)
-        assert_close(torch.compile(negative_log_likelihood, backend="eager")(given, codes), expected)
+        assert_close(
+            torch.compile(negative_log_likelihood, backend="eager")(given, codes), expected
+        )
 
 
 def test_negative_log_likelihood_of_half_precision_is_float32() -> None:
-    codes, logits = some_codes(2, 5), some_logits(10, dtype=torch.bfloat16).view(2, 5, 256).transpose(1, 2)
+    codes, logits = (
+        some_codes(2, 5),
+        some_logits(10, dtype=torch.bfloat16).view(2, 5, 256).transpose(1, 2),
+    )
     nats = negative_log_likelihood(logits, codes)
     assert nats.dtype == torch.float32
     assert_close(nats, negative_log_likelihood(logits.float(), codes))

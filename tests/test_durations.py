@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from wavenet.durations import WIDEST, checked_clip_length, draw_lengths, fit_clip_length
+from wavenet.conditioning.durations import (
+    WIDEST,
+    checked_clip_length,
+    draw_lengths,
+    fit_clip_length,
+)
 
 CATEGORIES = {"digit": ["0", "1", "2"], "speaker": ["ann", "bob"]}
 OFFSETS = {"digit": torch.tensor([-0.2, 0.0, 0.2]), "speaker": torch.tensor([-0.1, 0.1])}
@@ -23,14 +28,19 @@ def some_clips(spread: float, count: int = 6000) -> tuple[torch.Tensor, dict[str
 def test_the_fit_finds_the_numbers_that_lengths_were_made_from() -> None:
     lengths, ids = some_clips(0.15)
     found = fit_clip_length(lengths, ids, CATEGORIES)
-    assert found["log_mean"] == pytest.approx(8, abs=0.01) and found["log_std"] == pytest.approx(0.15, abs=0.01)
+    assert found["log_mean"] == pytest.approx(8, abs=0.01) and found["log_std"] == pytest.approx(
+        0.15, abs=0.01
+    )
     for name, expected in OFFSETS.items():
         assert found["offsets"][name] == pytest.approx(expected.tolist(), abs=0.02)
 
 
 def test_the_fit_separates_labels_that_go_together() -> None:
     """Most of ann's clips are of the short digit: what is the digit's is not put down to her."""
-    ids = {"digit": torch.tensor([0] * 90 + [2] * 10 + [0] * 10 + [2] * 90), "speaker": torch.arange(200) // 100}
+    ids = {
+        "digit": torch.tensor([0] * 90 + [2] * 10 + [0] * 10 + [2] * 90),
+        "speaker": torch.arange(200) // 100,
+    }
     lengths = (8 + OFFSETS["digit"][ids["digit"]] + OFFSETS["speaker"][ids["speaker"]]).exp()
     found = fit_clip_length(lengths, ids, CATEGORIES)
     digit, speaker = found["offsets"]["digit"], found["offsets"]["speaker"]
@@ -45,7 +55,11 @@ def test_the_fit_is_plain_numbers() -> None:
 
 def test_clips_without_labels_have_a_mean_and_a_spread() -> None:
     found = fit_clip_length(torch.tensor([100, 400]), {}, {})
-    assert found == {"log_mean": round(math.log(200), 4), "log_std": round(math.log(2), 4), "offsets": {}}
+    assert found == {
+        "log_mean": round(math.log(200), 4),
+        "log_std": round(math.log(2), 4),
+        "offsets": {},
+    }
 
 
 def test_drawn_lengths_are_those_of_the_corpus() -> None:
@@ -55,11 +69,18 @@ def test_drawn_lengths_are_those_of_the_corpus() -> None:
     logs, real = drawn.double().log(), lengths.double().log()
     for digit in range(3):
         mine, theirs = logs[ids["digit"] == digit], real[ids["digit"] == digit]
-        assert abs(float(mine.mean() - theirs.mean())) < 0.02 and abs(float(mine.std() - theirs.std())) < 0.02
+        assert (
+            abs(float(mine.mean() - theirs.mean())) < 0.02
+            and abs(float(mine.std() - theirs.std())) < 0.02
+        )
 
 
 def test_no_length_is_drawn_from_far_out() -> None:
-    drawn = draw_lengths({"log_mean": 8, "log_std": 0.5, "offsets": {}}, {}, 2000, seed=0).double().log()
+    drawn = (
+        draw_lengths({"log_mean": 8, "log_std": 0.5, "offsets": {}}, {}, 2000, seed=0)
+        .double()
+        .log()
+    )
     assert 0.9 * WIDEST < float((drawn - 8).abs().max()) / 0.5 < 1.01 * WIDEST
 
 
@@ -67,7 +88,9 @@ def test_a_length_is_its_seeds_alone_and_in_a_batch() -> None:
     prior: dict[str, Any] = {"log_mean": 7.0, "log_std": 0.3, "offsets": {"speaker": [0.0, 0.5]}}
     speakers = torch.tensor([0, 1, 0, 1])
     together = draw_lengths(prior, {"speaker": speakers}, 4, seed=5).tolist()
-    alone = [int(draw_lengths(prior, {"speaker": speakers[i : i + 1]}, 1, seed=5 + i)) for i in range(4)]
+    alone = [
+        int(draw_lengths(prior, {"speaker": speakers[i : i + 1]}, 1, seed=5 + i)) for i in range(4)
+    ]
     assert together == alone and len(set(together)) == 4
 
 
@@ -76,7 +99,11 @@ def test_a_length_is_its_seeds_alone_and_in_a_batch() -> None:
     [
         {"log_mean": 8.0, "log_std": 0.1},
         {"log_mean": "long", "log_std": 0.1, "offsets": {}},
-        {"log_mean": 8.0, "log_std": math.nan, "offsets": {"digit": [0.0] * 3, "speaker": [0.0] * 2}},
+        {
+            "log_mean": 8.0,
+            "log_std": math.nan,
+            "offsets": {"digit": [0.0] * 3, "speaker": [0.0] * 2},
+        },
         {"log_mean": 8.0, "log_std": 0.1, "offsets": {"digit": [0.0] * 3}},
         {"log_mean": 8.0, "log_std": 0.1, "offsets": {"digit": [0.0] * 3, "speaker": [0.0] * 3}},
         {"log_mean": 8.0, "log_std": 0.1, "offsets": [0.0]},

@@ -10,13 +10,22 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LABELS, TOLERANCE, assert_close, shifted, small_model, some_codes, some_labels, some_uniforms
+from conftest import (
+    LABELS,
+    TOLERANCE,
+    assert_close,
+    shifted,
+    small_model,
+    some_codes,
+    some_labels,
+    some_uniforms,
+)
 from torch import Tensor
 
-import wavenet.engines.torch
+import wavenet.engines.cached
 from wavenet import Sampling, WaveNet
 from wavenet.engines import Engine, EngineState, build_engine
-from wavenet.engines.torch import TorchEngine
+from wavenet.engines.cached import TorchEngine
 
 F64, F32 = torch.float64, torch.float32
 NAMES = ["naive", "torch"]
@@ -37,7 +46,9 @@ def engine_of(name: str, model: WaveNet, batch_size: int = 3, dtype: torch.dtype
     return build_engine(model, batch_size, labels, engine=name, precision=PRECISIONS[dtype])
 
 
-def drawn(engine: Engine, uniforms: Tensor, sampling: Sampling = Sampling(), cuts: Sequence[int] = ()) -> Tensor:  # noqa: B008
+def drawn(
+    engine: Engine, uniforms: Tensor, sampling: Sampling = Sampling(), cuts: Sequence[int] = ()
+) -> Tensor:
     """Codes (B, T) on the CPU, asked for in pieces that end at `cuts`."""
     pieces = uniforms.tensor_split(list(cuts), dim=1)
     return torch.cat([engine.sample(piece, sampling) for piece in pieces], dim=1).cpu()
@@ -50,7 +61,12 @@ def assert_diverse(codes: Tensor, least: int = 20) -> None:
 
 
 def parted_on_edge(
-    model: WaveNet, first: Tensor, second: Tensor, uniforms: Tensor, labels: Any = None, position: Tensor | None = None
+    model: WaveNet,
+    first: Tensor,
+    second: Tensor,
+    uniforms: Tensor,
+    labels: Any = None,
+    position: Tensor | None = None,
 ) -> int:
     """Samples (all streams together) on which two sets of codes (B, T) agree, up to the first difference of each.
 
@@ -68,7 +84,9 @@ def parted_on_edge(
             low, high = sorted((int(first[stream, t]), int(second[stream, t])))
             edges = rows[stream, low:high, t]
             distance = float((edges - float(uniforms[stream, t])).abs().max())
-            assert distance < 1e-5, f"stream {stream} parted at {t}: {low} or {high}, {distance:.1e} from the edge"
+            assert distance < 1e-5, (
+                f"stream {stream} parted at {t}: {low} or {high}, {distance:.1e} from the edge"
+            )
     return agreed
 
 
@@ -132,7 +150,9 @@ def test_engines_give_the_same_codes_in_float32_but_for_edges(kernel_size: int) 
 def test_the_cuda_engine_gives_the_codes_of_the_cpu_but_for_edges() -> None:
     model, uniforms = small_model(dtype=F32, labels=LABELS), some_uniforms(7, 300)
     first = drawn(engine_of("torch", model, 7, F32), uniforms)
-    second = drawn(engine_of("torch", small_model(dtype=F32, labels=LABELS).to("cuda"), 7, F32), uniforms)
+    second = drawn(
+        engine_of("torch", small_model(dtype=F32, labels=LABELS).to("cuda"), 7, F32), uniforms
+    )
     assert parted_on_edge(model, first, second, uniforms, some_labels(7)) > 0.5 * first.numel()
 
 
@@ -146,7 +166,9 @@ class Uncaptured:
         self.logits = self.engine._counted_step(self.sampling)
 
 
-@pytest.mark.parametrize("settings", [{"kernel_size": 1}, {"kernel_size": 3, "labels": LABELS}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"kernel_size": 1}, {"kernel_size": 3, "labels": LABELS}], ids=str
+)
 @pytest.mark.parametrize("cuts", [(), (1, 2, 40)])
 def test_the_step_that_cuda_captures_gives_the_same_codes(
     settings: dict[str, Any], cuts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -154,9 +176,11 @@ def test_the_step_that_cuda_captures_gives_the_same_codes(
     """On a CPU it can be run, not captured; calls longer than its rows are cut."""
     model, uniforms, sampling = small_model(**settings), some_uniforms(3, 90), Sampling(1.1, 0, 0.9)
     expected = drawn(engine_of("torch", model), uniforms, sampling, cuts)
-    monkeypatch.setattr(wavenet.engines.torch, "CHUNK", 32)
+    monkeypatch.setattr(wavenet.engines.cached, "CHUNK", 32)
     monkeypatch.setattr(TorchEngine, "_stepped", TorchEngine._replayed)
-    monkeypatch.setattr(TorchEngine, "_capture", lambda engine, sampling: Uncaptured(engine, sampling))
+    monkeypatch.setattr(
+        TorchEngine, "_capture", lambda engine, sampling: Uncaptured(engine, sampling)
+    )
     assert torch.equal(drawn(engine_of("torch", model), uniforms, sampling, cuts), expected)
 
 
@@ -192,7 +216,9 @@ def test_thousands_of_codes_are_those_of_one_teacher_forced_forward(
     """The codes an engine drew, given back to `forward`, must be drawn again from its logits by the same uniforms."""
     model, uniforms = small_model(**settings), some_uniforms(batch_size, 3000)
     assert model.receptive_field > 100
-    codes = drawn(engine_of("torch", model, batch_size), uniforms, sampling, cuts=[1, 130, 131, 2000])
+    codes = drawn(
+        engine_of("torch", model, batch_size), uniforms, sampling, cuts=[1, 130, 131, 2000]
+    )
     with torch.no_grad():
         logits = model(shifted(model, codes), some_labels(batch_size) if model.labels else None)
     again = torch.stack([sampling.draw(logits[..., t], uniforms[:, t]) for t in range(3000)], dim=1)
@@ -202,22 +228,41 @@ def test_thousands_of_codes_are_those_of_one_teacher_forced_forward(
 
 @pytest.mark.parametrize("dtype", [F64, F32])
 @pytest.mark.parametrize("name", NAMES)
-def test_primed_logits_are_those_of_forward_in_one_piece_or_many(name: str, dtype: torch.dtype) -> None:
+def test_primed_logits_are_those_of_forward_in_one_piece_or_many(
+    name: str, dtype: torch.dtype
+) -> None:
     model, codes = small_model(dtype=dtype, labels=LABELS), some_codes(3, 60)
     expected = model(shifted(model, codes), some_labels(3))
     for cuts in ([], [1], [59], [7, 8, 30]):
         engine = engine_of(name, model, dtype=dtype)
-        logits = torch.cat([engine.prime(piece) for piece in codes.tensor_split(cuts, dim=1)], dim=-1)
+        logits = torch.cat(
+            [engine.prime(piece) for piece in codes.tensor_split(cuts, dim=1)], dim=-1
+        )
         assert_close(logits.clone(), expected.detach(), f"cuts {cuts}")
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("settings", [{"kernel_size": 1}, {}, {"kernel_size": 3, "labels": LABELS}], ids=str)
-def test_state_after_any_number_of_samples_is_that_of_steps_over_the_codes(name: str, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{"kernel_size": 1}, {}, {"kernel_size": 3, "labels": LABELS}], ids=str
+)
+def test_state_after_any_number_of_samples_is_that_of_steps_over_the_codes(
+    name: str, settings: dict[str, Any]
+) -> None:
     model, engine = small_model(**settings), engine_of(name, small_model(**settings))
     heard = torch.empty(3, 0, dtype=torch.long)
-    for samples in (0, 1, 2, 13, 1, 40):  # short of the history, past it, and round the ring more than once
-        heard = torch.cat([heard, drawn(engine, some_uniforms(3, samples, seed=samples))], dim=1) if samples else heard
+    for samples in (
+        0,
+        1,
+        2,
+        13,
+        1,
+        40,
+    ):  # short of the history, past it, and round the ring more than once
+        heard = (
+            torch.cat([heard, drawn(engine, some_uniforms(3, samples, seed=samples))], dim=1)
+            if samples
+            else heard
+        )
         assert_state(engine.state, model, heard)
 
 
@@ -239,7 +284,9 @@ def assert_state(state: EngineState, model: WaveNet, heard: Tensor) -> None:
     if inputs.shape[1] > 1:
         _, expected = model.step(inputs[:, :-1], expected, labels)
     assert torch.equal(state.code, inputs[:, -1])
-    for actual, wanted in zip((state.model[0], *state.model[1]), (expected[0], *expected[1]), strict=True):
+    for actual, wanted in zip(
+        (state.model[0], *state.model[1]), (expected[0], *expected[1]), strict=True
+    ):
         assert_close(actual, wanted, f"after {heard.shape[1]} samples")
         assert actual.is_contiguous() and not actual.is_inference()
 
@@ -247,8 +294,12 @@ def assert_state(state: EngineState, model: WaveNet, heard: Tensor) -> None:
 # The state is canonical
 
 
-@pytest.mark.parametrize(("before", "after"), [("naive", "torch"), ("torch", "naive"), ("torch", "torch")])
-@pytest.mark.parametrize("settings", [{"kernel_size": 1}, {}, {"kernel_size": 3, "labels": LABELS}], ids=str)
+@pytest.mark.parametrize(
+    ("before", "after"), [("naive", "torch"), ("torch", "naive"), ("torch", "torch")]
+)
+@pytest.mark.parametrize(
+    "settings", [{"kernel_size": 1}, {}, {"kernel_size": 3, "labels": LABELS}], ids=str
+)
 @pytest.mark.parametrize("handover", [0, 5, 70])
 def test_a_stream_handed_over_in_the_middle_goes_on_the_same(
     before: str, after: str, settings: dict[str, Any], handover: int
@@ -261,7 +312,9 @@ def test_a_stream_handed_over_in_the_middle_goes_on_the_same(
     second.state = first.state
     tail = drawn(second, uniforms[:, handover:])
     assert torch.equal(torch.cat([head, tail], dim=1), whole)
-    assert torch.equal(drawn(first, uniforms[:, handover:]), tail), "the first engine, going on by itself"
+    assert torch.equal(drawn(first, uniforms[:, handover:]), tail), (
+        "the first engine, going on by itself"
+    )
     assert_diverse(whole)
 
 
@@ -283,10 +336,16 @@ def test_a_state_once_read_is_not_changed_by_later_sampling(name: str) -> None:
     kept = [part.clone() for part in (state.code, state.model[0], *state.model[1])]
     after = drawn(engine, uniforms)
     engine.prime(some_codes(3, 30))
-    assert all(torch.equal(*pair) for pair in zip((state.code, state.model[0], *state.model[1]), kept, strict=True))
+    assert all(
+        torch.equal(*pair)
+        for pair in zip((state.code, state.model[0], *state.model[1]), kept, strict=True)
+    )
     engine.state = state
     assert torch.equal(drawn(engine, uniforms), after), "rewound, the stream is the same"
-    assert all(torch.equal(*pair) for pair in zip((state.code, state.model[0], *state.model[1]), kept, strict=True))
+    assert all(
+        torch.equal(*pair)
+        for pair in zip((state.code, state.model[0], *state.model[1]), kept, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -302,7 +361,9 @@ def test_codes_once_drawn_are_not_changed_by_later_sampling(name: str) -> None:
 @pytest.mark.parametrize("cuts", [range(1, 60), [1], [59], [15, 16, 17, 31, 32, 33]], ids=str)
 def test_asking_in_pieces_changes_nothing(name: str, cuts: Sequence[int]) -> None:
     model, uniforms = small_model(), some_uniforms(3, 60)
-    assert torch.equal(drawn(engine_of(name, model), uniforms, cuts=cuts), drawn(engine_of(name, model), uniforms))
+    assert torch.equal(
+        drawn(engine_of(name, model), uniforms, cuts=cuts), drawn(engine_of(name, model), uniforms)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -403,7 +464,9 @@ PLACED = {"position_hop": HOP, "labels": LABELS, "unlabelled": True, "layers_per
 OTHERS = ["torch", "native"]
 
 
-def in_frames(engine: Engine, uniforms: Tensor, lengths: Tensor, sampling: Sampling, start: int = 0) -> Tensor:
+def in_frames(
+    engine: Engine, uniforms: Tensor, lengths: Tensor, sampling: Sampling, start: int = 0
+) -> Tensor:
     """Codes (B, T), the engine placed anew at the beginning of each frame."""
     codes, place = [], start
     first = HOP - start % HOP
@@ -418,9 +481,14 @@ def in_frames(engine: Engine, uniforms: Tensor, lengths: Tensor, sampling: Sampl
 @pytest.mark.parametrize("name", OTHERS)
 def test_engines_place_their_streams_as_the_naive_one_does(name: str, start: int) -> None:
     dtype = F32 if name == "native" else F64
-    model, uniforms, lengths = small_model(dtype=dtype, **PLACED), some_uniforms(3, 120), torch.tensor([70, 120, 400])
+    model, uniforms, lengths = (
+        small_model(dtype=dtype, **PLACED),
+        some_uniforms(3, 120),
+        torch.tensor([70, 120, 400]),
+    )
     first, second = (
-        in_frames(engine_of(each, model, 3, dtype), uniforms, lengths, Sampling(), start) for each in ("naive", name)
+        in_frames(engine_of(each, model, 3, dtype), uniforms, lengths, Sampling(), start)
+        for each in ("naive", name)
     )
     assert_diverse(first)
     position = torch.stack([torch.full_like(lengths, start), lengths], dim=1)
@@ -430,18 +498,26 @@ def test_engines_place_their_streams_as_the_naive_one_does(name: str, start: int
 
 @pytest.mark.parametrize("name", ["naive", *OTHERS])
 def test_a_placed_stream_is_what_forward_predicts_at_that_place(name: str) -> None:
-    model, codes, lengths = small_model(dtype=F32, **PLACED), some_codes(3, 90), torch.tensor([90, 200, 90])
+    model, codes, lengths = (
+        small_model(dtype=F32, **PLACED),
+        some_codes(3, 90),
+        torch.tensor([90, 200, 90]),
+    )
     position = torch.stack([torch.tensor([0, 33, 64]), lengths], dim=1)
     engine = engine_of(name, model, 3, F32)
     engine.place(position)
     with torch.no_grad():
         expected = model(shifted(model, codes), some_labels(3), position=position)
-        elsewhere = model(shifted(model, codes), some_labels(3), position=model.beginning(3, lengths))
+        elsewhere = model(
+            shifted(model, codes), some_labels(3), position=model.beginning(3, lengths)
+        )
     assert_close(engine.prime(codes), expected)
     assert (expected - elsewhere)[1:].abs().max() > 0.1 and torch.equal(expected[0], elsewhere[0])
 
 
-def guided_by_hand(model: WaveNet, uniforms: Tensor, labels: dict[str, Tensor], sampling: Sampling) -> Tensor:
+def guided_by_hand(
+    model: WaveNet, uniforms: Tensor, labels: dict[str, Tensor], sampling: Sampling
+) -> Tensor:
     """One code after the other, from the logits with labels and those without: (B, T)."""
     codes = torch.zeros(len(uniforms), 0, dtype=torch.int64)
     untold = {name: torch.full_like(ids, -1) for name, ids in labels.items()}
@@ -456,26 +532,38 @@ def guided_by_hand(model: WaveNet, uniforms: Tensor, labels: dict[str, Tensor], 
 
 @pytest.mark.parametrize("name", ["naive", *OTHERS])
 @pytest.mark.parametrize(
-    "sampling", [Sampling(guidance=0.5), Sampling(1.2, guidance=2.0), Sampling(0.0, guidance=1.0)], ids=str
+    "sampling",
+    [Sampling(guidance=0.5), Sampling(1.2, guidance=2.0), Sampling(0.0, guidance=1.0)],
+    ids=str,
 )
 def test_guided_codes_are_drawn_from_both_predictions(name: str, sampling: Sampling) -> None:
     model, uniforms = small_model(labels=LABELS, unlabelled=True), some_uniforms(3, 40)
     labels = some_labels(3)
     expected = guided_by_hand(model, uniforms, labels, sampling)
-    pairs = {key: torch.stack([ids, torch.full_like(ids, -1)], dim=1).flatten() for key, ids in labels.items()}
+    pairs = {
+        key: torch.stack([ids, torch.full_like(ids, -1)], dim=1).flatten()
+        for key, ids in labels.items()
+    }
     precision = "float32" if name == "native" else "float64"
-    engine = build_engine(model.float() if name == "native" else model, 6, pairs, engine=name, precision=precision)
+    engine = build_engine(
+        model.float() if name == "native" else model, 6, pairs, engine=name, precision=precision
+    )
     codes = engine.sample(uniforms.repeat_interleave(2, dim=0), sampling)
     assert torch.equal(codes[::2], codes[1::2]), "both of a pair take the same code"
     same = (codes[::2] == expected).float().cumprod(dim=1).mean()
     assert same == 1 if precision == "float64" else same > 0.8  # float32 may part on an edge
-    assert not torch.equal(expected, guided_by_hand(model.double(), uniforms, labels, Sampling(sampling.temperature)))
+    assert not torch.equal(
+        expected, guided_by_hand(model.double(), uniforms, labels, Sampling(sampling.temperature))
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_no_two_threads_share_a_guided_pair(threads: int) -> None:
     model, uniforms = small_model(dtype=F32, labels=LABELS, unlabelled=True), some_uniforms(5, 60)
-    pairs = {key: torch.stack([ids, torch.full_like(ids, -1)], dim=1).flatten() for key, ids in some_labels(5).items()}
+    pairs = {
+        key: torch.stack([ids, torch.full_like(ids, -1)], dim=1).flatten()
+        for key, ids in some_labels(5).items()
+    }
     torch.set_num_threads(threads)
     codes = build_engine(model, 10, pairs, engine="native").sample(
         uniforms.repeat_interleave(2, 0), Sampling(guidance=1.0)

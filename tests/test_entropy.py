@@ -20,12 +20,16 @@ from tiny_runs import RATE, module, trainer
 from torch import Tensor
 
 import wavenet
-from wavenet.callbacks import WeightAverage, averaged_network
 from wavenet.likelihood import nats_per_sample
-from wavenet.training import LitWaveNet
+from wavenet.training.callbacks import WeightAverage, averaged_network
+from wavenet.training.module import LitWaveNet
 
 CODEC = wavenet.MuLaw()
-RADIUS, ANGLE, SIGMA = 0.9, 2 * math.pi * 0.05, 0.05  # a resonance at a twentieth of the sample rate
+RADIUS, ANGLE, SIGMA = (
+    0.9,
+    2 * math.pi * 0.05,
+    0.05,
+)  # a resonance at a twentieth of the sample rate
 CLIPS, LENGTH = 160, 8000
 STEPS = 600
 
@@ -50,7 +54,10 @@ def exact_bits(codes: Tensor) -> Tensor:
     mean = predicted(torch.cat([silence, codes[:, :-1]], dim=1))
     limits = torch.cat([torch.tensor([-math.inf]), edges(), torch.tensor([math.inf])])
     low, high = (limits[codes + side] - mean for side in (0, 1))
-    low, high = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)  # the tail where cdfs are not near 1
+    low, high = (
+        torch.where(low > 0, -high, low),
+        torch.where(low > 0, -low, high),
+    )  # the tail where cdfs are not near 1
     p = torch.special.ndtr(high / SIGMA) - torch.special.ndtr(low / SIGMA)
     return -torch.log2(p)
 
@@ -62,7 +69,9 @@ def draw(clips: int, length: int, seed: int) -> Tensor:
     codes = torch.full((clips, 2), CODEC.silence)
     drawn = []
     for t in range(length):
-        codes = torch.stack([codes[:, 1], CODEC.encode(predicted(codes)[:, 1] + noise[:, t])], dim=1)
+        codes = torch.stack(
+            [codes[:, 1], CODEC.encode(predicted(codes)[:, 1] + noise[:, t])], dim=1
+        )
         drawn.append(codes[:, 1])
     return torch.stack(drawn, dim=1)
 
@@ -84,9 +93,16 @@ def test_the_probabilities_of_the_source_are_those_of_its_codes() -> None:
     for first, second in ((128, 128), (10, 250), (200, 180), (255, 255)):
         history = torch.tensor([[first, second]])
         mean = predicted(history)[0, 1]
-        p = 2 ** -exact_bits(torch.cat([history.expand(256, 2), torch.arange(256)[:, None]], dim=1))[:, 2]
+        p = (
+            2
+            ** -exact_bits(torch.cat([history.expand(256, 2), torch.arange(256)[:, None]], dim=1))[
+                :, 2
+            ]
+        )
         assert float(p.sum()) == pytest.approx(1, abs=1e-12)
-        draws = mean + SIGMA * torch.randn(200_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        draws = mean + SIGMA * torch.randn(
+            200_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
         frequencies = torch.bincount(CODEC.encode(draws), minlength=256) / len(draws)
         assert float((frequencies - p).abs().max()) < 5 * 0.5 / math.sqrt(len(draws))
 
@@ -104,8 +120,12 @@ def test_bits_per_sample_come_within_two_percent_of_the_entropy_and_not_below(
     codes = draw(CLIPS, LENGTH, seed=1)
     for number, clip in enumerate(CODEC.decode(codes)):
         soundfile.write(tmp_path / f"{number:03d}.wav", clip.numpy(), RATE, "FLOAT")
-    data = module(tmp_path, label_pattern=None, val_pattern=r"0[0-2]\d\.wav", crop_samples=1024, batch_size=8)
-    held_out = torch.stack([torch.from_numpy(data.codes(clip).copy()) for clip in data.clips("val")]).long()
+    data = module(
+        tmp_path, label_pattern=None, val_pattern=r"0[0-2]\d\.wav", crop_samples=1024, batch_size=8
+    )
+    held_out = torch.stack(
+        [torch.from_numpy(data.codes(clip).copy()) for clip in data.clips("val")]
+    ).long()
     numbers = [int(Path(clip.path).stem) for clip in data.clips("val")]
     assert torch.equal(held_out, codes[numbers]), "the codes survive the way through the files"
 

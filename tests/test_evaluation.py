@@ -9,13 +9,23 @@ from conftest import small_model
 from tiny_runs import write_corpus
 
 from wavenet import WaveNet
-from wavenet.evaluation import HELD_OUT_PATTERN, TRAINING_PATTERN, Clips, end_as, generate_clips, main, read_clips
+from wavenet.evaluation.digits import (
+    HELD_OUT_PATTERN,
+    TRAINING_PATTERN,
+    Clips,
+    end_as,
+    generate_clips,
+    main,
+    read_clips,
+)
 
 DIGITS, SPEAKERS = ["0", "1", "2"], ["a", "b"]
 
 
 def model(**settings: object) -> WaveNet:
-    return small_model(dtype=torch.float32, **{"labels": {"digit": DIGITS, "speaker": SPEAKERS}, **settings})
+    return small_model(
+        dtype=torch.float32, **{"labels": {"digit": DIGITS, "speaker": SPEAKERS}, **settings}
+    )
 
 
 def corpus(root: Path) -> Path:
@@ -24,19 +34,33 @@ def corpus(root: Path) -> Path:
 
 def test_real_clips_are_cut_padded_and_labelled_in_the_models_order(tmp_path: Path) -> None:
     net = model(labels={"speaker": SPEAKERS[::-1], "digit": ["2", "1", "0"]})
-    clips = read_clips(net, corpus(tmp_path), TRAINING_PATTERN, 0.3)  # takes 10 (a) and 11 (b) of three digits
+    clips = read_clips(
+        net, corpus(tmp_path), TRAINING_PATTERN, 0.3
+    )  # takes 10 (a) and 11 (b) of three digits
     assert clips.audio.shape == (6, 2400)
-    assert clips.labels["digit"].tolist() == [2, 2, 1, 1, 0, 0] and clips.labels["speaker"].tolist() == [1, 0] * 3
-    assert clips.audio[:, :1770].abs().amax(1).min() > 0.3 and clips.audio[:, 1950:].abs().max() < 0.001
+    assert (
+        clips.labels["digit"].tolist() == [2, 2, 1, 1, 0, 0]
+        and clips.labels["speaker"].tolist() == [1, 0] * 3
+    )
+    assert (
+        clips.audio[:, :1770].abs().amax(1).min() > 0.3
+        and clips.audio[:, 1950:].abs().max() < 0.001
+    )
     assert len(read_clips(net, tmp_path, HELD_OUT_PATTERN, 0.1).audio) == 15
-    assert clips.lengths.tolist() == [800 + 97 * take + 31 * digit for digit in (0, 1, 2) for take in (10, 11)]
+    assert clips.lengths.tolist() == [
+        800 + 97 * take + 31 * digit for digit in (0, 1, 2) for take in (10, 11)
+    ]
     assert read_clips(net, tmp_path, TRAINING_PATTERN, 0.1).lengths.tolist() == [800] * 6
 
 
 def test_every_digit_by_every_speaker_is_asked_for_and_no_clip_twice() -> None:
     clips = generate_clips(model(), 2, 60, seed=5, engine="torch")
     cells = [*zip(clips.labels["digit"].tolist(), clips.labels["speaker"].tolist(), strict=True)]
-    assert cells == sorted(cells) and all(cells.count(cell) == 2 for cell in cells) and len(set(cells)) == 6
+    assert (
+        cells == sorted(cells)
+        and all(cells.count(cell) == 2 for cell in cells)
+        and len(set(cells)) == 6
+    )
     assert clips.audio.shape == (12, 60) and len(clips.audio.unique(dim=0)) == 12
 
 
@@ -63,12 +87,18 @@ def test_a_model_that_plans_its_clips_ends_them_itself_and_silence_follows() -> 
     prior = {"log_mean": 4.0, "log_std": 0.4, "offsets": {"digit": [0.0] * 3, "speaker": [0.0] * 2}}
     net = model(position_hop=16, clip_length=prior)
     clips = generate_clips(net, 3, 60, seed=1, engine="torch")
-    assert clips.audio.shape == (18, 60) and int(clips.lengths.max()) == 60 and len(clips.lengths.unique()) > 5
+    assert (
+        clips.audio.shape == (18, 60)
+        and int(clips.lengths.max()) == 60
+        and len(clips.lengths.unique()) > 5
+    )
     for clip, length in zip(clips.audio, clips.lengths.tolist(), strict=True):
         assert len(clip[length:].unique()) <= 1 and len(clip[:length].unique()) > 5
 
 
-def test_the_command_prints_a_table_and_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table_and_writes_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model().save_pretrained(tmp_path / "model")
     places = [
         f"--checkpoint={tmp_path / 'model'}",
@@ -90,7 +120,9 @@ def test_the_command_prints_a_table_and_writes_its_figures(tmp_path: Path, capsy
     assert [sum(row) for row in result["confusion"]] == [4, 4, 4]
     assert set(result["accuracy"]) == set(result["scores"]) == {"training", "held_out", "generated"}
     assert result["scores"]["training"]["fid"] < 1e-3 < result["scores"]["generated"]["fid"]
-    assert result["settings"]["temperature"] == 0.9 and result["distances"]["generated"]["minimum"] > 0
+    assert (
+        result["settings"]["temperature"] == 0.9 and result["distances"]["generated"]["minimum"] > 0
+    )
     for picture in ("clips.png", "confusion.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
@@ -99,24 +131,37 @@ def test_the_command_prints_a_table_and_writes_its_figures(tmp_path: Path, capsy
 
 def test_what_cannot_be_evaluated_is_refused_with_what_to_do(tmp_path: Path) -> None:
     root = corpus(tmp_path)
-    with pytest.raises(ValueError, match=r"'_99' matches no wav file under .* Change the pattern or --root"):
+    with pytest.raises(
+        ValueError, match=r"'_99' matches no wav file under .* Change the pattern or --root"
+    ):
         read_clips(model(), root, "_99", 0.1)
-    with pytest.raises(ValueError, match=r"gives the speaker 'b', and the model knows a\. Change the pattern"):
+    with pytest.raises(
+        ValueError, match=r"gives the speaker 'b', and the model knows a\. Change the pattern"
+    ):
         read_clips(model(labels={"digit": DIGITS, "speaker": ["a"]}), root, HELD_OUT_PATTERN, 0.1)
     with pytest.raises(ValueError, match=r"gives the digit None"):
         read_clips(model(), root, HELD_OUT_PATTERN, 0.1, label_pattern="(?P<speaker>[ab])")
-    for call in (lambda net: read_clips(net, root, HELD_OUT_PATTERN, 0.1), lambda net: generate_clips(net, 1, 9)):
+    for call in (
+        lambda net: read_clips(net, root, HELD_OUT_PATTERN, 0.1),
+        lambda net: generate_clips(net, 1, 9),
+    ):
         with pytest.raises(ValueError, match=r"no label speaker; its labels are \['digit'\]"):
             call(model(labels={"digit": DIGITS}))
     with pytest.raises(ValueError, match=r"'_\(' is not a regular expression: "):
         read_clips(model(), root, "_(", 0.1)
-    with pytest.raises(ValueError, match="at least one clip of each digit by each speaker, but got clips_per_cell=0"):
+    with pytest.raises(
+        ValueError,
+        match="at least one clip of each digit by each speaker, but got clips_per_cell=0",
+    ):
         generate_clips(model(), 0, 9)
 
 
 def test_clips_that_are_held_out_and_not_are_refused(tmp_path: Path) -> None:
     model().save_pretrained(tmp_path / "model")
-    with pytest.raises(SystemExit, match=r"error: 30 clips match --training-pattern and --held-out-pattern.* apart\."):
+    with pytest.raises(
+        SystemExit,
+        match=r"error: 30 clips match --training-pattern and --held-out-pattern.* apart\.",
+    ):
         main(
             [
                 f"--checkpoint={tmp_path / 'model'}",

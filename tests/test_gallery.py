@@ -71,7 +71,12 @@ def sounds(page: Page) -> list[Tensor]:
     for player in page.all("audio"):
         content = io.BytesIO(decoded(player["src"], "audio/wav"))
         info = soundfile.info(content)
-        assert (info.samplerate, info.channels, info.format, info.subtype) == (8000, 1, "WAV", "PCM_16")
+        assert (info.samplerate, info.channels, info.format, info.subtype) == (
+            8000,
+            1,
+            "WAV",
+            "PCM_16",
+        )
         content.seek(0)
         heard.append(torch.from_numpy(soundfile.read(content, dtype="int16")[0]))
     return heard
@@ -79,7 +84,9 @@ def sounds(page: Page) -> list[Tensor]:
 
 def written(tmp_path: Path, model: WaveNet, **settings: Any) -> Page:
     path = write_gallery(
-        tmp_path / "out", model, **{"name": "small", "seconds": SECONDS, "engine": "torch", **settings}
+        tmp_path / "out",
+        model,
+        **{"name": "small", "seconds": SECONDS, "engine": "torch", **settings},
     )
     assert path == tmp_path / "out" / "index.html" and [*path.parent.iterdir()] == [path]
     return Page(path.read_text(encoding="utf-8"))
@@ -103,18 +110,31 @@ def test_each_player_holds_what_generate_gives_for_its_labels_and_seed(
     assert len(heard) == 6
     for index, clip in enumerate(heard):
         labels = {"digit": LABELS["digit"][index // 2], "speaker": LABELS["speaker"][index % 2]}
-        assert page.all("audio")[index]["aria-label"] == f"digit {labels['digit']}, speaker {labels['speaker']}"
+        assert (
+            page.all("audio")[index]["aria-label"]
+            == f"digit {labels['digit']}, speaker {labels['speaker']}"
+        )
         alone = wavenet.generate(
-            model, seconds=SECONDS, labels=labels, seed=11 + index, temperature=0.8, top_k=50, engine="torch"
+            model,
+            seconds=SECONDS,
+            labels=labels,
+            seed=11 + index,
+            temperature=0.8,
+            top_k=50,
+            engine="torch",
         )
         assert torch.equal(clip, pcm16(alone[0])), labels
         assert f"seed {11 + index}" in page.text
     assert len({tuple(clip.tolist()) for clip in heard}) == 6
 
 
-def test_clips_of_a_model_that_plans_them_have_their_own_lengths_and_the_page_says_how(tmp_path: Path) -> None:
+def test_clips_of_a_model_that_plans_them_have_their_own_lengths_and_the_page_says_how(
+    tmp_path: Path,
+) -> None:
     prior = {"log_mean": 6.0, "log_std": 0.3, "offsets": {"digit": [0.0] * 3, "speaker": [0.0] * 2}}
-    model = small_model(dtype=torch.float32, labels=LABELS, position_hop=16, unlabelled=True, clip_length=prior)
+    model = small_model(
+        dtype=torch.float32, labels=LABELS, position_hop=16, unlabelled=True, clip_length=prior
+    )
     page = written(tmp_path, model, seconds=None, seed=2)
     assert len({len(clip) for clip in sounds(page)}) > 3
     said = " ".join(page.words)
@@ -124,30 +144,49 @@ def test_clips_of_a_model_that_plans_them_have_their_own_lengths_and_the_page_sa
 def test_labels_given_hold_for_all_clips_and_the_rest_is_shown(tmp_path: Path) -> None:
     model = model_with(LABELS)
     page = written(tmp_path, model, labels={"speaker": "bob"})
-    assert [player["aria-label"] for player in page.all("audio")] == ["digit 0", "digit 1", "digit 2"]
+    assert [player["aria-label"] for player in page.all("audio")] == [
+        "digit 0",
+        "digit 1",
+        "digit 2",
+    ]
     assert "all clips speaker bob" in " ".join(page.words)
-    third = wavenet.generate(model, seconds=SECONDS, labels={"digit": "2", "speaker": "bob"}, seed=2, engine="torch")
+    third = wavenet.generate(
+        model, seconds=SECONDS, labels={"digit": "2", "speaker": "bob"}, seed=2, engine="torch"
+    )
     assert torch.equal(sounds(page)[2], pcm16(third[0]))
 
 
-@pytest.mark.parametrize(("labels", "given"), [(None, {}), (LABELS, {"digit": "1", "speaker": "ann"})])
+@pytest.mark.parametrize(
+    ("labels", "given"), [(None, {}), (LABELS, {"digit": "1", "speaker": "ann"})]
+)
 def test_with_nothing_left_to_choose_there_is_a_row_of_takes(
     tmp_path: Path, labels: Any, given: dict[str, str]
 ) -> None:
     model = model_with(labels)
     page = written(tmp_path, model, labels=given, seed=5)
     heard = sounds(page)
-    assert len(heard) == gallery.TAKES and page.all("table") == [] and len(page.all("li")) == gallery.TAKES
-    last = wavenet.generate(model, seconds=SECONDS, labels=given, seed=5 + gallery.TAKES - 1, engine="torch")
+    assert (
+        len(heard) == gallery.TAKES
+        and page.all("table") == []
+        and len(page.all("li")) == gallery.TAKES
+    )
+    last = wavenet.generate(
+        model, seconds=SECONDS, labels=given, seed=5 + gallery.TAKES - 1, engine="torch"
+    )
     assert torch.equal(heard[-1], pcm16(last[0]))
 
 
 def speakers(count: int) -> WaveNet:
-    return model_with({"digit": ["0", "1", "2"], "speaker": [f"s{number}" for number in range(count)]})
+    return model_with(
+        {"digit": ["0", "1", "2"], "speaker": [f"s{number}" for number in range(count)]}
+    )
 
 
 def test_up_to_200_combinations_are_whole_and_so_is_a_label_alone() -> None:
-    assert len(combinations(speakers(66), {}, 7)) == 198 and len(combinations(speakers(67), {}, 7)) == 3
+    assert (
+        len(combinations(speakers(66), {}, 7)) == 198
+        and len(combinations(speakers(67), {}, 7)) == 3
+    )
     assert len(combinations(speakers(250), {"digit": "1"}, 7)) == 250
 
 
@@ -160,7 +199,9 @@ def test_beyond_200_combinations_the_first_label_is_whole_and_the_others_are_dra
     assert len(heard) == 3 and page.all("table") == [] and "There are 201 combinations" in page.text
     assert "every digit, each with speaker drawn from the seed" in page.text
     for index, clip in enumerate(heard):
-        alone = wavenet.generate(model, seconds=SECONDS, labels={"digit": str(index)}, seed=7 + index, engine="torch")
+        alone = wavenet.generate(
+            model, seconds=SECONDS, labels={"digit": str(index)}, seed=7 + index, engine="torch"
+        )
         assert torch.equal(clip, pcm16(alone[0]))
     assert [choice["speaker"] for choice in combinations(model, {}, 7)] != [
         choice["speaker"] for choice in combinations(model, {}, 8)
@@ -172,11 +213,22 @@ def test_beyond_200_combinations_the_first_label_is_whole_and_the_others_are_dra
 
 def test_the_page_needs_nothing_from_outside_and_says_so_to_the_browser(tmp_path: Path) -> None:
     page = written(tmp_path, model_with(LABELS))
-    addresses = [value for _, tag in page.tags for name, value in tag.items() if name in ("src", "href", "srcset")]
+    addresses = [
+        value
+        for _, tag in page.tags
+        for name, value in tag.items()
+        if name in ("src", "href", "srcset")
+    ]
     assert len(addresses) == 12 and all(address.startswith("data:") for address in addresses)
     text = (tmp_path / "out" / "index.html").read_text()
-    assert not any(outside in text for outside in ("://", "@import", "url(", "fetch(", "<link", "<iframe"))
-    policy = next(tag["content"] for tag in page.all("meta") if tag.get("http-equiv") == "Content-Security-Policy")
+    assert not any(
+        outside in text for outside in ("://", "@import", "url(", "fetch(", "<link", "<iframe")
+    )
+    policy = next(
+        tag["content"]
+        for tag in page.all("meta")
+        if tag.get("http-equiv") == "Content-Security-Policy"
+    )
     assert "default-src 'none'" in policy and "media-src data:" in policy
 
 
@@ -189,7 +241,9 @@ def test_a_table_has_a_row_for_each_first_label_and_a_column_for_the_others(tmp_
         assert words in page.text
 
 
-def test_every_picture_and_player_has_a_name_and_the_page_a_language_and_a_title(tmp_path: Path) -> None:
+def test_every_picture_and_player_has_a_name_and_the_page_a_language_and_a_title(
+    tmp_path: Path,
+) -> None:
     page = written(tmp_path, model_with(LABELS))
     for picture, player in zip(page.all("img"), page.all("audio"), strict=True):
         assert picture["alt"] == f"Spectrogram of {player['aria-label']}" and "controls" in player
@@ -201,16 +255,28 @@ def test_the_caption_says_model_temperature_and_seed(tmp_path: Path) -> None:
     model = model_with(LABELS)
     page = written(tmp_path, model, name="runs of mine", temperature=0.85, seed=42, top_p=0.9)
     terms = dict(
-        zip(page.words[page.words.index("model") :: 2], page.words[page.words.index("model") + 1 :: 2], strict=False)
+        zip(
+            page.words[page.words.index("model") :: 2],
+            page.words[page.words.index("model") + 1 :: 2],
+            strict=False,
+        )
     )
-    assert terms["model"].startswith("runs of mine, ") and terms["audio"].startswith("0.03 s a clip at 8 kHz")
-    assert terms["temperature"] == "0.85" and terms["seed"].startswith("42,") and terms["top-p"] == "0.9"
+    assert terms["model"].startswith("runs of mine, ") and terms["audio"].startswith(
+        "0.03 s a clip at 8 kHz"
+    )
+    assert (
+        terms["temperature"] == "0.85"
+        and terms["seed"].startswith("42,")
+        and terms["top-p"] == "0.9"
+    )
     assert "top-k" not in terms
 
 
 def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     evil = ['"><script>alert(1)</script>', "a&b", "$body"]
-    page = written(tmp_path, model_with({"digit": evil, "speaker": ["<b>", "c"]}), name="<i>$notes</i>")
+    page = written(
+        tmp_path, model_with({"digit": evil, "speaker": ["<b>", "c"]}), name="<i>$notes</i>"
+    )
     assert len(page.all("script")) == 1 and page.all("b") == [] == page.all("i")
     assert page.all("audio")[0]["aria-label"] == f"digit {evil[0]}, speaker <b>"
     assert "Clips of <i>$notes</i>" in page.text and "digit $body" in page.text
@@ -233,9 +299,13 @@ def test_silence_is_dark_and_not_an_error() -> None:
     assert picture[..., :3].max() < 0.1
 
 
-def test_sixty_clips_of_a_second_stay_well_under_5_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sixty_clips_of_a_second_stay_well_under_5_megabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Noise: what compresses worst."""
-    monkeypatch.setattr(gallery, "generate_each", lambda model, choices, **_: 0.3 * torch.randn(len(choices), 8000))
+    monkeypatch.setattr(
+        gallery, "generate_each", lambda model, choices, **_: 0.3 * torch.randn(len(choices), 8000)
+    )
     labels = {"digit": [str(digit) for digit in range(10)], "speaker": list("abcdef")}
     path = write_gallery(tmp_path, model_with(labels), "noise", seconds=1)
     assert len(Page(path.read_text()).all("audio")) == 60 and 1e6 < path.stat().st_size < 4e6
@@ -254,7 +324,9 @@ def test_sixty_clips_of_a_second_stay_well_under_5_megabytes(tmp_path: Path, mon
         ({"engine": "fast"}, "fast.*auto"),
     ],
 )
-def test_what_cannot_be_drawn_leaves_no_page(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
+def test_what_cannot_be_drawn_leaves_no_page(
+    tmp_path: Path, settings: dict[str, Any], says: str
+) -> None:
     with pytest.raises(ValueError, match=says):
         written(tmp_path, model_with(LABELS), **settings)
     assert [*tmp_path.iterdir()] == []

@@ -71,8 +71,19 @@ def expected(folder: Path, seconds: float, **settings: object) -> np.ndarray:
 # --- what it writes ---
 
 
-def test_the_command_writes_a_wav_of_the_length_asked_for_and_prints_its_path(finished: Path, tmp_path: Path) -> None:
-    args = ["--checkpoint", str(finished), "--seconds", "0.1", "--labels", "digit=1,speaker=a", "--seed", "3"]
+def test_the_command_writes_a_wav_of_the_length_asked_for_and_prints_its_path(
+    finished: Path, tmp_path: Path
+) -> None:
+    args = [
+        "--checkpoint",
+        str(finished),
+        "--seconds",
+        "0.1",
+        "--labels",
+        "digit=1,speaker=a",
+        "--seed",
+        "3",
+    ]
     process = subprocess.run(
         [sys.executable, str(REPOSITORY / "generate.py"), *args],
         cwd=tmp_path,
@@ -85,7 +96,9 @@ def test_the_command_writes_a_wav_of_the_length_asked_for_and_prints_its_path(fi
     assert process.stdout == "generated.wav\n" and "Traceback" not in process.stderr
     heard = samples(tmp_path / "generated.wav")
     assert len(heard) == 800 and len(np.unique(heard)) > 50
-    assert np.array_equal(heard, expected(finished, 0.1, labels={"digit": "1", "speaker": "a"}, seed=3)[0])
+    assert np.array_equal(
+        heard, expected(finished, 0.1, labels={"digit": "1", "speaker": "a"}, seed=3)[0]
+    )
 
 
 @pytest.mark.parametrize("which", ["", "model", "checkpoints/best.ckpt"])
@@ -96,7 +109,9 @@ def test_a_run_its_export_and_its_best_checkpoint_sound_the_same(
     assert np.array_equal(samples(tmp_path / "x.wav"), expected(finished, 0.02)[0])
 
 
-def test_the_newest_run_is_taken(finished: Path, tmp_path: Path, generate: Callable[..., None]) -> None:
+def test_the_newest_run_is_taken(
+    finished: Path, tmp_path: Path, generate: Callable[..., None]
+) -> None:
     for name, factor in (("old", 0.0), ("new", 1.0)):
         model = wavenet.WaveNet.from_pretrained(finished / "model")
         with torch.no_grad():
@@ -105,35 +120,63 @@ def test_the_newest_run_is_taken(finished: Path, tmp_path: Path, generate: Calla
         model.save_pretrained(tmp_path / "runs" / name / "model")
         time.sleep(0.02)
     generate("--seconds", 0.02)
-    assert np.array_equal(samples(tmp_path / "generated.wav"), expected(tmp_path / "runs/new", 0.02)[0])
-    assert not np.array_equal(samples(tmp_path / "generated.wav"), expected(tmp_path / "runs/old", 0.02)[0])
+    assert np.array_equal(
+        samples(tmp_path / "generated.wav"), expected(tmp_path / "runs/new", 0.02)[0]
+    )
+    assert not np.array_equal(
+        samples(tmp_path / "generated.wav"), expected(tmp_path / "runs/old", 0.02)[0]
+    )
 
 
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(
     finished: Path, tmp_path: Path, generate: Callable[..., None]
 ) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        generate("--checkpoint", finished, "--seconds", 0.05, "--seed", seed, "--out", f"{name}.wav")
+        generate(
+            "--checkpoint", finished, "--seconds", 0.05, "--seed", seed, "--out", f"{name}.wav"
+        )
     contents = [(tmp_path / f"{name}.wav").read_bytes() for name in "abc"]
     assert contents[0] == contents[1] != contents[2]
 
 
 def test_a_batch_is_numbered_files_each_as_its_seed_alone(
-    finished: Path, tmp_path: Path, generate: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    finished: Path,
+    tmp_path: Path,
+    generate: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    generate("--checkpoint", finished, "--seconds", 0.05, "--batch", 3, "--seed", 7, "--out", "deep/x.wav")
+    generate(
+        "--checkpoint",
+        finished,
+        "--seconds",
+        0.05,
+        "--batch",
+        3,
+        "--seed",
+        7,
+        "--out",
+        "deep/x.wav",
+    )
     names = [f"deep/x-{index}.wav" for index in range(3)]
     assert capsys.readouterr().out.split() == names
     for index, name in enumerate(names):
-        generate("--checkpoint", finished, "--seconds", 0.05, "--seed", 7 + index, "--out", "one.wav")
+        generate(
+            "--checkpoint", finished, "--seconds", 0.05, "--seed", 7 + index, "--out", "one.wav"
+        )
         assert (tmp_path / "one.wav").read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_earlier_results_are_kept(finished: Path, tmp_path: Path, generate: Callable[..., None]) -> None:
+def test_earlier_results_are_kept(
+    finished: Path, tmp_path: Path, generate: Callable[..., None]
+) -> None:
     for batch in (1, 2, 1, 2):
         generate("--checkpoint", finished, "--seconds", 0.01, "--batch", batch)
     names = ["generated.wav", "generated_2-0.wav", "generated_2-1.wav", "generated_3.wav"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "generated_4-0.wav", "generated_4-1.wav"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *names,
+        "generated_4-0.wav",
+        "generated_4-1.wav",
+    ]
 
 
 def test_labels_change_what_is_drawn_and_temperature_zero_needs_no_seed(
@@ -145,13 +188,19 @@ def test_labels_change_what_is_drawn_and_temperature_zero_needs_no_seed(
 
     both = [bytes_of(digit, "--labels", f"digit={digit},speaker=a") for digit in "01"]
     assert both[0] != both[1]
-    cold = [bytes_of(f"cold{seed}", "--labels=digit=0,speaker=a", "--temperature=0", "--seed", seed) for seed in (1, 2)]
+    cold = [
+        bytes_of(f"cold{seed}", "--labels=digit=0,speaker=a", "--temperature=0", "--seed", seed)
+        for seed in (1, 2)
+    ]
     assert cold[0] == cold[1] != both[0]
     assert bytes_of("top", "--labels=digit=0,speaker=a", "--top-k=1") == cold[0]
 
 
 def test_plot_writes_a_picture_of_every_clip(
-    finished: Path, tmp_path: Path, generate: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    finished: Path,
+    tmp_path: Path,
+    generate: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     generate("--checkpoint", finished, "--seconds", 0.1, "--batch", 2, "--plot", "pictures/two.png")
     assert capsys.readouterr().out.split()[-1] == "pictures/two.png"
@@ -169,7 +218,9 @@ def test_with_no_run_the_bundled_model_speaks_and_says_so_in_a_line(
 ) -> None:
     with caplog.at_level("INFO", logger="wavenet.checkpoints"):
         generate("--labels", "digit=7,speaker=jackson", "--seconds", 0.05, "--engine=torch")
-    said = [record.getMessage() for record in caplog.records if record.name == "wavenet.checkpoints"]
+    said = [
+        record.getMessage() for record in caplog.records if record.name == "wavenet.checkpoints"
+    ]
     assert len(said) == 1 and "bundled model fsdd" in said[0] and "python train.py" in said[0]
     audio = wavenet.generate(
         wavenet.WaveNet.from_pretrained("fsdd"),
@@ -180,8 +231,18 @@ def test_with_no_run_the_bundled_model_speaks_and_says_so_in_a_line(
     assert np.array_equal(samples(tmp_path / "generated.wav"), pcm16(audio[0]).numpy())
 
 
-def test_clips_of_drawn_lengths_are_written_each_up_to_its_end(tmp_path: Path, generate: Callable[..., None]) -> None:
-    generate("--seconds", 0.01, "--labels", "digit=7,speaker=jackson", "--engine=torch", "--out", "prompt.wav")
+def test_clips_of_drawn_lengths_are_written_each_up_to_its_end(
+    tmp_path: Path, generate: Callable[..., None]
+) -> None:
+    generate(
+        "--seconds",
+        0.01,
+        "--labels",
+        "digit=7,speaker=jackson",
+        "--engine=torch",
+        "--out",
+        "prompt.wav",
+    )
     how = ["--labels", "digit=7,speaker=nicolas", "--prompt", "prompt.wav"]
     generate(*how, "--batch", 2, "--seed", 3, "--out", "some.wav")
     lengths = []
@@ -196,11 +257,15 @@ def test_clips_of_drawn_lengths_are_written_each_up_to_its_end(tmp_path: Path, g
 def test_the_bundled_model_is_named_and_a_run_goes_before_it(
     finished: Path, tmp_path: Path, generate: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    wavenet.WaveNet.from_pretrained(finished / "model").save_pretrained(tmp_path / "runs" / "mine" / "model")
+    wavenet.WaveNet.from_pretrained(finished / "model").save_pretrained(
+        tmp_path / "runs" / "mine" / "model"
+    )
     generate("--seconds", 0.02, "--out", "run.wav")
     assert np.array_equal(samples(tmp_path / "run.wav"), expected(finished, 0.02)[0])
     assert "bundled" not in caplog.text
-    with pytest.raises(SystemExit, match=r"error: Label 'digit' has no category '12'.*0, 1, 2, 3, 4, 5, 6, 7, 8, 9"):
+    with pytest.raises(
+        SystemExit, match=r"error: Label 'digit' has no category '12'.*0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    ):
         generate("--checkpoint", "fsdd", "--labels", "digit=12")
 
 
@@ -208,14 +273,31 @@ def test_the_bundled_model_is_named_and_a_run_goes_before_it(
 
 
 def test_gallery_writes_one_page_with_a_clip_for_every_combination(
-    finished: Path, tmp_path: Path, generate: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    finished: Path,
+    tmp_path: Path,
+    generate: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    clip = ["--checkpoint", finished, "--seconds", 0.05, "--temperature", 0.7, "--seed", 4, "--engine=torch"]
+    clip = [
+        "--checkpoint",
+        finished,
+        "--seconds",
+        0.05,
+        "--temperature",
+        0.7,
+        "--seed",
+        4,
+        "--engine=torch",
+    ]
     generate(*clip, "--gallery", "deep/out")
     assert capsys.readouterr().out == "deep/out/index.html\n"
-    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")] == ["deep/out/index.html"]
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")] == [
+        "deep/out/index.html"
+    ]
     page = (tmp_path / "deep/out/index.html").read_text()
-    sounds = [base64.b64decode(text) for text in re.findall(r'"data:audio/wav;base64,([^"]+)"', page)]
+    sounds = [
+        base64.b64decode(text) for text in re.findall(r'"data:audio/wav;base64,([^"]+)"', page)
+    ]
     assert len(sounds) == 4, "two digits by two speakers"
     for index, labels in enumerate(
         ["digit=0,speaker=a", "digit=0,speaker=b", "digit=1,speaker=a", "digit=1,speaker=b"]
@@ -242,7 +324,15 @@ def test_a_prompt_of_any_rate_opens_the_result_and_is_gone_on_from(
 ) -> None:
     labels = {"digit": "0", "speaker": "b"}
     generate(
-        "--checkpoint", finished, "--seconds", 0.05, "--prompt", prompt, "--out", "x.wav", "--labels=digit=0,speaker=b"
+        "--checkpoint",
+        finished,
+        "--seconds",
+        0.05,
+        "--prompt",
+        prompt,
+        "--out",
+        "x.wav",
+        "--labels=digit=0,speaker=b",
     )
     heard = samples(tmp_path / "x.wav")
     assert len(heard) == 12000 + 400
@@ -250,15 +340,30 @@ def test_a_prompt_of_any_rate_opens_the_result_and_is_gone_on_from(
     codec = wavenet.MuLaw()
     assert np.abs(heard[:12000] / 32768 - codec.decode(codec.encode(opening)).numpy()).max() < 1e-4
     tone = 0.4 * np.sin(2 * np.pi * 440 * np.arange(12000) / RATE)
-    assert np.abs(heard[200:11800] / 32768 - tone[200:11800]).max() < 0.02, "mixed down and resampled"
+    assert np.abs(heard[200:11800] / 32768 - tone[200:11800]).max() < 0.02, (
+        "mixed down and resampled"
+    )
     assert np.array_equal(heard[12000:], expected(finished, 0.05, prompt=opening, labels=labels)[0])
-    assert not np.array_equal(heard[12000:], expected(finished, 0.05, labels=labels)[0]), "the prompt is heard"
+    assert not np.array_equal(heard[12000:], expected(finished, 0.05, labels=labels)[0]), (
+        "the prompt is heard"
+    )
 
 
 def test_every_clip_of_a_batch_opens_with_the_prompt(
     finished: Path, tmp_path: Path, prompt: Path, generate: Callable[..., None]
 ) -> None:
-    generate("--checkpoint", finished, "--seconds", 0.05, "--prompt", prompt, "--out", "x.wav", "--batch", 2)
+    generate(
+        "--checkpoint",
+        finished,
+        "--seconds",
+        0.05,
+        "--prompt",
+        prompt,
+        "--out",
+        "x.wav",
+        "--batch",
+        2,
+    )
     one, two = samples(tmp_path / "x-0.wav"), samples(tmp_path / "x-1.wav")
     assert np.array_equal(one[:12000], two[:12000]) and not np.array_equal(one[12000:], two[12000:])
 
@@ -309,22 +414,35 @@ def test_what_cannot_be_done_is_one_message_and_leaves_nothing(
     assert list(tmp_path.rglob("*.*")) == []
 
 
-def test_a_folder_without_any_run_says_what_to_type(tmp_path: Path, generate: Callable[..., None]) -> None:
-    with pytest.raises(SystemExit, match=r"(?s)no trained model in here yet.*python train\.py.*--checkpoint fsdd"):
+def test_a_folder_without_any_run_says_what_to_type(
+    tmp_path: Path, generate: Callable[..., None]
+) -> None:
+    with pytest.raises(
+        SystemExit, match=r"(?s)no trained model in here yet.*python train\.py.*--checkpoint fsdd"
+    ):
         generate("--runs", "here")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_export_is_named(finished: Path, tmp_path: Path, generate: Callable[..., None]) -> None:
+def test_a_damaged_export_is_named(
+    finished: Path, tmp_path: Path, generate: Callable[..., None]
+) -> None:
     wavenet.WaveNet.from_pretrained(finished / "model").save_pretrained(tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(SystemExit, match=r"error: model/model\.safetensors is not a whole safetensors file"):
+    with pytest.raises(
+        SystemExit, match=r"error: model/model\.safetensors is not a whole safetensors file"
+    ):
         generate("--checkpoint", "model")
 
 
-def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path: Path, generate: Callable[..., None]) -> None:
-    torch.save({"state_dict": {}, "hyper_parameters": {}, "extra": Payload(tmp_path / "ran")}, tmp_path / "x.ckpt")
+def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(
+    tmp_path: Path, generate: Callable[..., None]
+) -> None:
+    torch.save(
+        {"state_dict": {}, "hyper_parameters": {}, "extra": Payload(tmp_path / "ran")},
+        tmp_path / "x.ckpt",
+    )
     with pytest.raises(SystemExit, match=r"error: x\.ckpt was refused"):
         generate("--checkpoint", "x.ckpt")
     assert not (tmp_path / "ran").exists()
@@ -353,7 +471,11 @@ def test_ctrl_c_keeps_what_was_made(finished: Path, tmp_path: Path) -> None:
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     text, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and "what was made so far is written" in text and "Traceback" not in text
+    assert (
+        process.returncode == 1
+        and "what was made so far is written" in text
+        and "Traceback" not in text
+    )
     assert 256 <= len(samples(tmp_path / "generated.wav")) < 3600 * RATE
 
 
@@ -375,7 +497,9 @@ def test_out_to_stdout_is_the_raw_pcm_of_the_wav(finished: Path, tmp_path: Path)
     assert np.array_equal(np.frombuffer(raw, "<i2"), expected) and len(expected) == RATE // 2
 
 
-def test_a_stream_without_end_flows_until_ctrl_c_or_until_the_player_leaves(finished: Path, tmp_path: Path) -> None:
+def test_a_stream_without_end_flows_until_ctrl_c_or_until_the_player_leaves(
+    finished: Path, tmp_path: Path
+) -> None:
     for leave in ("ctrl-c", "close"):
         process = pipe(tmp_path, "--checkpoint", finished, "--seconds", "inf")
         assert process.stdout is not None and process.stderr is not None
@@ -411,7 +535,9 @@ def test_flags_that_contradict_each_other_are_refused(
 
 def test_native_without_a_compiler_says_what_to_install(finished: Path, tmp_path: Path) -> None:
     clip = ["--checkpoint", finished, "--seconds=0.05"]
-    process = start(tmp_path, *clip, "--engine=native", script="generate.py", CXX="no-such-compiler")
+    process = start(
+        tmp_path, *clip, "--engine=native", script="generate.py", CXX="no-such-compiler"
+    )
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and "apt install g++" in text and "Traceback" not in text
     process = start(tmp_path, *clip, script="generate.py", CXX="no-such-compiler")

@@ -41,7 +41,9 @@ def test_audio_is_float32_in_range_and_as_long_as_asked() -> None:
 @pytest.mark.parametrize("engine", ["naive", "torch", "auto"])
 def test_a_seed_is_uniforms_through_the_inverse_cdf_of_forward(engine: str) -> None:
     model = small_model()
-    audio = generate(model, num_samples=60, seed=11, engine=engine, precision="float64", temperature=0.9)
+    audio = generate(
+        model, num_samples=60, seed=11, engine=engine, precision="float64", temperature=0.9
+    )
     codes = CODEC.encode(audio)
     logits = model(shifted(model, codes))[0].T  # (T, Q)
     assert torch.equal(Sampling(0.9).draw(logits, uniforms_of(11, 60)), codes[0])
@@ -50,7 +52,9 @@ def test_a_seed_is_uniforms_through_the_inverse_cdf_of_forward(engine: str) -> N
 @pytest.mark.parametrize("settings", [{"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.5}])
 def test_every_way_of_drawing_reaches_the_engine(settings: dict[str, Any]) -> None:
     model = small_model()
-    assert not torch.equal(generate(model, num_samples=60, **settings), generate(model, num_samples=60))
+    assert not torch.equal(
+        generate(model, num_samples=60, **settings), generate(model, num_samples=60)
+    )
 
 
 def test_temperature_zero_does_not_depend_on_the_seed() -> None:
@@ -70,8 +74,12 @@ def test_the_model_is_left_as_it_was() -> None:
 
 def test_the_same_seed_sounds_the_same_and_another_does_not() -> None:
     model = small_model()
-    assert torch.equal(generate(model, num_samples=60, seed=3), generate(model, num_samples=60, seed=3))
-    assert not torch.equal(generate(model, num_samples=60, seed=3), generate(model, num_samples=60, seed=4))
+    assert torch.equal(
+        generate(model, num_samples=60, seed=3), generate(model, num_samples=60, seed=3)
+    )
+    assert not torch.equal(
+        generate(model, num_samples=60, seed=3), generate(model, num_samples=60, seed=4)
+    )
 
 
 def test_generating_neither_reads_nor_moves_the_global_seed() -> None:
@@ -86,7 +94,9 @@ def test_generating_neither_reads_nor_moves_the_global_seed() -> None:
 
 @pytest.mark.parametrize("labels", [None, LABELS])
 @pytest.mark.parametrize("engine", ["naive", "torch"])
-def test_stream_i_of_any_batch_sounds_like_seed_plus_i_alone(engine: str, labels: dict[str, list[str]] | None) -> None:
+def test_stream_i_of_any_batch_sounds_like_seed_plus_i_alone(
+    engine: str, labels: dict[str, list[str]] | None
+) -> None:
     model = small_model(labels=labels)
     settings: dict[str, Any] = {"num_samples": 60, "engine": engine, "precision": "float64"}
     together = generate(model, batch_size=5, seed=7, **settings)
@@ -97,7 +107,9 @@ def test_stream_i_of_any_batch_sounds_like_seed_plus_i_alone(engine: str, labels
 
 def test_a_shorter_result_is_the_beginning_of_a_longer_one() -> None:
     model = small_model()
-    longer = generate(model, num_samples=2100, precision="float64")  # past the chunks that generate works in
+    longer = generate(
+        model, num_samples=2100, precision="float64"
+    )  # past the chunks that generate works in
     assert torch.equal(generate(model, num_samples=1500, precision="float64"), longer[:, :1500])
 
 
@@ -107,7 +119,13 @@ def test_a_shorter_result_is_the_beginning_of_a_longer_one() -> None:
 @pytest.mark.parametrize("chunk_size", [1, 7, 64, 200, 1000])
 def test_chunks_of_a_stream_are_what_generate_gives(chunk_size: int) -> None:
     model = small_model(labels=LABELS)
-    settings: dict[str, Any] = {"num_samples": 200, "batch_size": 3, "seed": 2, "precision": "float64", "top_p": 0.9}
+    settings: dict[str, Any] = {
+        "num_samples": 200,
+        "batch_size": 3,
+        "seed": 2,
+        "precision": "float64",
+        "top_p": 0.9,
+    }
     chunks = list(stream(model, chunk_size=chunk_size, **settings))
     assert [chunk.shape[1] for chunk in chunks[:-1]] == [chunk_size] * (len(chunks) - 1)
     assert torch.equal(torch.cat(chunks, dim=1), generate(model, **settings))
@@ -115,15 +133,22 @@ def test_chunks_of_a_stream_are_what_generate_gives(chunk_size: int) -> None:
 
 def test_a_stream_without_a_length_goes_on() -> None:
     model = small_model()
-    chunks = list(itertools.islice(stream(model, chunk_size=50, batch_size=2, precision="float64"), 40))
+    chunks = list(
+        itertools.islice(stream(model, chunk_size=50, batch_size=2, precision="float64"), 40)
+    )
     assert all(chunk.shape == (2, 50) for chunk in chunks)
-    assert torch.equal(torch.cat(chunks, dim=1), generate(model, num_samples=2000, batch_size=2, precision="float64"))
+    assert torch.equal(
+        torch.cat(chunks, dim=1),
+        generate(model, num_samples=2000, batch_size=2, precision="float64"),
+    )
 
 
 def test_two_streams_side_by_side_do_not_disturb_each_other() -> None:
     model = small_model()
     settings: dict[str, Any] = {"num_samples": 90, "precision": "float64"}
-    pairs = list(zip(*(stream(model, chunk_size=30, seed=seed, **settings) for seed in (0, 1)), strict=True))
+    pairs = list(
+        zip(*(stream(model, chunk_size=30, seed=seed, **settings) for seed in (0, 1)), strict=True)
+    )
     for index, seed in enumerate((0, 1)):
         alone = generate(model, seed=seed, **settings)
         assert torch.equal(torch.cat([pair[index] for pair in pairs], dim=1), alone)
@@ -146,21 +171,31 @@ def test_labels_steer_each_stream() -> None:
     for name, options in LABELS.items():
         fixed = {other: categories[0] for other, categories in LABELS.items() if other != name}
         alone = [generate(model, labels={**fixed, name: option}, **settings) for option in options]
-        assert all(not torch.equal(first, second) for first, second in itertools.combinations(alone, 2))
-        each = generate(model, labels={**fixed, name: [options[1], options[0]]}, batch_size=2, **settings)
+        assert all(
+            not torch.equal(first, second) for first, second in itertools.combinations(alone, 2)
+        )
+        each = generate(
+            model, labels={**fixed, name: [options[1], options[0]]}, batch_size=2, **settings
+        )
         assert torch.equal(each[0], alone[1][0])
 
 
-def test_labels_left_out_are_drawn_for_each_stream_from_its_seed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_left_out_are_drawn_for_each_stream_from_its_seed_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     model = small_model(labels=LABELS)
     settings: dict[str, Any] = {"num_samples": 40, "precision": "float64"}
     with caplog.at_level(logging.INFO, logger="wavenet.generation"):
         audio = generate(model, batch_size=12, labels={"speaker": "bob"}, seed=20, **settings)
-    (message,) = [record.getMessage() for record in caplog.records if "drawn" in record.getMessage()]
+    (message,) = [
+        record.getMessage() for record in caplog.records if "drawn" in record.getMessage()
+    ]
     digits = message.split(": ")[1].split(", ")
     assert "digit" in message and len(digits) == 12 and set(digits) == {"0", "1", "2"}
     for index in (0, 5, 11):
-        told = generate(model, labels={"speaker": "bob", "digit": digits[index]}, seed=20 + index, **settings)
+        told = generate(
+            model, labels={"speaker": "bob", "digit": digits[index]}, seed=20 + index, **settings
+        )
         assert torch.equal(told[0], audio[index])
 
 
@@ -174,7 +209,14 @@ def test_a_prompt_is_heard_before_the_first_sample(engine: str, batched: bool) -
     prompt = some_audio(3, 70) if batched else some_audio(70)
     labels = {"digit": ["2", "0", "1"], "speaker": "ann"}
     audio = generate(
-        model, num_samples=50, batch_size=3, prompt=prompt, labels=labels, seed=4, engine=engine, precision="float64"
+        model,
+        num_samples=50,
+        batch_size=3,
+        prompt=prompt,
+        labels=labels,
+        seed=4,
+        engine=engine,
+        precision="float64",
     )
     heard = torch.cat([CODEC.encode(prompt.expand(3, -1)), CODEC.encode(audio)], dim=1)
     logits = model(shifted(model, heard), label_ids(LABELS, labels, 3))
@@ -184,7 +226,9 @@ def test_a_prompt_is_heard_before_the_first_sample(engine: str, batched: bool) -
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 70, 71])
-def test_a_prompt_is_the_same_however_it_is_prefilled(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_a_prompt_is_the_same_however_it_is_prefilled(
+    monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
     model, prompt = small_model(), some_audio(71)
     whole = generate(model, num_samples=50, prompt=prompt, precision="float64")
     monkeypatch.setattr(wavenet.generation, "PREFILL_CHUNK", chunk)
@@ -203,7 +247,9 @@ def test_a_free_run_goes_on_from_its_own_beginning_as_from_a_prompt() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 30), (3, 2, 30), (0,), (3, 0), ()])
 def test_a_prompt_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"prompt is audio of shape \(time,\) or \(3, time\)") as error:
+    with pytest.raises(
+        ValueError, match=r"prompt is audio of shape \(time,\) or \(3, time\)"
+    ) as error:
         generate(small_model(), num_samples=5, batch_size=3, prompt=torch.zeros(shape))
     assert str(shape) in str(error.value)
 
@@ -239,7 +285,9 @@ def test_a_prompt_with_nan_or_of_integers_is_refused() -> None:
         ({"num_samples": 5, "labels": {"digit": ["1", "2"]}}, "2 categories for a batch of 1"),
     ],
 )
-def test_arguments_out_of_range_are_refused_at_the_call(settings: dict[str, Any], message: str) -> None:
+def test_arguments_out_of_range_are_refused_at_the_call(
+    settings: dict[str, Any], message: str
+) -> None:
     model = small_model(labels=LABELS)
     with pytest.raises(ValueError, match=message):
         generate(model, **settings)
@@ -260,7 +308,9 @@ def test_a_chunk_size_of_nothing_is_refused() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("engine", ["naive", "torch"])
-def test_logits_that_are_not_finite_are_refused(engine: str, temperature: float, bad: float) -> None:
+def test_logits_that_are_not_finite_are_refused(
+    engine: str, temperature: float, bad: float
+) -> None:
     model = small_model()
     with torch.no_grad():
         dict(model.named_parameters())["head.3.weight"][7, 3] = bad
@@ -271,13 +321,17 @@ def test_logits_that_are_not_finite_are_refused(engine: str, temperature: float,
 # Progress and logs
 
 
-def test_progress_goes_to_stderr_and_nothing_else_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_goes_to_stderr_and_nothing_else_is_printed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     quiet = generate(small_model(), num_samples=300, batch_size=2)
     assert capfd.readouterr() == ("", "")
     shown = generate(small_model(), num_samples=300, batch_size=2, progress=True)
     captured = capfd.readouterr()
     assert captured.out == ""
-    assert "600/600" in captured.err and "x real time" in captured.err and "samples/s" in captured.err
+    assert (
+        "600/600" in captured.err and "x real time" in captured.err and "samples/s" in captured.err
+    )
     assert torch.equal(shown, quiet)
 
 
@@ -289,16 +343,28 @@ def test_auto_says_what_it_chose(caplog: pytest.LogCaptureFixture) -> None:
 
 # Clips of a planned length, and guidance
 
-PRIOR = {"log_mean": 5.0, "log_std": 0.2, "offsets": {"digit": [0.0, 0.5, 1.0], "speaker": [0.0, 0.0]}}
+PRIOR = {
+    "log_mean": 5.0,
+    "log_std": 0.2,
+    "offsets": {"digit": [0.0, 0.5, 1.0], "speaker": [0.0, 0.0]},
+}
 PLANNED = {"position_hop": 16, "labels": LABELS, "unlabelled": True, "clip_length": PRIOR}
 
 
 @pytest.mark.parametrize("chunk_size", [1, 15, 16, 17, 1024])
 def test_a_planned_clip_does_not_depend_on_how_it_is_asked_for(chunk_size: int) -> None:
     model, labels = small_model(**PLANNED), {"digit": ["0", "2"], "speaker": "ann"}
-    whole = generate(model, num_samples=100, batch_size=2, labels=labels, engine="torch", precision="float64")
+    whole = generate(
+        model, num_samples=100, batch_size=2, labels=labels, engine="torch", precision="float64"
+    )
     chunks = stream(
-        model, num_samples=100, batch_size=2, labels=labels, engine="torch", precision="float64", chunk_size=chunk_size
+        model,
+        num_samples=100,
+        batch_size=2,
+        labels=labels,
+        engine="torch",
+        precision="float64",
+        chunk_size=chunk_size,
     )
     assert torch.equal(torch.cat(list(chunks), dim=1), whole)
 
@@ -307,16 +373,22 @@ def test_a_planned_clip_is_forward_at_its_places() -> None:
     model, labels = small_model(**PLANNED), {"digit": "1", "speaker": "bob"}
     how = {"engine": "torch", "precision": "float64", "guidance": 0.0}
     codes = CODEC.encode(generate(model, num_samples=70, labels=labels, seed=4, **how))
-    logits = model(shifted(model, codes), label_ids(LABELS, labels, 1), position=torch.tensor([[0, 70]]))[0].T
+    logits = model(
+        shifted(model, codes), label_ids(LABELS, labels, 1), position=torch.tensor([[0, 70]])
+    )[0].T
     assert torch.equal(Sampling().draw(logits, uniforms_of(4, 70)), codes[0])
 
 
 def test_a_prompt_counts_to_the_planned_clip() -> None:
     model, labels, prompt = small_model(**PLANNED), {"digit": "1", "speaker": "bob"}, some_audio(21)
     how = {"engine": "torch", "precision": "float64", "guidance": 0.0}
-    codes = CODEC.encode(generate(model, num_samples=50, labels=labels, prompt=prompt, seed=4, **how))
+    codes = CODEC.encode(
+        generate(model, num_samples=50, labels=labels, prompt=prompt, seed=4, **how)
+    )
     heard = torch.cat([CODEC.encode(prompt)[None], codes], dim=1)
-    logits = model(shifted(model, heard), label_ids(LABELS, labels, 1), position=torch.tensor([[0, 71]]))[0].T
+    logits = model(
+        shifted(model, heard), label_ids(LABELS, labels, 1), position=torch.tensor([[0, 71]])
+    )[0].T
     assert torch.equal(Sampling().draw(logits[21:], uniforms_of(4, 50)), codes[0])
 
 
@@ -338,7 +410,10 @@ def test_lengths_may_differ_between_streams() -> None:
     model = small_model()
     audio = generate(model, num_samples=[30, 50], batch_size=2)
     assert torch.equal(audio[1], generate(model, num_samples=50, seed=1)[0])
-    assert torch.equal(audio[0, :30], generate(model, num_samples=30)[0]) and len(audio[0, 30:].unique()) == 1
+    assert (
+        torch.equal(audio[0, :30], generate(model, num_samples=30)[0])
+        and len(audio[0, 30:].unique()) == 1
+    )
     with pytest.raises(ValueError, match="2 lengths for a batch of 3"):
         generate(model, num_samples=[30, 50], batch_size=3)
 
@@ -348,21 +423,30 @@ def test_a_planned_clip_has_an_end() -> None:
         stream(small_model(position_hop=16))
     with pytest.raises(ValueError, match="plans its clips"):
         stream(small_model(**PLANNED), seconds=math.inf)
-    assert len(list(itertools.islice(stream(small_model(), seconds=math.inf, chunk_size=7), 3))) == 3
+    assert (
+        len(list(itertools.islice(stream(small_model(), seconds=math.inf, chunk_size=7), 3))) == 3
+    )
 
 
 def test_guidance_changes_what_is_drawn_and_is_on_for_models_trained_for_it() -> None:
     model, labels = small_model(**PLANNED), {"digit": "1", "speaker": "bob"}
-    drawn = [generate(model, num_samples=60, labels=labels, guidance=w) for w in (None, GUIDANCE, 0.0, 2.0)]
+    drawn = [
+        generate(model, num_samples=60, labels=labels, guidance=w)
+        for w in (None, GUIDANCE, 0.0, 2.0)
+    ]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[1], drawn[2]) and not torch.equal(drawn[1], drawn[3])
 
 
 def test_a_guided_stream_is_the_same_alone_and_in_a_batch() -> None:
     model, labels = small_model(**PLANNED), {"digit": "1", "speaker": "bob"}
-    together = generate(model, num_samples=60, batch_size=3, labels=labels, guidance=1.5, prompt=some_audio(20))
+    together = generate(
+        model, num_samples=60, batch_size=3, labels=labels, guidance=1.5, prompt=some_audio(20)
+    )
     for index, clip in enumerate(together):
-        alone = generate(model, num_samples=60, labels=labels, guidance=1.5, prompt=some_audio(20), seed=index)[0]
+        alone = generate(
+            model, num_samples=60, labels=labels, guidance=1.5, prompt=some_audio(20), seed=index
+        )[0]
         assert torch.equal(alone, clip)
 
 

@@ -1,4 +1,4 @@
-"""Properties of `wavenet.kernels`: the fused block is the plain one, in values and gradients, compiled or not.
+"""Properties of `wavenet.training.kernels`: the fused block is the plain one, in values and gradients, compiled or not.
 
 The kernels run on the CPU in Triton's interpreter, in a process of their own; those marked `gpu` are the real ones.
 """
@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from wavenet import ResidualBlock, WaveNet
-from wavenet.kernels import FusedBlock, fuse, residual_unit, resources
-from wavenet.training import training_loss
+from wavenet.training.kernels import FusedBlock, fuse, residual_unit, resources
+from wavenet.training.module import training_loss
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory a block may have, CUDA programming guide
+SHARED_LIMIT = {
+    80: 163 * 1024,
+    90: 227 * 1024,
+}  # bytes of shared memory a block may have, CUDA programming guide
 
 
 class Case(NamedTuple):
@@ -48,10 +51,16 @@ CASES = {
 
 
 def features(*shape: int, dtype: torch.dtype = F64, seed: int = 0, device: str = "cpu") -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64).to(dtype).to(device)
+    return (
+        torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+        .to(dtype)
+        .to(device)
+    )
 
 
-def blocks(case: Case, condition_time: int, last: bool, dtype: torch.dtype) -> tuple[ResidualBlock, ResidualBlock]:
+def blocks(
+    case: Case, condition_time: int, last: bool, dtype: torch.dtype
+) -> tuple[ResidualBlock, ResidualBlock]:
     """The plain block in float64, and the fused one with the same weights."""
     torch.manual_seed(0)
     sizes = (
@@ -70,7 +79,9 @@ def blocks(case: Case, condition_time: int, last: bool, dtype: torch.dtype) -> t
     return plain.double(), fused
 
 
-def outputs_and_gradients(block: nn.Module, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
+def outputs_and_gradients(
+    block: nn.Module, x: Tensor, condition: Tensor | None
+) -> dict[str, Tensor]:
     """By name: both outputs of a block, and the gradients of all that goes in, of random weights on the outputs."""
     inputs = {"x": x, **({} if condition is None else {"condition": condition})}
     inputs = {name: value.detach().clone().requires_grad_() for name, value in inputs.items()}
@@ -81,15 +92,21 @@ def outputs_and_gradients(block: nn.Module, x: Tensor, condition: Tensor | None)
     return {"residual": residual, "skip": skip, **dict(zip(leaves, gradients, strict=True))}
 
 
-def assert_fused_is_plain(case: Case, condition_time: int, dtype: torch.dtype, device: str = "cpu") -> None:
+def assert_fused_is_plain(
+    case: Case, condition_time: int, dtype: torch.dtype, device: str = "cpu"
+) -> None:
     for last in (False, True):
         plain, fused = (block.to(device) for block in blocks(case, condition_time, last, dtype))
         x = features(case.batch, case.channels, case.time, dtype=dtype, device=device)
         shape = (case.batch, 3, condition_time)
         condition = features(*shape, dtype=dtype, seed=1, device=device) if condition_time else None
-        expected = outputs_and_gradients(plain, x.double(), None if condition is None else condition.double())
+        expected = outputs_and_gradients(
+            plain, x.double(), None if condition is None else condition.double()
+        )
         for name, actual in outputs_and_gradients(fused, x, condition).items():
-            assert_close(actual, expected[name].to(dtype), f"{name} {'of the last block' if last else ''}")
+            assert_close(
+                actual, expected[name].to(dtype), f"{name} {'of the last block' if last else ''}"
+            )
 
 
 # The block
@@ -97,14 +114,18 @@ def assert_fused_is_plain(case: Case, condition_time: int, dtype: torch.dtype, d
 
 @pytest.mark.parametrize("condition", ["none", "whole-clip", "over-time"])
 @pytest.mark.parametrize("case", CASES)
-def test_fused_values_and_gradients_are_those_of_autograd(interpreter: Interpreter, case: str, condition: str) -> None:
+def test_fused_values_and_gradients_are_those_of_autograd(
+    interpreter: Interpreter, case: str, condition: str
+) -> None:
     condition_time = {"none": 0, "whole-clip": 1, "over-time": CASES[case].time}[condition]
     interpreter(assert_fused_is_plain, CASES[case], condition_time, F64)
 
 
 @pytest.mark.parametrize("case", ["one-past-a-tile", "several-products"])
 @pytest.mark.parametrize("dtype", [F32, BF16])
-def test_fused_values_and_gradients_in_lower_precision(interpreter: Interpreter, case: str, dtype: torch.dtype) -> None:
+def test_fused_values_and_gradients_in_lower_precision(
+    interpreter: Interpreter, case: str, dtype: torch.dtype
+) -> None:
     interpreter(assert_fused_is_plain, CASES[case], 1, dtype)
 
 
@@ -122,24 +143,37 @@ def assert_fused_autocasts() -> None:
         assert_close(actual.to(BF16), expected[name].to(BF16), name)
 
 
-def test_under_autocast_products_are_in_bfloat16_and_weights_have_float32_gradients(interpreter: Interpreter) -> None:
+def test_under_autocast_products_are_in_bfloat16_and_weights_have_float32_gradients(
+    interpreter: Interpreter,
+) -> None:
     expected = _computed_in_autocast(False)
     assert expected["residual"].dtype == BF16 and expected["dilated.weight"].dtype == F32
     interpreter(assert_fused_autocasts)
 
 
 def assert_operator_is_sound() -> None:
-    sizes = {"x": (2, 9, 5), "taps": (2, 5, 6), "bias": (6,), "condition": (2, 1, 6), "mix": (3, 5), "mix_bias": (5,)}
+    sizes = {
+        "x": (2, 9, 5),
+        "taps": (2, 5, 6),
+        "bias": (6,),
+        "condition": (2, 1, 6),
+        "mix": (3, 5),
+        "mix_bias": (5,),
+    }
     inputs = [features(*size).requires_grad_() for size in sizes.values()]
     for arguments in (inputs, [*inputs[:3], None, None, None]):
         torch.library.opcheck(residual_unit, (*arguments, 2, 0.8))  # raises where a check fails
 
 
-def test_the_operator_keeps_what_it_tells_torch_of_shapes_aliases_and_gradients(interpreter: Interpreter) -> None:
+def test_the_operator_keeps_what_it_tells_torch_of_shapes_aliases_and_gradients(
+    interpreter: Interpreter,
+) -> None:
     interpreter(assert_operator_is_sound)
 
 
-def assert_refused(condition_channels: int, shape: tuple[int, ...], condition: tuple[int, ...] | None) -> None:
+def assert_refused(
+    condition_channels: int, shape: tuple[int, ...], condition: tuple[int, ...] | None
+) -> None:
     block = ResidualBlock(5, 7, 6, condition_channels=condition_channels)
     fuse(block)
     block(torch.zeros(shape), None if condition is None else torch.zeros(condition))
@@ -155,7 +189,11 @@ def assert_refused(condition_channels: int, shape: tuple[int, ...], condition: t
     ],
 )
 def test_a_fused_block_refuses_what_the_plain_one_refuses(
-    interpreter: Interpreter, condition_channels: int, shape: tuple[int, ...], condition: Any, message: str
+    interpreter: Interpreter,
+    condition_channels: int,
+    shape: tuple[int, ...],
+    condition: Any,
+    message: str,
 ) -> None:
     with pytest.raises(ValueError, match=message):
         interpreter(assert_refused, condition_channels, shape, condition)
@@ -166,11 +204,20 @@ def test_fusing_changes_neither_names_nor_weights_and_is_copied_and_saved(tmp_pa
     fused = copy.deepcopy(plain)
     fuse(fused)
     again = copy.deepcopy(fused)
-    assert all(type(block) is FusedBlock for model in (fused, again) for block in model.stack.blocks)
-    assert all(copied is not block for copied, block in zip(again.stack.blocks, fused.stack.blocks, strict=True))
+    assert all(
+        type(block) is FusedBlock for model in (fused, again) for block in model.stack.blocks
+    )
+    assert all(
+        copied is not block
+        for copied, block in zip(again.stack.blocks, fused.stack.blocks, strict=True)
+    )
     assert plain.state_dict().keys() == again.state_dict().keys()
     again.save_pretrained(tmp_path)
-    for model in (fused, again, WaveNet.from_pretrained(tmp_path)):  # without a GPU, a fused block is the plain one
+    for model in (
+        fused,
+        again,
+        WaveNet.from_pretrained(tmp_path),
+    ):  # without a GPU, a fused block is the plain one
         assert torch.equal(model(codes, some_labels(2)), plain(codes, some_labels(2)))
 
 
@@ -187,13 +234,21 @@ class Kept(pl.Callback):
         self.loss = outputs["loss"].detach()
 
 
-def trained(corpus: Path, backend: str = "inductor", steps: int = 2, **settings: Any) -> dict[str, Tensor]:
+def trained(
+    corpus: Path, backend: str = "inductor", steps: int = 2, **settings: Any
+) -> dict[str, Tensor]:
     """Loss, gradients and weights after two steps in float64; two, since the first leaves no moments of another path."""
     torch.compiler.reset()
     kept, lit, compile_function = Kept(), network(**settings), torch.compile
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "compile", lambda function: compile_function(function, backend=backend, fullgraph=True))
-        trainer(callbacks=[kept], max_steps=steps, precision="64-true", gradient_clip_val=1.0).fit(lit, module(corpus))
+        patch.setattr(
+            torch,
+            "compile",
+            lambda function: compile_function(function, backend=backend, fullgraph=True),
+        )
+        trainer(callbacks=[kept], max_steps=steps, precision="64-true", gradient_clip_val=1.0).fit(
+            lit, module(corpus)
+        )
     assert settings.get("fused", False) == isinstance(lit.network.stack.blocks[0], FusedBlock)
     return {"loss": kept.loss, **kept.gradients, **lit.network.state_dict()}
 
@@ -212,11 +267,16 @@ def assert_same_training(actual: dict[str, Tensor], expected: dict[str, Tensor])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_training_step_is_the_plain_one(corpus: Path, backend: str) -> None:
     settings = {"position_hop": 16}
-    assert_same_training(trained(corpus, backend, compile=True, **settings), trained(corpus, compile=False, **settings))
+    assert_same_training(
+        trained(corpus, backend, compile=True, **settings),
+        trained(corpus, compile=False, **settings),
+    )
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_fused_training_step_is_the_plain_one(interpreter: Interpreter, corpus: Path, compiled: bool) -> None:
+def test_a_fused_training_step_is_the_plain_one(
+    interpreter: Interpreter, corpus: Path, compiled: bool
+) -> None:
     interpreter(assert_fused_trains_as_plain, corpus, compiled)
 
 
@@ -230,7 +290,9 @@ def assert_few_graphs(fused: bool, position_hop: int) -> None:
     """Batches of a few widths, as the data module makes them: the second width makes it a variable, others add nothing."""
     torch.compiler.reset()
     counter = CompileCounterWithBackend("aot_eager")
-    model = small_model(dtype=F32, labels=LABELS, cycles=1, layers_per_cycle=2, position_hop=position_hop).train()
+    model = small_model(
+        dtype=F32, labels=LABELS, cycles=1, layers_per_cycle=2, position_hop=position_hop
+    ).train()
     position = torch.tensor([[0, 900], [70, 800]]) if position_hop else None
     if fused:
         fuse(model)
@@ -239,18 +301,24 @@ def assert_few_graphs(fused: bool, position_hop: int) -> None:
     for width in (256, 512, 256, 768, 512):
         scored = torch.tensor([[0, width], [20, width - 3]])
         with torch.autocast("cpu", BF16):
-            loss = compiled(model, some_codes(2, width + 1).byte(), scored, some_labels(2), position)
+            loss = compiled(
+                model, some_codes(2, width + 1).byte(), scored, some_labels(2), position
+            )
         loss.backward()
         graphs.append(counter.frame_count)
     assert graphs == [1, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("position_hop", [0, 16])
-def test_a_step_compiles_without_a_graph_break_and_only_twice_for_all_widths(position_hop: int) -> None:
+def test_a_step_compiles_without_a_graph_break_and_only_twice_for_all_widths(
+    position_hop: int,
+) -> None:
     assert_few_graphs(False, position_hop)
 
 
-def test_a_fused_step_compiles_without_a_graph_break_and_only_twice_for_all_widths(interpreter: Interpreter) -> None:
+def test_a_fused_step_compiles_without_a_graph_break_and_only_twice_for_all_widths(
+    interpreter: Interpreter,
+) -> None:
     interpreter(assert_few_graphs, True, 16)
 
 
@@ -293,18 +361,25 @@ def test_fused_values_and_gradients_on_a_gpu(case: str, dtype: torch.dtype, cond
 @pytest.mark.parametrize("dtype", [F32, BF16])
 def test_a_fused_step_on_a_gpu_is_the_plain_one(dtype: torch.dtype, compiled: bool) -> None:
     torch.compiler.reset()
-    plain = small_model(dtype=F32, labels=LABELS, residual_channels=33, gate_channels=32).cuda().train()
+    plain = (
+        small_model(dtype=F32, labels=LABELS, residual_channels=33, gate_channels=32).cuda().train()
+    )
     fused = copy.deepcopy(plain)
     fuse(fused)
     labels = {name: ids.cuda() for name, ids in some_labels(3).items()}
-    codes, scored = some_codes(3, 1025).byte().cuda(), torch.tensor([[0, 1024], [20, 1000], [0, 7]], device="cuda")
+    codes, scored = (
+        some_codes(3, 1025).byte().cuda(),
+        torch.tensor([[0, 1024], [20, 1000], [0, 7]], device="cuda"),
+    )
     loss_function = torch.compile(training_loss, fullgraph=True) if compiled else training_loss
     results = []
     for model, function in ((plain, training_loss), (fused, loss_function)):
         with torch.autocast("cuda", dtype, enabled=dtype == BF16):
             loss = function(model, codes, scored, labels)
         gradients = torch.autograd.grad(loss, list(model.parameters()))
-        results.append({"loss": loss, **dict(zip(dict(model.named_parameters()), gradients, strict=True))})
+        results.append(
+            {"loss": loss, **dict(zip(dict(model.named_parameters()), gradients, strict=True))}
+        )
     for name, actual in results[1].items():
         difference = float((actual - results[0][name]).norm() / results[0][name].norm())
         assert difference < (1e-4 if dtype == F32 else 0.05), f"{name}: {difference:.1e}"

@@ -31,7 +31,9 @@ def in_pieces(
     outputs, start = [], 0
     for length in lengths:
         here = condition[..., start : start + length] if varies else condition
-        y, state = step(x[..., start : start + length], state, *(() if condition is None else (here,)))
+        y, state = step(
+            x[..., start : start + length], state, *(() if condition is None else (here,))
+        )
         outputs.append(y if isinstance(y, tuple) else (y,))
         start += length
     assert start == x.shape[-1]
@@ -44,7 +46,9 @@ def assert_steps_are_forward(
     whole = module(x) if condition is None else module(x, condition)
     dtype = next(module.parameters()).dtype
     stepped, _ = in_pieces(module.step, x, module.init_state(len(x)), lengths, condition)
-    for actual, expected in zip(stepped, whole if isinstance(whole, tuple) else (whole,), strict=True):
+    for actual, expected in zip(
+        stepped, whole if isinstance(whole, tuple) else (whole,), strict=True
+    ):
         assert expected.dtype == dtype and float(expected.detach().std()) > 0.05
         assert_close(actual, expected, f"{where} cut {list(lengths)[:8]}")
 
@@ -59,14 +63,26 @@ def tensors(state: Any) -> Iterator[Tensor]:
 
 def block(dtype: torch.dtype = F64, **settings: Any) -> ResidualBlock:
     torch.manual_seed(0)
-    sizes = {"residual_channels": 5, "gate_channels": 7, "skip_channels": 17, "kernel_size": 3, "dilation": 2}
+    sizes = {
+        "residual_channels": 5,
+        "gate_channels": 7,
+        "skip_channels": 17,
+        "kernel_size": 3,
+        "dilation": 2,
+    }
     return ResidualBlock(**{**sizes, "residual_scale": math.sqrt(0.5), **settings}).to(dtype)
 
 
 def stack(dtype: torch.dtype = F64, **settings: Any) -> ResidualStack:
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"dilations": [1, 2, 4, 1, 2], "residual_channels": 5, "gate_channels": 7}
-    return ResidualStack(**{**sizes, "skip_channels": 17, "residual_scale": 0.8, **settings}).to(dtype)
+    sizes: dict[str, Any] = {
+        "dilations": [1, 2, 4, 1, 2],
+        "residual_channels": 5,
+        "gate_channels": 7,
+    }
+    return ResidualStack(**{**sizes, "skip_channels": 17, "residual_scale": 0.8, **settings}).to(
+        dtype
+    )
 
 
 # What CausalConv1d computes
@@ -86,7 +102,11 @@ def double_loop(x: Tensor, weight: Tensor, bias: Tensor, dilation: int, groups: 
                 for i in range(per_group):
                     for k in range(taps):
                         when = t - (taps - 1 - k) * dilation
-                        total += float(weight[o, i, k]) * float(x[b, first + i, when]) if when >= 0 else 0.0
+                        total += (
+                            float(weight[o, i, k]) * float(x[b, first + i, when])
+                            if when >= 0
+                            else 0.0
+                        )
                 y[b, o, t] = total
     assert inputs == per_group * groups
     return y
@@ -109,10 +129,14 @@ def test_convolution_is_the_double_loop(kernel_size: int, dilation: int, groups:
 def test_convolution_is_conv1d_on_left_padded_input(
     kernel_size: int, dilation: int, groups: int, bias: bool, dtype: torch.dtype
 ) -> None:
-    conv = CausalConv1d(6, 12, kernel_size, dilation=dilation, groups=groups, bias=bias, dtype=dtype)
+    conv = CausalConv1d(
+        6, 12, kernel_size, dilation=dilation, groups=groups, bias=bias, dtype=dtype
+    )
     x = features(3, 6, 19, dtype=dtype)
     padded = F.pad(x, ((kernel_size - 1) * dilation, 0))
-    assert_close(conv(x), F.conv1d(padded, conv.weight, conv.bias, dilation=dilation, groups=groups))
+    assert_close(
+        conv(x), F.conv1d(padded, conv.weight, conv.bias, dilation=dilation, groups=groups)
+    )
 
 
 def test_gradients_are_those_of_conv1d_on_left_padded_input() -> None:
@@ -179,7 +203,9 @@ def test_sizes_may_be_given_as_tuples_of_one() -> None:
         ({"kernel_size": [3, 3]}, r"kernel_size=\[3, 3\]"),
     ],
 )
-def test_arguments_that_are_not_causal_are_refused_with_the_reason(settings: dict[str, Any], reason: str) -> None:
+def test_arguments_that_are_not_causal_are_refused_with_the_reason(
+    settings: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(ValueError, match=reason):
         CausalConv1d(4, 6, **{"kernel_size": 2, **settings})
 
@@ -250,7 +276,10 @@ def test_a_change_at_t_leaves_outputs_before_t_bit_identical(
             after = outputs(moved[0], moved[1])  # type: ignore[arg-type]
             for now, then in zip(after, before, strict=True):
                 assert torch.equal(now[..., :t], then[..., :t]), f"{which} {t} changed the past"
-            assert all((now[..., t] != then[..., t]).any() for now, then in zip(after[-1:], before[-1:], strict=True))
+            assert all(
+                (now[..., t] != then[..., t]).any()
+                for now, then in zip(after[-1:], before[-1:], strict=True)
+            )
 
 
 @pytest.mark.parametrize("dtype", [F64, F32])
@@ -262,7 +291,9 @@ def test_a_code_changed_at_t_leaves_the_model_before_t_bit_identical(dtype: torc
         moved[:, t] = (moved[:, t] + 100) % 256
         after = model(moved, some_labels(2))
         assert torch.equal(after[..., :t], before[..., :t]), f"code {t} changed the past"
-        assert (after[..., t] != before[..., t]).any(dim=1).all(), f"code {t} does not reach its own output"
+        assert (after[..., t] != before[..., t]).any(dim=1).all(), (
+            f"code {t} does not reach its own output"
+        )
 
 
 def reach(x: Tensor, y: Tensor) -> list[int]:
@@ -273,24 +304,39 @@ def reach(x: Tensor, y: Tensor) -> list[int]:
 
 @pytest.mark.parametrize(("kernel_size", "dilation"), [(1, 1), (2, 1), (2, 9), (3, 4), (5, 3)])
 def test_the_taps_of_a_convolution_by_gradient(kernel_size: int, dilation: int) -> None:
-    conv, x = CausalConv1d(3, 5, kernel_size, dilation=dilation, dtype=F64), features(1, 3, 40).requires_grad_()
+    conv, x = (
+        CausalConv1d(3, 5, kernel_size, dilation=dilation, dtype=F64),
+        features(1, 3, 40).requires_grad_(),
+    )
     assert reach(x, conv(x)) == [39 - k * dilation for k in reversed(range(kernel_size))]
     assert conv.history == (kernel_size - 1) * dilation
 
 
 @pytest.mark.parametrize(
-    ("kernel_size", "dilations"), [(2, [1, 2, 4, 8]), (2, [1, 2, 1, 2]), (3, [1, 2, 4]), (2, [1]), (1, [1, 2])]
+    ("kernel_size", "dilations"),
+    [(2, [1, 2, 4, 8]), (2, [1, 2, 1, 2]), (3, [1, 2, 4]), (2, [1]), (1, [1, 2])],
 )
-def test_receptive_field_of_a_stack_is_what_the_gradient_reaches(kernel_size: int, dilations: list[int]) -> None:
-    module, x = stack(dilations=dilations, kernel_size=kernel_size), features(1, 5, 60).requires_grad_()
+def test_receptive_field_of_a_stack_is_what_the_gradient_reaches(
+    kernel_size: int, dilations: list[int]
+) -> None:
+    module, x = (
+        stack(dilations=dilations, kernel_size=kernel_size),
+        features(1, 5, 60).requires_grad_(),
+    )
     reached = reach(x, module(x))
     assert reached == list(range(60 - module.receptive_field, 60))
     assert module.receptive_field == 1 + sum((kernel_size - 1) * dilation for dilation in dilations)
 
 
 @pytest.mark.parametrize(("kernel_size", "layers"), [(1, 2), (2, 3), (2, 5), (3, 3), (5, 2)])
-def test_receptive_field_of_the_model_is_what_the_gradient_reaches(kernel_size: int, layers: int) -> None:
-    model, codes, embedded = small_model(kernel_size=kernel_size, layers_per_cycle=layers), some_codes(1, 100), []
+def test_receptive_field_of_the_model_is_what_the_gradient_reaches(
+    kernel_size: int, layers: int
+) -> None:
+    model, codes, embedded = (
+        small_model(kernel_size=kernel_size, layers_per_cycle=layers),
+        some_codes(1, 100),
+        [],
+    )
     model.embedding.register_forward_hook(lambda module, given, output: embedded.append(output))
     logits = model(codes)
     (gradient,) = torch.autograd.grad(logits[..., -1].sum(), embedded)  # (1, T, C)
@@ -307,16 +353,26 @@ def test_dilation_cycles_double_and_start_again() -> None:
 
 
 def causal(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
-    return F.conv1d(F.pad(x, ((weight.shape[-1] - 1) * dilation, 0)), weight, bias, dilation=dilation)
+    return F.conv1d(
+        F.pad(x, ((weight.shape[-1] - 1) * dilation, 0)), weight, bias, dilation=dilation
+    )
 
 
 @pytest.mark.parametrize("condition_time", [None, 1, 19])
 @pytest.mark.parametrize("last", [False, True])
 def test_a_block_is_its_equations(condition_time: int | None, last: bool) -> None:
-    module = block(condition_channels=0 if condition_time is None else 3, residual_scale=0.7, last=last)
-    x, h = features(2, 5, 19), None if condition_time is None else features(2, 3, condition_time, seed=1)
+    module = block(
+        condition_channels=0 if condition_time is None else 3, residual_scale=0.7, last=last
+    )
+    x, h = (
+        features(2, 5, 19),
+        None if condition_time is None else features(2, 3, condition_time, seed=1),
+    )
     weight = dict(module.named_parameters())
-    split = [part.detach() for part in causal(x, weight["dilated.weight"], weight["dilated.bias"], 2).split(7, dim=1)]
+    split = [
+        part.detach()
+        for part in causal(x, weight["dilated.weight"], weight["dilated.bias"], 2).split(7, dim=1)
+    ]
     if h is not None:
         projected = F.conv1d(h, weight["condition.weight"])
         split = [split[0] + projected[:, :7], split[1] + projected[:, 7:]]
@@ -326,7 +382,9 @@ def test_a_block_is_its_equations(condition_time: int | None, last: bool) -> Non
     if last:
         assert torch.equal(residual, x) and "residual.weight" not in weight
     else:
-        assert_close(residual, (x + causal(z, weight["residual.weight"], weight["residual.bias"])) * 0.7)
+        assert_close(
+            residual, (x + causal(z, weight["residual.weight"], weight["residual.bias"])) * 0.7
+        )
 
 
 @pytest.mark.parametrize("condition_channels", [0, 3])
@@ -345,7 +403,11 @@ def test_a_stack_is_its_blocks_in_sequence_with_summed_skips(condition_channels:
 def test_every_parameter_of_a_model_learns() -> None:
     model = small_model(labels=LABELS)
     model(torch.arange(256).repeat(6, 1), some_labels(6)).square().sum().backward()
-    idle = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0]
+    idle = [
+        name
+        for name, value in model.named_parameters()
+        if value.grad is None or not value.grad.abs().sum() > 0
+    ]
     assert idle == []
 
 
@@ -380,7 +442,9 @@ def test_a_stack_without_dilations_is_refused() -> None:
 @pytest.mark.parametrize("dtype", [F64, F32])
 @pytest.mark.parametrize("dilation", DILATIONS)
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 5])
-def test_steps_of_a_convolution_concatenate_to_forward(kernel_size: int, dilation: int, dtype: torch.dtype) -> None:
+def test_steps_of_a_convolution_concatenate_to_forward(
+    kernel_size: int, dilation: int, dtype: torch.dtype
+) -> None:
     history = (kernel_size - 1) * dilation
     for batch, groups in ((1, 1), (3, 1), (1, 2), (3, 4)):
         conv = CausalConv1d(4, 8, kernel_size, dilation=dilation, groups=groups, dtype=dtype)
@@ -422,7 +486,11 @@ def test_steps_of_a_block_concatenate_to_forward(
 ) -> None:
     condition = features(3, 2, condition_time, dtype=dtype, seed=1) if condition_time else None
     module = block(
-        dtype, kernel_size=kernel_size, dilation=dilation, last=last, condition_channels=2 if condition_time else 0
+        dtype,
+        kernel_size=kernel_size,
+        dilation=dilation,
+        last=last,
+        condition_channels=2 if condition_time else 0,
     )
     for lengths in cuttings(37, module.dilated.history):
         assert_steps_are_forward(module, features(3, 5, 37, dtype=dtype), lengths, condition)
@@ -448,7 +516,9 @@ def test_steps_of_a_model_concatenate_to_forward(
 ) -> None:
     model = small_model(dtype=dtype, kernel_size=kernel_size, labels=labels)
     for lengths in cuttings(43, model.receptive_field - 1):
-        assert_steps_are_forward(model, some_codes(batch, 43), lengths, some_labels(batch) if labels else None)
+        assert_steps_are_forward(
+            model, some_codes(batch, 43), lengths, some_labels(batch) if labels else None
+        )
 
 
 # The state is a value
@@ -466,7 +536,9 @@ STATEFUL_IDS = ["conv", "kernel-1", "grouped", "block", "stack", "model"]
 
 
 def inputs_of(module: Any, time: int, seed: int = 0) -> Tensor:
-    return some_codes(3, time, seed) if hasattr(module, "codec") else features(3, 6, time, seed=seed)
+    return (
+        some_codes(3, time, seed) if hasattr(module, "codec") else features(3, 6, time, seed=seed)
+    )
 
 
 @pytest.mark.parametrize("build", STATEFUL, ids=STATEFUL_IDS)
@@ -480,21 +552,30 @@ def test_step_never_writes_to_the_state_it_was_given(build: Callable[[], Any], n
     assert all(new.untyped_storage().data_ptr() != old.untyped_storage().data_ptr() or not old.numel()
                for new, old in zip(tensors(after), tensors(state), strict=True))  # fmt: skip
     assert (
-        any(not torch.equal(new, old) for new, old in zip(tensors(after), before, strict=True)) or not before[0].numel()
+        any(not torch.equal(new, old) for new, old in zip(tensors(after), before, strict=True))
+        or not before[0].numel()
     )
 
 
 @pytest.mark.parametrize("build", STATEFUL, ids=STATEFUL_IDS)
 @pytest.mark.parametrize("n", [1, 3, 30])
-def test_state_is_canonical_and_holds_no_memory_but_its_own(build: Callable[[], Any], n: int) -> None:
+def test_state_is_canonical_and_holds_no_memory_but_its_own(
+    build: Callable[[], Any], n: int
+) -> None:
     module = build()
     start = module.init_state(3)
     _, state = module.step(inputs_of(module, n), start)
-    convolutions = [part for part in module.modules() if isinstance(part, CausalConv1d) and part.kernel_size[0] > 1]
+    convolutions = [
+        part
+        for part in module.modules()
+        if isinstance(part, CausalConv1d) and part.kernel_size[0] > 1
+    ]
     convolutions = convolutions or [module]
     for initial, part, conv in zip(tensors(start), tensors(state), convolutions, strict=True):
         assert part.shape == initial.shape == (3, conv.in_channels, conv.history)
-        assert part.is_contiguous() and initial.is_contiguous() and part.dtype == initial.dtype == F64
+        assert (
+            part.is_contiguous() and initial.is_contiguous() and part.dtype == initial.dtype == F64
+        )
         assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
         assert not initial.any()
 
@@ -518,7 +599,11 @@ def test_state_does_not_follow_later_changes_of_the_input() -> None:
 @pytest.mark.parametrize("build", STATEFUL, ids=STATEFUL_IDS)
 def test_a_forked_state_goes_both_ways(build: Callable[[], Any]) -> None:
     module = build()
-    past, left, right = inputs_of(module, 11), inputs_of(module, 7, seed=3), inputs_of(module, 5, seed=4)
+    past, left, right = (
+        inputs_of(module, 11),
+        inputs_of(module, 7, seed=3),
+        inputs_of(module, 5, seed=4),
+    )
     _, state = module.step(past, module.init_state(3))
     for future in (left, right, left):
         y, _ = module.step(future, state)
@@ -532,10 +617,14 @@ def test_init_state_takes_device_and_dtype_and_follows_the_weights() -> None:
     assert conv_of().init_state(2).dtype == F64
     for module in (conv_of(), block(), stack(), small_model()):
         state = module.init_state(2, device="meta", dtype=torch.bfloat16)
-        assert all(part.dtype == torch.bfloat16 and part.device.type == "meta" for part in tensors(state))
+        assert all(
+            part.dtype == torch.bfloat16 and part.device.type == "meta" for part in tensors(state)
+        )
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 3), (2, 6, 5), (2, 5, 4), (1, 6, 4), (3, 6, 4), (6, 4), (2, 4, 6)])
+@pytest.mark.parametrize(
+    "shape", [(2, 6, 3), (2, 6, 5), (2, 5, 4), (1, 6, 4), (3, 6, 4), (6, 4), (2, 4, 6)]
+)
 def test_a_state_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\(2, 6, 4\).*init_state\(2\)") as error:
         conv_of().step(features(2, 6, 9), torch.zeros(shape, dtype=F64))
@@ -576,7 +665,9 @@ def test_gradcheck_through_steps_of_a_block() -> None:
         return in_pieces(module.step, x, state, [1, 3, 2], h)[0]
 
     inputs = [features(1, 2, 6), features(1, 2, 6, seed=1), features(1, 2, 4, seed=2)]
-    assert torch.autograd.gradcheck(run, [*(x.requires_grad_() for x in inputs), *module.parameters()])
+    assert torch.autograd.gradcheck(
+        run, [*(x.requires_grad_() for x in inputs), *module.parameters()]
+    )
 
 
 # Compilers
@@ -594,9 +685,15 @@ def test_forward_and_step_compile_without_a_graph_break(build: Callable[[], Any]
     condition = (features(3, 2, 12),) if getattr(module, "condition_channels", 0) else ()
     expected = module(x, *condition)
     compiled = torch.compile(module, fullgraph=True, backend="eager")(x, *condition)
-    stepped, _ = torch.compile(module.step, fullgraph=True, backend="eager")(x, module.init_state(3), *condition)
+    stepped, _ = torch.compile(module.step, fullgraph=True, backend="eager")(
+        x, module.init_state(3), *condition
+    )
     for actual in (compiled, stepped):
-        for now, then in zip(actual, expected, strict=True) if isinstance(actual, tuple) else [(actual, expected)]:
+        for now, then in (
+            zip(actual, expected, strict=True)
+            if isinstance(actual, tuple)
+            else [(actual, expected)]
+        ):
             assert_close(now, then)
 
 

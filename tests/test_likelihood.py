@@ -30,14 +30,22 @@ def uniform(model: WaveNet) -> WaveNet:
     return model
 
 
-@pytest.mark.parametrize("settings", [{}, {"labels": LABELS}, {"kernel_size": 3}, {"kernel_size": 1}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"labels": LABELS}, {"kernel_size": 3}, {"kernel_size": 1}], ids=str
+)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_nats_are_those_of_a_loop_over_prefixes(settings: dict[str, Any], dtype: torch.dtype) -> None:
+def test_nats_are_those_of_a_loop_over_prefixes(
+    settings: dict[str, Any], dtype: torch.dtype
+) -> None:
     model, codes = small_model(dtype=dtype, **settings), some_codes(3, 40)
     labels = some_labels(3) if model.labels else None
     expected = by_hand(model, codes, labels)
     for chunk_size in (1, 7, 39, 40, 41):
-        assert_close(nats_per_sample(model, codes, labels, chunk_size).detach(), expected, f"chunk size {chunk_size}")
+        assert_close(
+            nats_per_sample(model, codes, labels, chunk_size).detach(),
+            expected,
+            f"chunk size {chunk_size}",
+        )
 
 
 def test_the_first_sample_is_scored_from_silence() -> None:
@@ -57,7 +65,9 @@ def test_bits_do_not_depend_on_the_chunk_size(chunk_size: int) -> None:
 def test_bits_of_a_batch_are_those_of_its_clips_alone() -> None:
     model, codes = small_model(labels=LABELS), some_codes(3, 90)
     alone = [
-        bits_per_sample(model, codes[index], {name: values[index] for name, values in NAMED.items()})
+        bits_per_sample(
+            model, codes[index], {name: values[index] for name, values in NAMED.items()}
+        )
         for index in range(3)
     ]
     assert bits_per_sample(model, codes, NAMED) == pytest.approx(sum(alone) / 3, rel=1e-12)
@@ -65,9 +75,13 @@ def test_bits_of_a_batch_are_those_of_its_clips_alone() -> None:
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])
-def test_lengths_leave_out_what_lies_beyond_and_weigh_every_sample_the_same(as_tensor: bool) -> None:
+def test_lengths_leave_out_what_lies_beyond_and_weigh_every_sample_the_same(
+    as_tensor: bool,
+) -> None:
     model, codes, lengths = small_model(), some_codes(3, 90), [90, 1, 37]
-    nats = [nats_per_sample(model, codes[i : i + 1, :n]).sum().item() for i, n in enumerate(lengths)]
+    nats = [
+        nats_per_sample(model, codes[i : i + 1, :n]).sum().item() for i, n in enumerate(lengths)
+    ]
     given = torch.tensor(lengths) if as_tensor else lengths
     bits = bits_per_sample(model, codes, lengths=given)
     assert bits == pytest.approx(sum(nats) / sum(lengths) / math.log(2), rel=1e-12)
@@ -84,8 +98,12 @@ def test_audio_is_scored_as_its_codes() -> None:
 
 
 def test_a_uniform_model_needs_exactly_eight_bits() -> None:
-    assert bits_per_sample(uniform(small_model()), some_codes(2, 100)) == pytest.approx(8.0, abs=1e-12)
-    assert bits_per_sample(uniform(small_model(dtype=torch.float32)), some_codes(2, 100)) == pytest.approx(8, abs=1e-6)
+    assert bits_per_sample(uniform(small_model()), some_codes(2, 100)) == pytest.approx(
+        8.0, abs=1e-12
+    )
+    assert bits_per_sample(
+        uniform(small_model(dtype=torch.float32)), some_codes(2, 100)
+    ) == pytest.approx(8, abs=1e-6)
 
 
 def test_the_probabilities_of_all_clips_sum_to_one() -> None:
@@ -109,7 +127,10 @@ def test_no_sample_is_scored_with_itself_or_what_follows_in_view() -> None:
 
 def test_labels_change_the_likelihood() -> None:
     model, codes = small_model(labels=LABELS), some_codes(2, 50)
-    bits = {digit: bits_per_sample(model, codes, {"digit": digit, "speaker": "ann"}) for digit in LABELS["digit"]}
+    bits = {
+        digit: bits_per_sample(model, codes, {"digit": digit, "speaker": "ann"})
+        for digit in LABELS["digit"]
+    }
     assert len(set(bits.values())) == 3
 
 
@@ -165,10 +186,16 @@ def test_codes_out_of_range_are_refused(codes: list[int]) -> None:
 
 @pytest.mark.parametrize("chunk_size", [1, 13, 16, 16384])
 def test_a_model_that_knows_its_position_is_told_each_clips_length(chunk_size: int) -> None:
-    model, codes, lengths = small_model(position_hop=16, labels=LABELS), some_codes(3, 60), [60, 41, 17]
+    model, codes, lengths = (
+        small_model(position_hop=16, labels=LABELS),
+        some_codes(3, 60),
+        [60, 41, 17],
+    )
     clips = [
         bits_per_sample(model, codes[i, :n], {name: values[i] for name, values in NAMED.items()})
         for i, n in enumerate(lengths)
     ]
     mean = sum(bits * n for bits, n in zip(clips, lengths, strict=True)) / sum(lengths)
-    assert bits_per_sample(model, codes, NAMED, lengths=lengths, chunk_size=chunk_size) == pytest.approx(mean, abs=1e-9)
+    assert bits_per_sample(
+        model, codes, NAMED, lengths=lengths, chunk_size=chunk_size
+    ) == pytest.approx(mean, abs=1e-9)

@@ -72,7 +72,9 @@ def test_the_model_is_its_equations() -> None:
     skips = torch.zeros(2, 17, 23, dtype=torch.float64)
     for index, dilation in enumerate([1, 2, 4, 1, 2, 4]):
         name = f"stack.blocks.{index}"
-        filter_, gate = (causal(x, f"{name}.dilated", dilation) + causal(h, f"{name}.condition")).chunk(2, dim=1)
+        filter_, gate = (
+            causal(x, f"{name}.dilated", dilation) + causal(h, f"{name}.condition")
+        ).chunk(2, dim=1)
         z = filter_.tanh() * gate.sigmoid()
         skips = skips + causal(z, f"{name}.skip")
         x = (x + causal(z, f"{name}.residual")) * 0.8 if index < 5 else x
@@ -92,7 +94,9 @@ def test_head_channels_are_the_skip_channels_where_none_are_given() -> None:
     assert WaveNet(1, 1, skip_channels=9, head_channels=4).config["head_channels"] == 4
 
 
-@pytest.mark.parametrize("codes", [torch.zeros(2, 5), torch.zeros(5, dtype=torch.long), torch.zeros(2, 5, 1).long()])
+@pytest.mark.parametrize(
+    "codes", [torch.zeros(2, 5), torch.zeros(5, dtype=torch.long), torch.zeros(2, 5, 1).long()]
+)
 def test_codes_of_another_type_or_shape_are_refused(codes: Tensor) -> None:
     model = small_model()
     with pytest.raises(ValueError, match=r"\(batch, time\).*codec\.encode") as error:
@@ -103,7 +107,15 @@ def test_codes_of_another_type_or_shape_are_refused(codes: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cycles", "layers_per_cycle", "kernel_size", "residual_channels", "gate_channels", "skip_channels"]
+    "name",
+    [
+        "cycles",
+        "layers_per_cycle",
+        "kernel_size",
+        "residual_channels",
+        "gate_channels",
+        "skip_channels",
+    ],
 )
 @pytest.mark.parametrize("value", [0, -1, 2.5, "3", True])
 def test_sizes_that_make_no_model_are_refused_by_name(name: str, value: object) -> None:
@@ -161,15 +173,24 @@ def test_mel_is_refused_by_a_model_without_it() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"labels": LABELS}, {"labels": {"type": ["a"], "training": ["b", "c"], "forward": ["d"]}}, {"kernel_size": 3}],
+    [
+        {},
+        {"labels": LABELS},
+        {"labels": {"type": ["a"], "training": ["b", "c"], "forward": ["d"]}},
+        {"kernel_size": 3},
+    ],
 )
 def test_a_saved_model_comes_back_bit_equal(tmp_path: Path, settings: dict[str, Any]) -> None:
     model = saved(tmp_path / "deep" / "model", **settings)
     again = WaveNet.from_pretrained(tmp_path / "deep" / "model")
-    assert again.config == model.config and again.labels == model.labels and again.sample_rate == 8000
+    assert (
+        again.config == model.config and again.labels == model.labels and again.sample_rate == 8000
+    )
     assert not again.training
     assert again.state_dict().keys() == model.state_dict().keys()
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
+    assert all(
+        torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items()
+    )
     ids = {name: torch.tensor([0, 0]) for name in model.labels} or None
     assert torch.equal(again(some_codes(2, 30), ids), model(some_codes(2, 30), ids))
 
@@ -203,7 +224,9 @@ def test_a_folder_without_a_file_is_refused_by_the_files_name(tmp_path: Path, mi
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere: there is no such model.*runs/NAME/model"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nowhere: there is no such model.*runs/NAME/model"
+    ):
         WaveNet.from_pretrained(tmp_path / "nowhere")
 
 
@@ -212,7 +235,9 @@ def test_truncated_weights_are_refused(tmp_path: Path, length: int) -> None:
     saved(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file.*copy it again"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors is not a whole safetensors file.*copy it again"
+    ):
         WaveNet.from_pretrained(tmp_path)
 
 
@@ -224,7 +249,9 @@ class Payload:
         return (os.mkdir, (str(self.target),))
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))]
+)
 def test_a_pickle_in_the_place_of_the_weights_is_refused_and_not_run(
     tmp_path: Path, write: Callable[[object, Path], object]
 ) -> None:
@@ -239,20 +266,36 @@ def test_a_pickle_in_the_place_of_the_weights_is_refused_and_not_run(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1, 2]", "{}", '"text"', '{"format_version": 1}', "\x00\x01", '{"model": {}, "codec": 5}']
+    "text",
+    [
+        "",
+        "{",
+        "[1, 2]",
+        "{}",
+        '"text"',
+        '{"format_version": 1}',
+        "\x00\x01",
+        '{"model": {}, "codec": 5}',
+    ],
 )
 def test_a_config_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     saved(tmp_path)
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.json is not the config\.json of a saved WaveNet"):
+    with pytest.raises(
+        ValueError, match=r"config\.json is not the config\.json of a saved WaveNet"
+    ):
         WaveNet.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("settings", [5, None, "text", [1]])
-def test_a_config_whose_settings_are_no_settings_is_refused(tmp_path: Path, settings: object) -> None:
+def test_a_config_whose_settings_are_no_settings_is_refused(
+    tmp_path: Path, settings: object
+) -> None:
     saved(tmp_path)
     edit_config(tmp_path, lambda config: config.update(model=settings))
-    with pytest.raises(ValueError, match=r"config\.json is not the config\.json of a saved WaveNet"):
+    with pytest.raises(
+        ValueError, match=r"config\.json is not the config\.json of a saved WaveNet"
+    ):
         WaveNet.from_pretrained(tmp_path)
 
 
@@ -296,7 +339,10 @@ def test_weights_with_a_name_missing_or_too_many_are_refused(tmp_path: Path, cha
     weights = load_file(tmp_path / "model.safetensors")
     if change == "missing":
         del weights["input.bias"]
-    save_file({**weights, **({"more": torch.zeros(3)} if change == "extra" else {})}, tmp_path / "model.safetensors")
+    save_file(
+        {**weights, **({"more": torch.zeros(3)} if change == "extra" else {})},
+        tmp_path / "model.safetensors",
+    )
     with pytest.raises(ValueError, match=r"do not fit its config\.json"):
         WaveNet.from_pretrained(tmp_path)
 
@@ -330,7 +376,9 @@ def test_a_full_disk_leaves_every_old_file_whole_and_no_temporary(
     assert after["config.json"] in (old["config.json"], new["config.json"])
 
 
-def test_a_disk_full_from_the_start_leaves_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_full_from_the_start_leaves_an_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -65,7 +65,9 @@ def test_silence_is_the_code_of_zero(classes: int) -> None:
     codec = MuLaw(classes)
     assert codec.encode(torch.tensor([0.0, -0.0])).tolist() == [codec.silence] * 2
     audible = codec.decode(torch.arange(classes)).abs()
-    assert float(audible[codec.silence]) <= float(audible.min()) * (1 + 1e-3)  # an even count has two codes about zero
+    assert float(audible[codec.silence]) <= float(audible.min()) * (
+        1 + 1e-3
+    )  # an even count has two codes about zero
 
 
 def test_silence_of_256_classes_is_128_and_all_but_inaudible() -> None:
@@ -82,7 +84,9 @@ def test_audio_beyond_full_scale_is_clipped() -> None:
 def test_half_precision_audio_is_encoded_as_the_same_values_in_float32(dtype: torch.dtype) -> None:
     audio = dense_grid().to(dtype)
     assert torch.equal(MuLaw().encode(audio), MuLaw().encode(audio.float()))
-    assert not torch.equal(mu_law_encoding(audio, 256), MuLaw().encode(audio))  # too coarse there, hence the detour
+    assert not torch.equal(
+        mu_law_encoding(audio, 256), MuLaw().encode(audio)
+    )  # too coarse there, hence the detour
 
 
 def test_any_shape_is_kept_and_the_input_is_not_written() -> None:
@@ -121,7 +125,9 @@ def test_codes_that_are_not_integers_are_refused(dtype: torch.dtype) -> None:
         MuLaw().decode(torch.zeros(3, dtype=dtype))
 
 
-@pytest.mark.parametrize(("codes", "seen"), [([-1, 5], "from -1 to 5"), ([3, 256], "from 3 to 256")])
+@pytest.mark.parametrize(
+    ("codes", "seen"), [([-1, 5], "from -1 to 5"), ([3, 256], "from 3 to 256")]
+)
 def test_codes_out_of_range_are_refused(codes: list[int], seen: str) -> None:
     with pytest.raises(ValueError, match=seen):
         MuLaw().decode(torch.tensor(codes))

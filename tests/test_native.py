@@ -15,15 +15,23 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LABELS, assert_close, shifted, small_model, some_codes, some_labels, some_uniforms
+from conftest import (
+    LABELS,
+    assert_close,
+    shifted,
+    small_model,
+    some_codes,
+    some_labels,
+    some_uniforms,
+)
 from torch import Tensor
 
-import wavenet.engines.native
+import wavenet.engines.native.engine
 from wavenet import Sampling, WaveNet
-from wavenet.compiler import CompilerError
 from wavenet.engines import Engine, build_engine
-from wavenet.engines.native import NativeEngine
-from wavenet.engines.torch import TorchEngine
+from wavenet.engines.cached import TorchEngine
+from wavenet.engines.native.compiler import CompilerError
+from wavenet.engines.native.engine import NativeEngine
 
 REPOSITORY = Path(__file__).parent.parent
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
@@ -35,9 +43,24 @@ SIZES: dict[str, dict[str, Any]] = {
     "kernel-3": {"kernel_size": 3, "residual_scale": 1.0},
     "kernel-5": {"kernel_size": 5, "layers_per_cycle": 2},
     "one-layer": {"cycles": 1, "layers_per_cycle": 1},
-    "channels-17": {"residual_channels": 17, "gate_channels": 5, "skip_channels": 33, "head_channels": 16},
-    "channels-33": {"residual_channels": 33, "gate_channels": 33, "skip_channels": 5, "kernel_size": 3},
-    "channels-64": {"residual_channels": 64, "gate_channels": 72, "skip_channels": 130, "head_channels": 200},
+    "channels-17": {
+        "residual_channels": 17,
+        "gate_channels": 5,
+        "skip_channels": 33,
+        "head_channels": 16,
+    },
+    "channels-33": {
+        "residual_channels": 33,
+        "gate_channels": 33,
+        "skip_channels": 5,
+        "kernel_size": 3,
+    },
+    "channels-64": {
+        "residual_channels": 64,
+        "gate_channels": 72,
+        "skip_channels": 130,
+        "head_channels": 200,
+    },
     "labels": {"labels": LABELS},
 }
 SAMPLINGS = [
@@ -62,10 +85,14 @@ def logits_before(model: WaveNet, codes: Tensor, prompt: Tensor) -> Tensor:
     """The model's logits in float64 for codes (B, T) that follow a prompt (B, P): (B, Q, T)."""
     model, heard = model.to(F64), torch.cat([prompt, codes], dim=1)
     with torch.no_grad():
-        return model(shifted(model, heard), some_labels(len(codes)) if model.labels else None)[..., prompt.shape[1] :]
+        return model(shifted(model, heard), some_labels(len(codes)) if model.labels else None)[
+            ..., prompt.shape[1] :
+        ]
 
 
-def differences(model: WaveNet, codes: Tensor, uniforms: Tensor, sampling: Sampling, prompt: Tensor) -> int:
+def differences(
+    model: WaveNet, codes: Tensor, uniforms: Tensor, sampling: Sampling, prompt: Tensor
+) -> int:
     """How many codes are not those that float64 draws. Asserts that each is drawn within EDGE of the uniform or of top_p."""
     logits = logits_before(model, codes, prompt).transpose(1, 2).flatten(0, 1)  # (B * T, Q)
     flat, u = codes.flatten(), uniforms.flatten().to(F64)
@@ -75,16 +102,23 @@ def differences(model: WaveNet, codes: Tensor, uniforms: Tensor, sampling: Sampl
         for nudge in (-EDGE, 0.0, EDGE):
             top_p = min(1.0, sampling.top_p + nudge) if sampling.top_p < 1 else 1.0
             nudged = Sampling(sampling.temperature, sampling.top_k, max(1e-9, top_p))
-            near += [int(nudged.draw(row, (u[place : place + 1] + other).clamp(0, 1))) for other in (-EDGE, 0.0, EDGE)]
+            near += [
+                int(nudged.draw(row, (u[place : place + 1] + other).clamp(0, 1)))
+                for other in (-EDGE, 0.0, EDGE)
+            ]
         assert min(near) <= code <= max(near), f"place {place}: drew {code}, float64 draws {near}"
     return len(different)
 
 
-def assert_drawn(model: WaveNet, engine: Engine, batch_size: int, samples: int, sampling: Sampling = PLAIN) -> None:
+def assert_drawn(
+    model: WaveNet, engine: Engine, batch_size: int, samples: int, sampling: Sampling = PLAIN
+) -> None:
     """What the engine draws, after a prompt, is what float64 draws."""
     prompt, uniforms = some_codes(batch_size, 40), some_uniforms(batch_size, samples)
     engine.prime(prompt)
-    codes = torch.cat([engine.sample(piece, sampling) for piece in uniforms.tensor_split([1, 9], dim=1)], dim=1)
+    codes = torch.cat(
+        [engine.sample(piece, sampling) for piece in uniforms.tensor_split([1, 9], dim=1)], dim=1
+    )
     assert codes.shape == uniforms.shape and codes.dtype == torch.int64
     different = differences(model, codes, uniforms, sampling, prompt)
     assert different <= 1e-3 * codes.numel()
@@ -110,19 +144,25 @@ def test_codes_are_those_of_the_model_however_they_are_drawn(sampling: Sampling)
 
 
 @pytest.mark.parametrize(("batch_size", "samples"), [(1, 20000), (7, 2000)])
-@pytest.mark.parametrize("settings", [SIZES["kernel-2"], SIZES["channels-33"]], ids=["kernel-2", "channels-33"])
+@pytest.mark.parametrize(
+    "settings", [SIZES["kernel-2"], SIZES["channels-33"]], ids=["kernel-2", "channels-33"]
+)
 def test_long_streams_stay_exact(settings: dict[str, Any], batch_size: int, samples: int) -> None:
     model = small_model(dtype=F32, **settings)
     assert_drawn(model, native(model, batch_size), batch_size, samples)
 
 
 @pytest.mark.parametrize("name", ["naive", "torch"])
-@pytest.mark.parametrize("settings", [SIZES["kernel-2"], SIZES["kernel-3"], SIZES["labels"]], ids=str)
+@pytest.mark.parametrize(
+    "settings", [SIZES["kernel-2"], SIZES["kernel-3"], SIZES["labels"]], ids=str
+)
 def test_codes_are_those_of_the_other_engines(name: str, settings: dict[str, Any]) -> None:
     """Up to the first edge, of which there is hardly one in so short a stream."""
     model, uniforms = small_model(dtype=F32, **settings), some_uniforms(7, 150)
     other = build_engine(model, 7, some_labels(7) if model.labels else None, engine=name)
-    equal = (native(model, 7).sample(uniforms, Sampling()) == other.sample(uniforms, Sampling())).all(dim=1)
+    equal = (
+        native(model, 7).sample(uniforms, Sampling()) == other.sample(uniforms, Sampling())
+    ).all(dim=1)
     assert equal.sum() >= 6
 
 
@@ -150,7 +190,9 @@ def test_forced_logits_are_those_of_forward(settings: dict[str, Any], batch_size
     assert_close(native(model.float(), batch_size).force(codes), expected)
 
 
-@pytest.mark.parametrize("settings", [SIZES["kernel-2"], SIZES["channels-33"], SIZES["labels"]], ids=str)
+@pytest.mark.parametrize(
+    "settings", [SIZES["kernel-2"], SIZES["channels-33"], SIZES["labels"]], ids=str
+)
 def test_bfloat16_is_the_model_with_rounded_weights_and_inputs(settings: dict[str, Any]) -> None:
     model, codes = small_model(dtype=F32, **settings), some_codes(3, 70)
     engine = native(model, dtype=BF16)
@@ -160,10 +202,15 @@ def test_bfloat16_is_the_model_with_rounded_weights_and_inputs(settings: dict[st
     assert 1e-5 < error < 0.04, "above: rounded at all; below: to eight bits"
 
 
-@pytest.mark.parametrize("settings", [SIZES["kernel-2"], SIZES["channels-33"], SIZES["labels"]], ids=str)
+@pytest.mark.parametrize(
+    "settings", [SIZES["kernel-2"], SIZES["channels-33"], SIZES["labels"]], ids=str
+)
 def test_int8_is_close_to_the_model(settings: dict[str, Any]) -> None:
     model, codes = small_model(dtype=F32, **settings), some_codes(3, 70)
-    logits, expected = native(model, dtype=torch.int8).force(codes), logits_before(model, codes, codes[:, :0]).float()
+    logits, expected = (
+        native(model, dtype=torch.int8).force(codes),
+        logits_before(model, codes, codes[:, :0]).float(),
+    )
     error = (logits - expected).abs().max() / expected.abs().max()
     assert 1e-4 < error < 0.1
 
@@ -175,7 +222,9 @@ def test_int8_inputs_survive_being_kept() -> None:
     rows[1, 1] = 0
     kept = packed.values(packed.kept(rows))
     assert (kept - rows).abs().max() <= 0.51 * rows.abs().max() / 127
-    assert torch.allclose(packed.values(packed.kept(kept)), kept, rtol=1e-6) and not kept[1, 1].any()
+    assert (
+        torch.allclose(packed.values(packed.kept(kept)), kept, rtol=1e-6) and not kept[1, 1].any()
+    )
 
 
 def test_only_the_native_engine_computes_in_int8() -> None:
@@ -188,7 +237,9 @@ def test_only_the_native_engine_computes_in_int8() -> None:
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16])
-@pytest.mark.parametrize("settings", [SIZES["kernel-1"], SIZES["kernel-3"], SIZES["labels"]], ids=str)
+@pytest.mark.parametrize(
+    "settings", [SIZES["kernel-1"], SIZES["kernel-3"], SIZES["labels"]], ids=str
+)
 @pytest.mark.parametrize("samples", [0, 1, 13, 70])
 def test_state_is_canonical(settings: dict[str, Any], samples: int, dtype: torch.dtype) -> None:
     """It is that of `WaveNet.step` over the same codes, and from the torch engine the stream goes on the same."""
@@ -201,7 +252,9 @@ def test_state_is_canonical(settings: dict[str, Any], samples: int, dtype: torch
     if samples:
         _, expected = model.step(inputs[:, :-1], expected, labels)
     assert torch.equal(state.code, inputs[:, -1])
-    for actual, wanted in zip((state.model[0], *state.model[1]), (expected[0], *expected[1]), strict=True):
+    for actual, wanted in zip(
+        (state.model[0], *state.model[1]), (expected[0], *expected[1]), strict=True
+    ):
         assert actual.is_contiguous() and not actual.is_inference() and actual.dtype == dtype
         assert_close(actual, wanted.detach().to(dtype))
     other = native(model, dtype=dtype)
@@ -242,7 +295,9 @@ def test_a_stream_is_the_same_to_the_bit_in_every_batch_and_with_every_thread(
     together = native(model, 16, dtype).force(codes)
     for size in (1, 2, 3, 5, 7):
         torch.set_num_threads(1)
-        assert torch.equal(native(model, size, dtype).force(codes[:size]), together[:size]), f"batch {size}"
+        assert torch.equal(native(model, size, dtype).force(codes[:size]), together[:size]), (
+            f"batch {size}"
+        )
 
 
 def test_threads_share_the_streams(three_threads: None) -> None:
@@ -293,7 +348,10 @@ FAULTS = {
     "head": ("relu(hidden, batch * D);", ""),
     "bias": ("+= vector(bias + i)", "-= vector(bias + i)"),
     "tap": ("(KERNEL - 1 - k) * past.dilation, row", "(KERNEL - 1 - k) * past.dilation + 1, row"),
-    "ring": ("std::memcpy(past.at(g.time, row), rounded", "std::memcpy(past.at(g.time + 1, row), rounded"),
+    "ring": (
+        "std::memcpy(past.at(g.time, row), rounded",
+        "std::memcpy(past.at(g.time + 1, row), rounded",
+    ),
 }
 
 
@@ -302,10 +360,10 @@ FAULTS = {
 def test_a_library_that_computes_something_else_is_found_out(
     right: str, wrong: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = wavenet.engines.native.SOURCE.read_text()
+    source = wavenet.engines.native.engine.SOURCE.read_text()
     assert right in source
     (tmp_path / "native.cpp").write_text(source.replace(right, wrong))
-    monkeypatch.setattr(wavenet.engines.native, "SOURCE", tmp_path / "native.cpp")
+    monkeypatch.setattr(wavenet.engines.native.engine, "SOURCE", tmp_path / "native.cpp")
     with pytest.raises(RuntimeError, match="off by"):
         native(small_model(dtype=F32, layers_per_cycle=4), dtype=dtype)
 
@@ -317,9 +375,9 @@ def test_auto_takes_it_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="wavenet"):
         engine = build_engine(small_model(dtype=F32), 2)
     assert isinstance(engine, NativeEngine)
-    assert [record.getMessage() for record in caplog.records if "engine:" in record.getMessage()] == [
-        "engine: native (compiled for this model and CPU), float32, batch 2"
-    ]
+    assert [
+        record.getMessage() for record in caplog.records if "engine:" in record.getMessage()
+    ] == ["engine: native (compiled for this model and CPU), float32, batch 2"]
 
 
 def test_without_a_compiler_auto_says_how_to_get_one_and_native_is_refused(
@@ -357,19 +415,23 @@ def sanitized(cache: Path, checks: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_the_source_is_clean_under_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:
+def test_the_source_is_clean_under_address_and_undefined_behaviour_sanitizers(
+    tmp_path: Path,
+) -> None:
     tests = "(native and (guided or place)) or codes_are_those_of_the_model or forced or rounded or canonical or int8"
     files = [__file__, str(REPOSITORY / "tests" / "test_engines.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", tests]
     environment = sanitized(tmp_path, "address,undefined")
-    run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1800)
+    run = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1800
+    )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     assert " passed" in run.stdout and list(tmp_path.glob("native-*.so"))
 
 
 def test_the_sanitizer_sees_a_read_past_the_end(tmp_path: Path) -> None:
     """So that the test above can fail."""
-    source = wavenet.engines.native.SOURCE.read_text()
+    source = wavenet.engines.native.engine.SOURCE.read_text()
     fault = "bias = skip_bias + S;"
     assert fault in source
     (tmp_path / "native.cpp").write_text(source.replace(fault, "bias = skip_bias + S + 290;"))
@@ -379,5 +441,7 @@ def test_the_sanitizer_sees_a_read_past_the_end(tmp_path: Path) -> None:
         "n.NativeEngine(small_model(dtype=torch.float32), 1, None, torch.float32)"
     )
     command, environment = [sys.executable, "-c", program], sanitized(tmp_path, "address")
-    run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert run.returncode != 0 and "heap-buffer-overflow" in run.stderr

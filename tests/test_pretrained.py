@@ -35,9 +35,11 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_every_folder_beside_the_names_is_a_bundled_model() -> None:
-    assert [path.name for path in sorted(pretrained.HERE.iterdir()) if path.is_dir() and path.name[0] != "_"] == (
-        pretrained.bundled()
-    )
+    assert [
+        path.name
+        for path in sorted(pretrained.HERE.iterdir())
+        if path.is_dir() and path.name[0] != "_"
+    ] == (pretrained.bundled())
     assert pretrained.DEFAULT in pretrained.bundled()
 
 
@@ -47,17 +49,28 @@ def test_a_bundled_model_is_whole_small_and_float32(name: str) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", *pretrained.FILES]
     assert (folder / "model.safetensors").stat().st_size < LIMIT
     with safe_open(folder / "model.safetensors", "pt") as weights:
-        stored = {key: (weights.get_tensor(key).shape, weights.get_tensor(key).dtype) for key in weights.keys()}  # noqa: SIM118
+        stored = {
+            key: (weights.get_tensor(key).shape, weights.get_tensor(key).dtype)
+            for key in weights.keys()
+        }
     model = WaveNet(**json.loads((folder / "config.json").read_text())["model"])
-    assert stored == {key: (value.shape, torch.float32) for key, value in model.state_dict().items()}, "strict"
+    assert stored == {
+        key: (value.shape, torch.float32) for key, value in model.state_dict().items()
+    }, "strict"
 
 
 @pytest.mark.parametrize("name", pretrained.bundled())
 def test_a_bundled_model_is_trained_speaks_and_is_the_same_by_every_door(name: str) -> None:
     model = WaveNet.from_pretrained(name)
-    assert not model.training and all(value.isfinite().all() for value in model.state_dict().values())
+    assert not model.training and all(
+        value.isfinite().all() for value in model.state_dict().values()
+    )
     first = wavenet.generate(model, num_samples=40, seed=3, engine="torch")
-    for door in (WaveNet.from_pretrained(pretrained.HERE / name), load_model(name), load_model(Path(name))):
+    for door in (
+        WaveNet.from_pretrained(pretrained.HERE / name),
+        load_model(name),
+        load_model(Path(name)),
+    ):
         assert torch.equal(wavenet.generate(door, num_samples=40, seed=3, engine="torch"), first)
     choice = {label: categories[0] for label, categories in model.labels.items()}
     silence = torch.zeros(1, 400)
@@ -68,17 +81,30 @@ def test_a_bundled_model_is_trained_speaks_and_is_the_same_by_every_door(name: s
 def test_the_card_says_data_licence_recipe_and_limits_of_this_very_model(name: str) -> None:
     card = (pretrained.HERE / name / "README.md").read_text()
     model = WaveNet.from_pretrained(name)
-    for said in ("## Data", "## Recipe", "## Limits", "## Licence", f"configs/{name}.yaml", "watermark", "MIT"):
+    for said in (
+        "## Data",
+        "## Recipe",
+        "## Limits",
+        "## Licence",
+        f"configs/{name}.yaml",
+        "watermark",
+        "MIT",
+    ):
         assert said in card, said
     assert (REPOSITORY / "configs" / f"{name}.yaml").is_file()
-    assert f"{model.num_parameters / 1e6:.2f} M" in card and f"{model.receptive_field} samples" in card
+    assert (
+        f"{model.num_parameters / 1e6:.2f} M" in card and f"{model.receptive_field} samples" in card
+    )
     for label, categories in model.labels.items():
         assert f"`{label}` {categories[0]}" in card and categories[-1] in card
 
 
 def test_fsdd_speaks_every_digit_in_every_voice() -> None:
     model = WaveNet.from_pretrained("fsdd")
-    assert model.labels["digit"] == [str(digit) for digit in range(10)] and len(model.labels["speaker"]) == 6
+    assert (
+        model.labels["digit"] == [str(digit) for digit in range(10)]
+        and len(model.labels["speaker"]) == 6
+    )
     assert model.sample_rate == 8000
     card = (pretrained.HERE / "fsdd" / "README.md").read_text()
     assert "CC BY-SA 4.0" in card and "Zohar Jackson" in card and "cc-by-sa-4.0" in card
@@ -87,12 +113,20 @@ def test_fsdd_speaks_every_digit_in_every_voice() -> None:
 def test_the_package_ships_the_models() -> None:
     setup = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert "wavenet.pretrained" in setup["packages"]
-    shipped = {path for glob in setup["package-data"]["wavenet.pretrained"] for path in pretrained.HERE.glob(glob)}
-    assert {pretrained.HERE / name / file for name in pretrained.bundled() for file in pretrained.FILES} <= shipped
+    shipped = {
+        path
+        for glob in setup["package-data"]["wavenet.pretrained"]
+        for path in pretrained.HERE.glob(glob)
+    }
+    assert {
+        pretrained.HERE / name / file for name in pretrained.bundled() for file in pretrained.FILES
+    } <= shipped
     tracked = subprocess.run(
         ["git", "ls-files", "wavenet/pretrained"], cwd=REPOSITORY, capture_output=True, text=True
     ).stdout.split()
-    assert not tracked or {str(path.relative_to(REPOSITORY)) for path in shipped if path.is_file()} <= set(tracked)
+    assert not tracked or {
+        str(path.relative_to(REPOSITORY)) for path in shipped if path.is_file()
+    } <= set(tracked)
 
 
 # --- which one a name means ---
@@ -104,7 +138,9 @@ def test_an_existing_folder_of_a_bundled_name_goes_first(tmp_path: Path) -> None
     (tmp_path / "fsdd" / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"fsdd has no config\.json"):
         WaveNet.from_pretrained("fsdd")
-    assert load_model(newest_or_bundled()).labels, "what is taken by default does not depend on the folder's contents"
+    assert load_model(newest_or_bundled()).labels, (
+        "what is taken by default does not depend on the folder's contents"
+    )
 
 
 def test_a_file_of_a_bundled_name_does_not_stand_in_the_way(tmp_path: Path) -> None:
@@ -112,7 +148,9 @@ def test_a_file_of_a_bundled_name_does_not_stand_in_the_way(tmp_path: Path) -> N
     assert "digit" in WaveNet.from_pretrained("fsdd").labels
 
 
-@pytest.mark.parametrize("name", ["fsd", "FSDD", "a/b/c", "/nowhere/x", "", "https://huggingface.co/a/b"])
+@pytest.mark.parametrize(
+    "name", ["fsd", "FSDD", "a/b/c", "/nowhere/x", "", "https://huggingface.co/a/b"]
+)
 @pytest.mark.parametrize("load", [WaveNet.from_pretrained, load_model])
 def test_an_unknown_name_lists_what_there_is(name: str, load: Any, hub: "Hub") -> None:
     with pytest.raises(FileNotFoundError) as raised:
@@ -130,12 +168,16 @@ def test_a_file_is_no_saved_model(tmp_path: Path) -> None:
         WaveNet.from_pretrained("x.ckpt")
 
 
-def test_without_a_run_the_bundled_model_is_taken_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_run_the_bundled_model_is_taken_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO", logger="wavenet"):
         source = newest_or_bundled()
     assert model_name(source) == "fsdd"
     assert len(caplog.messages) == 1 and "fsdd" in caplog.text and "python train.py" in caplog.text
-    with pytest.raises(FileNotFoundError, match=r"no trained model in elsewhere yet(?s:.)*--checkpoint fsdd"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no trained model in elsewhere yet(?s:.)*--checkpoint fsdd"
+    ):
         newest_or_bundled(Path("elsewhere"))
     small_model(dtype=torch.float32).save_pretrained(tmp_path / "runs" / "mine" / "model")
     caplog.clear()
@@ -152,7 +194,9 @@ def test_without_a_run_the_bundled_model_is_taken_and_said(tmp_path: Path, caplo
         ("ann/model", "ann/model"),
     ],
 )
-def test_a_models_name_is_without_the_folders_around_it(tmp_path: Path, source: str, name: str) -> None:
+def test_a_models_name_is_without_the_folders_around_it(
+    tmp_path: Path, source: str, name: str
+) -> None:
     (tmp_path / "runs" / "mine" / "model").mkdir(parents=True)
     (tmp_path / "x.ckpt").touch()
     assert model_name(source) == name
@@ -184,7 +228,9 @@ class Hub:
         self.made.append((repo_id, private, exist_ok))
         return Address(f"https://huggingface.co/ann/{repo_id.rpartition('/')[2]}")
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], commit_message: str) -> None:
+    def upload_folder(
+        self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], commit_message: str
+    ) -> None:
         assert repo_id == "ann/voice" and set(contents(folder_path)) <= set(allow_patterns)
         self.uploaded = contents(folder_path)
 
@@ -210,17 +256,23 @@ def test_a_model_goes_to_the_hub_and_comes_back_bit_for_bit(tmp_path: Path, hub:
         hub.uploaded = {}
         assert model.push_to_hub(repo_id, private=private) == "https://huggingface.co/ann/voice"
         assert hub.made[-1] == (repo_id, private, True)
-        assert hub.uploaded == contents(tmp_path / "here"), "save_pretrained's two files, as they are"
+        assert hub.uploaded == contents(tmp_path / "here"), (
+            "save_pretrained's two files, as they are"
+        )
     (hub.folder / "ann" / "voice").mkdir(parents=True)
     for name, content in hub.uploaded.items():
         (hub.folder / "ann" / "voice" / name).write_bytes(content)
     again = WaveNet.from_pretrained("ann/voice")
     assert hub.asked == ["ann/voice"] and again.config == model.config
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items()
+    )
     assert load_model("ann/voice").config == model.config
 
 
-def test_a_folder_here_goes_before_the_hub_and_a_slip_in_a_path_is_not_asked_for(tmp_path: Path, hub: Hub) -> None:
+def test_a_folder_here_goes_before_the_hub_and_a_slip_in_a_path_is_not_asked_for(
+    tmp_path: Path, hub: Hub
+) -> None:
     small_model(dtype=torch.float32).save_pretrained(tmp_path / "runs" / "mine")
     assert WaveNet.from_pretrained("runs/mine").labels == {}
     with pytest.raises(FileNotFoundError, match=r"runs/mime: there is no such model"):
@@ -231,14 +283,20 @@ def test_a_folder_here_goes_before_the_hub_and_a_slip_in_a_path_is_not_asked_for
 
 
 def test_what_the_hub_does_not_have_is_said_with_its_reason(hub: Hub) -> None:
-    with pytest.raises(FileNotFoundError, match=r"ann/nothing is no folder here.*404 Client Error.*fsdd"):
+    with pytest.raises(
+        FileNotFoundError, match=r"ann/nothing is no folder here.*404 Client Error.*fsdd"
+    ):
         WaveNet.from_pretrained("ann/nothing")
 
 
-def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # type: ignore[arg-type]  # importing it raises
     for door in (WaveNet.from_pretrained, load_model, small_model().push_to_hub):
         with pytest.raises(ValueError, match=r"ann/voice.*pip install 'wavenet\[hub\]'"):
             door("ann/voice")
-    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     assert any(requirement.startswith("huggingface_hub") for requirement in extras["hub"])

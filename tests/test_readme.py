@@ -18,7 +18,9 @@ def test_readme_has_snippets() -> None:
 
 @pytest.mark.parametrize("index", range(len(SNIPPETS)))
 def test_readme_snippet_runs(index: int, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", SNIPPETS[index]], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SNIPPETS[index]], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -27,7 +29,9 @@ def test_readme_names_only_files_that_exist() -> None:
     names = re.findall(r"^ {2}(\S+\.py)(?:, (\S+\.py))?", tree, re.MULTILINE)
     for name in (name for pair in names for name in pair if name):
         assert (ROOT / "wavenet" / name).is_file(), name
-    for path in re.findall(r"(?:\(|configs/|`python )((?:data|configs|benchmarks|tests)/[\w./-]+)", README):
+    for path in re.findall(
+        r"(?:\(|configs/|`python )((?:data|configs|benchmarks|tests)/[\w./-]+)", README
+    ):
         assert (ROOT / path).exists(), path
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wavenet.scores import (
+from wavenet.evaluation.scores import (
     accuracy,
     am_score,
     confusion,
@@ -40,7 +40,10 @@ def test_frechet_distance_of_diagonal_gaussians_is_that_of_their_deviations() ->
 
 
 def test_frechet_distance_of_covariances_that_do_not_commute() -> None:
-    one, other = torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double(), torch.tensor([[5.0, 0.0], [0.0, 1.0]]).double()
+    one, other = (
+        torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double(),
+        torch.tensor([[5.0, 0.0], [0.0, 1.0]]).double(),
+    )
     product = one @ other  # the trace of a 2 x 2 root: sqrt(trace + 2 sqrt(determinant))
     root = math.sqrt(float(product.trace()) + 2 * math.sqrt(float(torch.linalg.det(product))))
     expected = float(one.trace() + other.trace()) - 2 * root
@@ -64,7 +67,9 @@ def test_inception_scores_of_perfect_undecided_and_collapsed_clips() -> None:
 def test_modified_inception_score_is_the_mean_divergence_over_all_pairs() -> None:
     probabilities = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]], dtype=torch.float64)
     pairs = [(p * (p / q).log()).sum() for p in probabilities for q in probabilities]
-    assert modified_inception_score(probabilities) == pytest.approx(float(torch.stack(pairs).mean().exp()))
+    assert modified_inception_score(probabilities) == pytest.approx(
+        float(torch.stack(pairs).mean().exp())
+    )
     assert modified_inception_score(UNDECIDED) == pytest.approx(1)
     assert math.isfinite(modified_inception_score(PERFECT))
 
@@ -72,10 +77,14 @@ def test_modified_inception_score_is_the_mean_divergence_over_all_pairs() -> Non
 def test_am_score_is_missing_digits_plus_undecidedness() -> None:
     assert am_score(PERFECT, PERFECT) == pytest.approx(0)
     assert am_score(UNDECIDED, PERFECT) == pytest.approx(math.log(4))
-    half = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]).double()  # spread as in training, each between two digits
+    half = torch.tensor(
+        [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]
+    ).double()  # spread as in training, each between two digits
     assert am_score(half, PERFECT) == pytest.approx(math.log(2))
     skewed = torch.eye(2).double()[[0, 0, 0, 1]]  # KL((1/2, 1/2) || (3/4, 1/4))
-    assert am_score(skewed, torch.eye(2).double()) == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2))
+    assert am_score(skewed, torch.eye(2).double()) == pytest.approx(
+        0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+    )
 
 
 def test_confusion_and_accuracy_count_what_was_heard_where_another_was_asked() -> None:
@@ -95,7 +104,9 @@ def test_nearest_distance_is_the_root_mean_square_in_the_unit_of_the_spectrogram
 def test_a_planted_copy_is_found_however_it_was_shifted(shift: int) -> None:
     silent = torch.full((7, 5, SHIFT), SILENCE)
     training = torch.cat([silent, some_mel(7), silent], dim=2)
-    queries = torch.cat([training[4:5].roll(shift, dims=2), torch.cat([silent, some_mel(7), silent], dim=2)])
+    queries = torch.cat(
+        [training[4:5].roll(shift, dims=2), torch.cat([silent, some_mel(7), silent], dim=2)]
+    )
     distances = nearest_distances(queries, training, SHIFT, SILENCE)
     assert distances[0] < 1e-5 and distances[1:].min() > 0.5
 
@@ -111,4 +122,6 @@ def test_a_copy_is_found_whatever_comes_after_it() -> None:
     goes_on = training[2:3].clone()
     goes_on[:, :, 30:] = some_mel(1, frames=20)
     assert nearest_distances(goes_on, training, SHIFT, SILENCE) < 1e-5
-    assert nearest_distances(training[2:3], goes_on, SHIFT, SILENCE) > 1  # its own frames are all of them
+    assert (
+        nearest_distances(training[2:3], goes_on, SHIFT, SILENCE) > 1
+    )  # its own frames are all of them

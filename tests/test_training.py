@@ -12,10 +12,10 @@ from tiny_runs import RATE, VAL_PATTERN, differing, module, network, trainer, wr
 from torch import Tensor, nn
 
 import wavenet
-from wavenet.callbacks import WeightAverage, averaged_network
-from wavenet.data import AudioDataModule
 from wavenet.likelihood import nats_per_sample
-from wavenet.training import LitWaveNet, mean_over_scored, training_loss
+from wavenet.training.callbacks import WeightAverage, averaged_network
+from wavenet.training.data import AudioDataModule
+from wavenet.training.module import LitWaveNet, mean_over_scored, training_loss
 
 CLIP_LIMIT = 2000  # longer than every clip, so that a crop is a whole clip
 
@@ -29,7 +29,8 @@ def exact_bits(model: wavenet.WaveNet, data: AudioDataModule, split: str) -> flo
     """Over the samples of all clips of a split, clip by clip, through the public function."""
     clips = data.clips(split)
     bits = [
-        wavenet.bits_per_sample(model, torch.from_numpy(data.codes(clip).copy()), clip.labels) * clip.length
+        wavenet.bits_per_sample(model, torch.from_numpy(data.codes(clip).copy()), clip.labels)
+        * clip.length
         for clip in clips
     ]
     return sum(bits) / sum(clip.length for clip in clips)
@@ -59,14 +60,20 @@ class Recorder(pl.Callback):
         self.rates: list[float] = []
         self.logged: list[dict[str, float]] = []
 
-    def on_train_batch_start(self, trainer: pl.Trainer, lit: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, lit: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.before.append(weights(lit.network))
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    def on_train_batch_end(self, trainer: pl.Trainer, lit: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, lit: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.after.append(weights(lit.network))
         moments = trainer.optimizers[0].state.values()
-        self.moments.append([{name: value.clone() for name, value in moment.items()} for moment in moments])
+        self.moments.append(
+            [{name: value.clone() for name, value in moment.items()} for moment in moments]
+        )
         self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
     def on_validation_batch_start(self, trainer: pl.Trainer, lit: Any, *batch: Any) -> None:
@@ -95,7 +102,9 @@ def test_the_loss_is_bits_per_sample_of_the_same_clips(corpus: Path) -> None:
     lit = network()
     _, recorder = fit(data, lit, max_steps=1, gradient_clip_val=1.0)
     lit.network.load_state_dict(recorder.before[0])
-    assert recorder.logged[0]["bits"] == pytest.approx(exact_bits(lit.network, data, "train"), rel=1e-5)
+    assert recorder.logged[0]["bits"] == pytest.approx(
+        exact_bits(lit.network, data, "train"), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("position_hop", [0, 16])
@@ -131,11 +140,17 @@ def stir_positions(lit: LitWaveNet) -> None:
 
 
 def places(codes: Tensor, wanted: Tensor) -> list[int]:
-    windows = codes.unfold(0, len(wanted), 1) if len(wanted) <= len(codes) else codes.new_zeros(0, len(wanted))
+    windows = (
+        codes.unfold(0, len(wanted), 1)
+        if len(wanted) <= len(codes)
+        else codes.new_zeros(0, len(wanted))
+    )
     return torch.nonzero((windows == wanted).all(dim=1)).flatten().tolist()
 
 
-def test_only_scored_positions_have_a_gradient(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_scored_positions_have_a_gradient(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = module(corpus, crop_samples=100, batch_size=6)
     lit = built(data)
     batch = data.batches(receptive_field=lit.receptive_field)[0]
@@ -155,7 +170,9 @@ def test_only_scored_positions_have_a_gradient(corpus: Path, monkeypatch: pytest
     assert not scored.all() and torch.equal(touched, scored)
 
 
-def test_what_pads_a_row_changes_neither_loss_nor_gradients(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_pads_a_row_changes_neither_loss_nor_gradients(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = module(corpus, crop_samples=CLIP_LIMIT, batch_size=6)
     lit = built(data)
     batch = data.batches(receptive_field=lit.receptive_field)[0]
@@ -167,21 +184,30 @@ def test_what_pads_a_row_changes_neither_loss_nor_gradients(corpus: Path, monkey
         lit.zero_grad()
         loss = loss_of(lit, {**batch, "codes": codes}, monkeypatch)
         loss.backward()
-        results.append({"loss": loss.detach(), **{n: p.grad for n, p in lit.named_parameters() if p.grad is not None}})
+        results.append(
+            {
+                "loss": loss.detach(),
+                **{n: p.grad for n, p in lit.named_parameters() if p.grad is not None},
+            }
+        )
     assert len(results[0]) == 1 + len(list(lit.parameters()))
     assert not differing(results[0], results[1]) and not differing(results[0], results[2])
 
 
 def test_the_mean_is_over_scored_values_whatever_the_others_are() -> None:
     values = torch.tensor([[9.0, 1.0, 2.0, 9.0], [5.0, float("nan"), float("inf"), 9.0]])
-    assert float(mean_over_scored(values, torch.tensor([[1, 3], [0, 1]]))) == pytest.approx((1 + 2 + 5) / 3)
+    assert float(mean_over_scored(values, torch.tensor([[1, 3], [0, 1]]))) == pytest.approx(
+        (1 + 2 + 5) / 3
+    )
 
 
 # --- validation ---
 
 
 @pytest.mark.parametrize("val_batch_size", [1, 3, 16])
-@pytest.mark.parametrize(("precision", "position_hop"), [("32-true", 0), ("bf16-mixed", 0), ("bf16-mixed", 16)])
+@pytest.mark.parametrize(
+    ("precision", "position_hop"), [("32-true", 0), ("bf16-mixed", 0), ("bf16-mixed", 16)]
+)
 def test_validation_is_exact_for_every_batch_size_and_precision(
     corpus: Path, val_batch_size: int, precision: str, position_hop: int
 ) -> None:
@@ -191,7 +217,9 @@ def test_validation_is_exact_for_every_batch_size_and_precision(
     (metrics,) = runner.validate(lit, data, verbose=False)
     stir_positions(lit)
     with torch.no_grad():
-        for parameter in lit.network.parameters():  # away from the start, where all codes are about as likely
+        for (
+            parameter
+        ) in lit.network.parameters():  # away from the start, where all codes are about as likely
             parameter.mul_(3)
     (later,) = runner.validate(lit, data, verbose=False)
     assert later["val_bits"] == pytest.approx(exact_bits(lit.network, data, "val"), rel=1e-5)
@@ -232,15 +260,21 @@ def test_the_learning_rate_stays_where_no_last_step_is_known(corpus: Path) -> No
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_adamw_shrinks_weights_without_a_gradient_and_adam_leaves_them(corpus: Path, optimizer: str) -> None:
+def test_adamw_shrinks_weights_without_a_gradient_and_adam_leaves_them(
+    corpus: Path, optimizer: str
+) -> None:
     data = module(corpus)
     lit = network(optimizer=optimizer, weight_decay=0.5, warmup_steps=0, learning_rate=0.01)
     _, recorder = fit(data, lit, max_steps=1)
     batch = data.batches(receptive_field=lit.receptive_field)[0]
     unused = sorted(set(range(256)) - set(batch["codes"].flatten().tolist()))
     assert len(unused) > 20
-    before, after = (recorded[0]["embedding.weight"][unused] for recorded in (recorder.before, recorder.after))
-    torch.testing.assert_close(after, before * (1 - 0.01 * 0.5 if optimizer == "adamw" else 1), rtol=1e-6, atol=0)
+    before, after = (
+        recorded[0]["embedding.weight"][unused] for recorded in (recorder.before, recorder.after)
+    )
+    torch.testing.assert_close(
+        after, before * (1 - 0.01 * 0.5 if optimizer == "adamw" else 1), rtol=1e-6, atol=0
+    )
 
 
 # --- steps that are not finite ---
@@ -269,13 +303,29 @@ def test_a_step_that_is_not_finite_changes_nothing_is_counted_and_the_run_goes_o
     lit = poisoned(2, 3, 5)
     with caplog.at_level(logging.WARNING, logger="wavenet.training"):
         _, recorder = fit(module(corpus), lit, max_steps=8, gradient_clip_val=gradient_clip_val)
-    unchanged = [not differing(before, after) for before, after in zip(recorder.before, recorder.after, strict=True)]
+    unchanged = [
+        not differing(before, after)
+        for before, after in zip(recorder.before, recorder.after, strict=True)
+    ]
     assert unchanged == [False, False, True, True, False, True, False, False]
     for now, then in zip(recorder.moments[3], recorder.moments[1], strict=True):
         assert now and not differing(now, then)
     assert lit.nonfinite_steps == 3
-    assert [logged.get("nonfinite_steps") for logged in recorder.logged] == [None, None, 1, 2, 2, 3, 3, 3]
-    assert [record.message.split(" skipped")[0] for record in caplog.records] == ["step 2", "step 3", "step 5"]
+    assert [logged.get("nonfinite_steps") for logged in recorder.logged] == [
+        None,
+        None,
+        1,
+        2,
+        2,
+        3,
+        3,
+        3,
+    ]
+    assert [record.message.split(" skipped")[0] for record in caplog.records] == [
+        "step 2",
+        "step 3",
+        "step 5",
+    ]
 
 
 def test_many_steps_in_a_row_that_are_not_finite_stop_the_run_with_advice(corpus: Path) -> None:
@@ -292,7 +342,9 @@ def test_the_average_is_the_exponential_one_and_is_what_a_run_ends_with(corpus: 
     lit = network()
     runner, recorder = fit(module(corpus), lit, WeightAverage(decay=0.2), max_steps=4)
     average = recorder.after[0]
-    for share, current in zip((2 / 11, 0.2, 0.2), recorder.after[1:], strict=True):  # of the old; 2 / 11 to warm up
+    for share, current in zip(
+        (2 / 11, 0.2, 0.2), recorder.after[1:], strict=True
+    ):  # of the old; 2 / 11 to warm up
         average = {name: share * average[name] + (1 - share) * current[name] for name in average}
     exported = averaged_network(runner, lit).state_dict()
     for name, value in average.items():
@@ -349,7 +401,9 @@ def test_a_compiled_network_trains_on_the_same_losses_and_saves_the_same_names(
         runs.append((recorder, lit))
     (plain, _), (fast, _) = runs
     assert compiled == [training_loss]
-    assert [logged["bits"] for logged in plain.logged] == pytest.approx([logged["bits"] for logged in fast.logged])
+    assert [logged["bits"] for logged in plain.logged] == pytest.approx(
+        [logged["bits"] for logged in fast.logged]
+    )
     assert plain.after[-1].keys() == fast.after[-1].keys()
 
 
@@ -363,7 +417,9 @@ def test_a_run_says_which_fast_paths_it_takes_and_on_a_cpu_takes_none_by_itself(
 
 
 def test_fused_blocks_without_a_gpu_are_refused(corpus: Path) -> None:
-    with pytest.raises(ValueError, match=r"--model\.fused true: .* on cpu\. Use --model\.fused auto"):
+    with pytest.raises(
+        ValueError, match=r"--model\.fused true: .* on cpu\. Use --model\.fused auto"
+    ):
         fit(module(corpus), network(fused=True), max_steps=1)
 
 
@@ -378,10 +434,15 @@ def test_sample_rate_and_labels_come_from_the_data(corpus: Path) -> None:
     ("facts", "says"),
     [
         ({"sample_rate": 16000}, "sample_rate = 16000, but this data has sample_rate = 8000"),
-        ({"labels": {"digit": ["7", "8"]}}, "trained with labels = .*'7'.* but this data has labels = .*'speaker'"),
+        (
+            {"labels": {"digit": ["7", "8"]}},
+            "trained with labels = .*'7'.* but this data has labels = .*'speaker'",
+        ),
     ],
 )
-def test_data_with_other_facts_than_the_model_is_refused(corpus: Path, facts: Mapping[str, Any], says: str) -> None:
+def test_data_with_other_facts_than_the_model_is_refused(
+    corpus: Path, facts: Mapping[str, Any], says: str
+) -> None:
     with pytest.raises(ValueError, match=says):
         fit(module(corpus), network(**facts), max_steps=1)
 
@@ -400,7 +461,9 @@ def test_a_network_is_built_once(corpus: Path) -> None:
     assert lit.network is first
 
 
-def test_training_may_start_from_a_saved_model_and_going_on_does_not_need_it(corpus: Path, tmp_path: Path) -> None:
+def test_training_may_start_from_a_saved_model_and_going_on_does_not_need_it(
+    corpus: Path, tmp_path: Path
+) -> None:
     first = network()
     fit(module(corpus), first)
     first.network.save_pretrained(tmp_path / "model")
@@ -424,7 +487,9 @@ def test_training_may_start_from_a_saved_model_and_going_on_does_not_need_it(cor
 # --- what a model is told of its corpus ---
 
 
-def test_lengths_and_left_out_labels_are_taken_from_the_data_and_saved(corpus: Path, tmp_path: Path) -> None:
+def test_lengths_and_left_out_labels_are_taken_from_the_data_and_saved(
+    corpus: Path, tmp_path: Path
+) -> None:
     data, lit = module(corpus, label_dropout=0.5), network(position_hop=16)
     fit(data, lit, max_steps=2)
     assert lit.network.unlabelled and lit.network.clip_length == data.clip_length
@@ -433,4 +498,8 @@ def test_lengths_and_left_out_labels_are_taken_from_the_data_and_saved(corpus: P
     assert saved.config == lit.network.config and saved.position_hop == 16 and saved.unlabelled
     plain = network()
     fit(module(corpus), plain, max_steps=1)
-    assert not plain.network.unlabelled and plain.network.clip_length is None and not plain.network.position_hop
+    assert (
+        not plain.network.unlabelled
+        and plain.network.clip_length is None
+        and not plain.network.position_hop
+    )

@@ -10,18 +10,30 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LABELS, Interpreter, assert_close, shifted, small_model, some_codes, some_labels, some_uniforms
+from conftest import (
+    LABELS,
+    Interpreter,
+    assert_close,
+    shifted,
+    small_model,
+    some_codes,
+    some_labels,
+    some_uniforms,
+)
 from test_native import SAMPLINGS, SIZES, assert_drawn
 from triton.runtime.errors import OutOfResources
 
-import wavenet.engines.triton
+import wavenet.engines.triton.engine
 from wavenet import Sampling, WaveNet
 from wavenet.engines import Engine, EngineState, EngineUnavailable, build_engine
-from wavenet.engines.triton import TritonEngine, resources, tile_for
+from wavenet.engines.triton.engine import TritonEngine, resources, tile_for
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
 ONE, TILE = 1, 16
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory a block may have, CUDA programming guide
+SHARED_LIMIT = {
+    80: 163 * 1024,
+    90: 227 * 1024,
+}  # bytes of shared memory a block may have, CUDA programming guide
 MODELS: dict[str, dict[str, Any]] = {
     "default": {
         "layers_per_cycle": 10,
@@ -44,7 +56,11 @@ def engine_of(
 
 def few(settings: dict[str, Any]) -> dict[str, Any]:
     """With two layers: the interpreter takes a third of a millisecond an operation."""
-    return {**settings, "cycles": 1, "layers_per_cycle": min(2, settings.get("layers_per_cycle", 2))}
+    return {
+        **settings,
+        "cycles": 1,
+        "layers_per_cycle": min(2, settings.get("layers_per_cycle", 2)),
+    }
 
 
 # Codes
@@ -85,15 +101,20 @@ class _OnCpu:
         ("channels-64", 1, ONE),
     ],
 )
-def test_codes_are_those_of_the_model_in_float64(interpreter: Interpreter, name: str, batch: int, tile: int) -> None:
+def test_codes_are_those_of_the_model_in_float64(
+    interpreter: Interpreter, name: str, batch: int, tile: int
+) -> None:
     interpreter(assert_codes, few(SIZES[name]), batch, tile, 20, Sampling(), "cpu")
 
 
 def assert_guided(device: str) -> None:
     """Against the torch engine in float32: pairs of streams, placed in the middle of clips."""
-    model = small_model(dtype=F32, **few({"labels": LABELS, "unlabelled": True, "position_hop": 16})).to(device)
+    model = small_model(
+        dtype=F32, **few({"labels": LABELS, "unlabelled": True, "position_hop": 16})
+    ).to(device)
     pairs = {
-        name: torch.stack([ids, torch.full_like(ids, -1)], dim=1).flatten() for name, ids in some_labels(3).items()
+        name: torch.stack([ids, torch.full_like(ids, -1)], dim=1).flatten()
+        for name, ids in some_labels(3).items()
     }
     uniforms, codes = some_uniforms(3, 16).repeat_interleave(2, dim=0), []
     for name in ("triton", "torch"):
@@ -118,20 +139,26 @@ def test_placed_and_guided_codes_on_a_gpu_are_those_of_the_torch_engine() -> Non
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-def test_codes_are_those_of_the_model_however_they_are_drawn(interpreter: Interpreter, sampling: Sampling) -> None:
+def test_codes_are_those_of_the_model_however_they_are_drawn(
+    interpreter: Interpreter, sampling: Sampling
+) -> None:
     interpreter(assert_codes, SIZES["one-layer"], 16, TILE, 12, sampling, "cpu")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch", "tile"), [(3, ONE), (17, TILE), (33, 32)])
 @pytest.mark.parametrize("name", SIZES)
-def test_longer_streams_of_every_size(interpreter: Interpreter, name: str, batch: int, tile: int) -> None:
+def test_longer_streams_of_every_size(
+    interpreter: Interpreter, name: str, batch: int, tile: int
+) -> None:
     interpreter(assert_codes, SIZES[name], batch, tile, 150, Sampling(), "cpu")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("batch", "tile"), [(7, ONE), (40, TILE), (100, 64)])
-@pytest.mark.parametrize("name", ["kernel-1", "kernel-3", "channels-64", "labels"])  # each is seconds of compilation
+@pytest.mark.parametrize(
+    "name", ["kernel-1", "kernel-3", "channels-64", "labels"]
+)  # each is seconds of compilation
 def test_codes_on_a_gpu_are_those_of_the_model_in_float64(name: str, batch: int, tile: int) -> None:
     assert_codes(SIZES[name], batch, tile, 500, Sampling(), "cuda")
 
@@ -159,8 +186,12 @@ def assert_forced(settings: dict[str, Any], tile: int, dtype: torch.dtype, devic
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16])
-@pytest.mark.parametrize(("name", "tile"), [("kernel-3", TILE), ("labels", TILE), ("kernel-2", ONE)])
-def test_forced_logits_are_those_of_forward(interpreter: Interpreter, name: str, tile: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("name", "tile"), [("kernel-3", TILE), ("labels", TILE), ("kernel-2", ONE)]
+)
+def test_forced_logits_are_those_of_forward(
+    interpreter: Interpreter, name: str, tile: int, dtype: torch.dtype
+) -> None:
     interpreter(assert_forced, few(SIZES[name]), tile, dtype, "cpu")
 
 
@@ -168,7 +199,9 @@ def test_forced_logits_are_those_of_forward(interpreter: Interpreter, name: str,
 @pytest.mark.parametrize("dtype", [F32, BF16])
 @pytest.mark.parametrize("tile", [ONE, TILE, 32])
 @pytest.mark.parametrize("name", ["kernel-3", "channels-64"])
-def test_forced_logits_on_a_gpu_are_those_of_forward(name: str, tile: int, dtype: torch.dtype) -> None:
+def test_forced_logits_on_a_gpu_are_those_of_forward(
+    name: str, tile: int, dtype: torch.dtype
+) -> None:
     assert_forced(SIZES[name], tile, dtype, "cuda")
 
 
@@ -182,12 +215,20 @@ def assert_state(settings: dict[str, Any], tile: int, dtype: torch.dtype, sample
     heard = engine.sample(uniforms[:, :samples], Sampling())
     state, expected = engine.state, model.init_state(2)
     if samples:
-        _, expected = model.step(torch.cat([torch.full((2, 1), 128), heard[:, :-1]], dim=1), expected, labels)
-    assert torch.equal(state.code, heard[:, -1] if samples else torch.full((2,), model.codec.silence))
+        _, expected = model.step(
+            torch.cat([torch.full((2, 1), 128), heard[:, :-1]], dim=1), expected, labels
+        )
+    assert torch.equal(
+        state.code, heard[:, -1] if samples else torch.full((2,), model.codec.silence)
+    )
     close = {F32: 1e-5, BF16: 0.05}[dtype]
-    for mine, theirs in zip((state.model[0], *state.model[1]), (expected[0], *expected[1]), strict=True):
+    for mine, theirs in zip(
+        (state.model[0], *state.model[1]), (expected[0], *expected[1]), strict=True
+    ):
         assert mine.shape == theirs.shape and mine.dtype == dtype and mine.is_contiguous()
-        assert not theirs.numel() or (mine.float() - theirs).abs().max() <= close * max(1, theirs.abs().max())
+        assert not theirs.numel() or (mine.float() - theirs).abs().max() <= close * max(
+            1, theirs.abs().max()
+        )
     if dtype == BF16:
         return
     other = build_engine(model, 2, labels, engine="torch")
@@ -195,13 +236,19 @@ def assert_state(settings: dict[str, Any], tile: int, dtype: torch.dtype, sample
     ours = engine.sample(uniforms[:, samples:], Sampling())
     assert torch.equal(other.sample(uniforms[:, samples:], Sampling()), ours)
     engine.state = state
-    assert torch.equal(engine.sample(uniforms[:, samples:], Sampling()), ours), "a state can be put back"
+    assert torch.equal(engine.sample(uniforms[:, samples:], Sampling()), ours), (
+        "a state can be put back"
+    )
     assert EngineState(*state).code.shape == (2,)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 13])
-@pytest.mark.parametrize(("name", "tile", "dtype"), [("kernel-3", TILE, F32), ("labels", TILE, BF16)])
-def test_state_is_canonical(interpreter: Interpreter, name: str, tile: int, dtype: torch.dtype, samples: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "tile", "dtype"), [("kernel-3", TILE, F32), ("labels", TILE, BF16)]
+)
+def test_state_is_canonical(
+    interpreter: Interpreter, name: str, tile: int, dtype: torch.dtype, samples: int
+) -> None:
     interpreter(assert_state, few(SIZES[name]), tile, dtype, samples)
 
 
@@ -222,7 +269,9 @@ def assert_time_wraps() -> None:
     engine = engine_of(model, 1, ONE)
     expected = engine.sample(uniforms, Sampling())
     fresh = engine_of(model, 1, ONE)
-    fresh._time = wavenet.engines.triton.CLOCK - 10  # the rings are zeros wherever the stream begins
+    fresh._time = (
+        wavenet.engines.triton.engine.CLOCK - 10
+    )  # the rings are zeros wherever the stream begins
     pieces = [fresh.sample(piece, Sampling()) for piece in uniforms.split(6, dim=1)]
     assert fresh._time < 24 and torch.equal(torch.cat(pieces, dim=1), expected)
 
@@ -236,23 +285,27 @@ def test_a_stream_of_days_goes_on_where_the_clock_wraps(interpreter: Interpreter
 
 def assert_self_check_refuses(name: str) -> None:
     """A kernel that computes something else, planted by a changed weight, is not used."""
-    model, packed = small_model(dtype=F32, **few({})), wavenet.engines.triton.Packed
+    model, packed = small_model(dtype=F32, **few({})), wavenet.engines.triton.engine.Packed
 
     class Faulty(packed):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             self.tensors[name].mul_(1.05)
 
-    wavenet.engines.triton.Packed = Faulty  # type: ignore[misc]
+    wavenet.engines.triton.engine.Packed = Faulty  # type: ignore[misc]
     try:
         with pytest.raises(RuntimeError, match=r"triton engine checked itself .* engine='torch'"):
             engine_of(model, 2, TILE)
     finally:
-        wavenet.engines.triton.Packed = packed  # type: ignore[misc]
+        wavenet.engines.triton.engine.Packed = packed  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", ["past_taps", "input_taps", "constants", "skip", "out", "residual_bias"])
-def test_an_engine_that_computes_something_else_is_refused(interpreter: Interpreter, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["past_taps", "input_taps", "constants", "skip", "out", "residual_bias"]
+)
+def test_an_engine_that_computes_something_else_is_refused(
+    interpreter: Interpreter, name: str
+) -> None:
     interpreter(assert_self_check_refuses, name)
 
 
@@ -272,7 +325,7 @@ class Cramped:
     """A kernel on a GPU that has room for programs of one stream alone, or for none."""
 
     def __init__(self, most: int) -> None:
-        self.kernel, self.most = wavenet.engines.triton.run_streams, most
+        self.kernel, self.most = wavenet.engines.triton.engine.run_streams, most
 
     def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
         return lambda **arguments: self.run(grid, arguments)
@@ -284,20 +337,24 @@ class Cramped:
 
 
 def assert_what_does_not_fit_is_unavailable() -> None:
-    wavenet.engines.triton.run_streams = Cramped(0)
-    with pytest.raises(EngineUnavailable, match=r"does not fit this GPU .*300000.*engine='torch' runs any model"):
+    wavenet.engines.triton.engine.run_streams = Cramped(0)
+    with pytest.raises(
+        EngineUnavailable, match=r"does not fit this GPU .*300000.*engine='torch' runs any model"
+    ):
         TritonEngine(small_model(dtype=F32), 2, None, F32)
 
 
 def assert_tiles_shrink_until_they_fit() -> None:
-    wavenet.engines.triton.MULTIPROCESSORS = 1  # two streams ask for a tile
-    wavenet.engines.triton.run_streams = Cramped(1)
+    wavenet.engines.triton.engine.MULTIPROCESSORS = 1  # two streams ask for a tile
+    wavenet.engines.triton.engine.run_streams = Cramped(1)
     assert TritonEngine(small_model(dtype=F32, **few({})), 2, None, F32)._tile == 1
     with pytest.raises(EngineUnavailable):
         TritonEngine(small_model(dtype=F32, **few({})), 2, None, F32, tile=TILE)
 
 
-def test_a_kernel_that_does_not_fit_is_an_engine_that_cannot_be_had(interpreter: Interpreter) -> None:
+def test_a_kernel_that_does_not_fit_is_an_engine_that_cannot_be_had(
+    interpreter: Interpreter,
+) -> None:
     interpreter(with_the_room_put_back, assert_what_does_not_fit_is_unavailable)
 
 
@@ -308,7 +365,9 @@ def test_tiles_shrink_until_they_fit(interpreter: Interpreter) -> None:
 def with_the_room_put_back(function: Callable[[], None]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("run_streams", "MULTIPROCESSORS"):
-            patch.setattr(wavenet.engines.triton, name, getattr(wavenet.engines.triton, name))
+            patch.setattr(
+                wavenet.engines.triton.engine, name, getattr(wavenet.engines.triton.engine, name)
+            )
         function()
 
 
@@ -321,8 +380,10 @@ def test_a_model_on_the_cpu_and_other_precisions_are_refused() -> None:
 
 
 def test_without_triton_the_error_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "wavenet.engines.triton", None)
-    with pytest.raises(ValueError, match=r"needs Triton, which cannot be imported .* engine='torch'"):
+    monkeypatch.setitem(__import__("sys").modules, "wavenet.engines.triton.engine", None)
+    with pytest.raises(
+        ValueError, match=r"needs Triton, which cannot be imported .* engine='torch'"
+    ):
         build_engine(small_model(dtype=F32), 1, engine="triton")
 
 
@@ -338,11 +399,15 @@ def test_tiles_grow_with_the_batch(batch: int, tile: int) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("batch", [1, 3, 200])
-def test_auto_takes_triton_on_a_gpu_and_says_so(batch: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_takes_triton_on_a_gpu_and_says_so(
+    batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "wavenet"):
         engine = build_engine(small_model(dtype=F32).cuda(), batch)
     assert isinstance(engine, TritonEngine)
-    assert f"engine: triton (one kernel for a chunk of samples), float32, batch {batch}" in caplog.text
+    assert (
+        f"engine: triton (one kernel for a chunk of samples), float32, batch {batch}" in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -358,7 +423,9 @@ def test_auto_takes_triton_on_a_gpu_and_says_so(batch: int, caplog: pytest.LogCa
         ),
     ],
 )
-def test_the_kernel_compiles_without_a_gpu(name: str, tile: int, dtype: torch.dtype, capability: int) -> None:
+def test_the_kernel_compiles_without_a_gpu(
+    name: str, tile: int, dtype: torch.dtype, capability: int
+) -> None:
     """And fits the GPU's shared memory; of the wide model's tiles only one does, so that it is run in smaller ones."""
     found = resources(WaveNet(**MODELS[name]), 128, tile, dtype, capability)
     print(name, tile, dtype, capability, found)

@@ -1,6 +1,6 @@
 """Owns what the tests of training share: a corpus and a network so small that a run takes a second, and ways to run it.
 
-Runs in this process go through `wavenet.cli.main`; runs that are killed, interrupted or started twice are processes.
+Runs in this process go through `wavenet.training.cli.main`; runs that are killed, interrupted or started twice are processes.
 """
 
 import logging
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 import wavenet
-from wavenet.cli import RUN_VARIABLE, main
-from wavenet.data import AudioDataModule
-from wavenet.training import LitWaveNet
+from wavenet.training.cli import RUN_VARIABLE, main
+from wavenet.training.data import AudioDataModule
+from wavenet.training.module import LitWaveNet
 
 REPOSITORY = Path(wavenet.__file__).parent.parent
 RATE = 8000
@@ -64,7 +64,9 @@ def write_corpus(root: Path, digits: str = "01", takes: int = 6) -> Path:
         for take in range(takes):
             rng = np.random.default_rng([number, take])
             time = np.arange(800 + 97 * take + 31 * number)
-            audio = 0.5 * np.sin(time * (0.1 + 0.05 * number)) + 0.05 * rng.standard_normal(len(time))
+            audio = 0.5 * np.sin(time * (0.1 + 0.05 * number)) + 0.05 * rng.standard_normal(
+                len(time)
+            )
             soundfile.write(root / f"{digit}_{'ab'[take % 2]}_{take}.wav", audio, RATE, "PCM_16")
     return root
 
@@ -112,7 +114,9 @@ def arguments(root: Path, **overrides: object) -> list[str]:
 
 def train(*args: object) -> None:
     """`python train.py ARGS` in this process and in the present folder. Raises SystemExit with the message it prints."""
-    rooms = [logging.getLogger(name) for name in ("wavenet.generation", "wavenet.engines")]  # which the command quiets
+    rooms = [
+        logging.getLogger(name) for name in ("wavenet.generation", "wavenet.engines")
+    ]  # which the command quiets
     levels = [room.level for room in rooms]
     os.environ.pop(RUN_VARIABLE, None)
     try:

@@ -20,7 +20,9 @@ from wavenet.files import write_whole
 logger = logging.getLogger(__name__)
 
 STREAM_SIZE = 0xFFFFFFFF  # the size a wav written to a pipe declares: unknown, not a promise
-LARGEST_DENOMINATOR = 1000  # the filter bank grows with the ratio's terms; 44.1, 48, 96 and 192 kHz need 640 at most
+LARGEST_DENOMINATOR = (
+    1000  # the filter bank grows with the ratio's terms; 44.1, 48, 96 and 192 kHz need 640 at most
+)
 
 
 def read_audio(path: str | Path) -> tuple[Tensor, int]:
@@ -39,7 +41,9 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
         raise ValueError(f"'{path}' is empty (0 samples); record or export it again, or remove it.")
     if not torch.isfinite(samples).all():
         bad = int((~torch.isfinite(samples)).sum())
-        raise ValueError(f"'{path}' has {bad} samples that are NaN or infinite; repair or remove it.")
+        raise ValueError(
+            f"'{path}' has {bad} samples that are NaN or infinite; repair or remove it."
+        )
     if promised > samples.shape[1]:
         logger.warning(
             "'%s' is cut short: its header promises about %d samples and it holds %d; those are used.",
@@ -55,7 +59,11 @@ def _decode(path: Path) -> tuple[Tensor, int, int]:
     try:
         with soundfile.SoundFile(path) as file:
             samples = file.read(dtype="float32", always_2d=True)  # (T, C)
-            return torch.from_numpy(samples).T, file.samplerate, _promised(file.extra_info, file.frames)
+            return (
+                torch.from_numpy(samples).T,
+                file.samplerate,
+                _promised(file.extra_info, file.frames),
+            )
     except soundfile.SoundFileError as error:
         reason = str(error).split(": ")[-1].strip()
         raise ValueError(f"'{path}' cannot be read as audio: {reason}") from error

@@ -33,7 +33,9 @@ def load_model(path: str | os.PathLike[str]) -> WaveNet:
     try:
         return WaveNet.from_pretrained(source / "model" if (source / "model").is_dir() else path)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} A run (runs/NAME) or its .ckpt file will do too.") from error
+        raise FileNotFoundError(
+            f"{error} A run (runs/NAME) or its .ckpt file will do too."
+        ) from error
 
 
 def to_device(model: WaveNet, name: str) -> WaveNet:
@@ -77,19 +79,29 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} was refused: it is not a plain checkpoint of tensors and numbers, and loading it could run code from "
             "it. Use it only with the program that wrote it, if you trust that."
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:  # what a zip without its end raises, by where it was cut
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+    ) as error:  # what a zip without its end raises, by where it was cut
         raise ValueError(
             f"{path} is cut short or damaged ({(str(error) or 'it is empty').splitlines()[0]}). "
             "Take an older checkpoint: best.ckpt lies beside last.ckpt."
         ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(
+        checkpoint
+    ):
         raise ValueError(f"{path} is not a training checkpoint of this library.")
     return checkpoint
 
 
 def newest_checkpoint(runs: Path, name: str | None = None) -> Path:
     """The newest RUNS/*/checkpoints/last.ckpt, of runs called NAME or NAME-2, ... where a name is given."""
-    found = [path for path in runs.glob("*/checkpoints/last.ckpt") if name is None or _is_called(path.parts[-3], name)]
+    found = [
+        path
+        for path in runs.glob("*/checkpoints/last.ckpt")
+        if name is None or _is_called(path.parts[-3], name)
+    ]
     if not found:
         called = f" called {name}" if name else ""
         raise FileNotFoundError(
@@ -122,7 +134,11 @@ def newest_or_bundled(runs: Path | None = None) -> Path:
     except FileNotFoundError:
         if runs is not None:
             raise
-    logger.info("no run in %s/ yet: this is the bundled model %s. Train your own with: python train.py", RUNS, DEFAULT)
+    logger.info(
+        "no run in %s/ yet: this is the bundled model %s. Train your own with: python train.py",
+        RUNS,
+        DEFAULT,
+    )
     return HERE / DEFAULT
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from wavenet.audio import wav_bytes
-from wavenet.conditioning import label_ids
+from wavenet.conditioning.labels import label_ids
 from wavenet.files import write_whole
 from wavenet.generation import draw_labels, generate_each, guidance_for
 from wavenet.model import WaveNet
@@ -68,9 +68,15 @@ def write_gallery(
     how: dict[str, Any] = {"engine": engine, "precision": precision, "progress": progress}
     choices = combinations(model, given, seed)
     audio = generate_each(model, choices, seed=seed, seconds=seconds, **sampling, **how)
-    clips = [Clip(choice, seed + n, sound) for n, (choice, sound) in enumerate(zip(choices, audio, strict=True))]
+    clips = [
+        Clip(choice, seed + n, sound)
+        for n, (choice, sound) in enumerate(zip(choices, audio, strict=True))
+    ]
     path = Path(folder) / "index.html"
-    write_whole(path, page(clips, model, name, given, {"seconds": seconds, "seed": seed, **sampling}).encode())
+    write_whole(
+        path,
+        page(clips, model, name, given, {"seconds": seconds, "seed": seed, **sampling}).encode(),
+    )
     return path
 
 
@@ -85,7 +91,9 @@ def combinations(model: WaveNet, given: Mapping[str, str], seed: int) -> list[di
     if not free:
         return [dict(given)] * TAKES
     if not _too_many(free):
-        return [{**given, **dict(zip(free, chosen, strict=True))} for chosen in product(*free.values())]
+        return [
+            {**given, **dict(zip(free, chosen, strict=True))} for chosen in product(*free.values())
+        ]
     first, *others = free
     drawn = draw_labels(model, {*given, first}, len(free[first]), seed)
     return [
@@ -99,18 +107,31 @@ def _too_many(free: Mapping[str, Sequence[str]]) -> bool:
 
 
 def page(
-    clips: Sequence[Clip], model: WaveNet, name: str, given: Mapping[str, str], settings: Mapping[str, Any]
+    clips: Sequence[Clip],
+    model: WaveNet,
+    name: str,
+    given: Mapping[str, str],
+    settings: Mapping[str, Any],
 ) -> str:
     """The page's text. given: labels that all clips share. settings: of `generate`, as the caption says them."""
     free = {label: categories for label, categories in model.labels.items() if label not in given}
     whole = len(free) > 1 and not _too_many(free)
-    body = _table(clips, free, model.sample_rate) if whole else _row(clips, list(free), model.sample_rate)
+    body = (
+        _table(clips, free, model.sample_rate)
+        if whole
+        else _row(clips, list(free), model.sample_rate)
+    )
     return PAGE.substitute(
-        title=escape(f"Clips of {name}"), caption=_caption(model, name, given, settings), notes=_notes(free), body=body
+        title=escape(f"Clips of {name}"),
+        caption=_caption(model, name, given, settings),
+        notes=_notes(free),
+        body=body,
     )
 
 
-def _caption(model: WaveNet, name: str, given: Mapping[str, str], settings: Mapping[str, Any]) -> str:
+def _caption(
+    model: WaveNet, name: str, given: Mapping[str, str], settings: Mapping[str, Any]
+) -> str:
     facts = {
         "model": f"{name}, {model.num_parameters / 1e6:.2f} M parameters",
         "audio": f"{_duration(settings['seconds'])} at {model.sample_rate / 1000:g} kHz, generated",
@@ -121,7 +142,9 @@ def _caption(model: WaveNet, name: str, given: Mapping[str, str], settings: Mapp
         "seed": f"{settings['seed']}, and one more for each clip after the first",
         "all clips": _words(given, list(given)),
     }
-    return "".join(f"<div><dt>{term}</dt><dd>{escape(fact)}</dd></div>" for term, fact in facts.items() if fact)
+    return "".join(
+        f"<div><dt>{term}</dt><dd>{escape(fact)}</dd></div>" for term, fact in facts.items() if fact
+    )
 
 
 def _duration(seconds: float | None) -> str:
@@ -143,10 +166,15 @@ def _table(clips: Sequence[Clip], free: Mapping[str, Sequence[str]], sample_rate
     first, *others = free
     width = len(clips) // len(free[first])
     rows = [clips[start : start + width] for start in range(0, len(clips), width)]
-    heads = "".join(f'<th role="columnheader" scope="col">{_words(clip.labels, others)}</th>' for clip in rows[0])
+    heads = "".join(
+        f'<th role="columnheader" scope="col">{_words(clip.labels, others)}</th>'
+        for clip in rows[0]
+    )
     lines = "".join(
         f'<tr role="row"><th role="rowheader" scope="row">{_words(row[0].labels, [first])}</th>'
-        + "".join(f'<td role="cell">{_figure(clip, list(free), others, sample_rate)}</td>' for clip in row)
+        + "".join(
+            f'<td role="cell">{_figure(clip, list(free), others, sample_rate)}</td>' for clip in row
+        )
         + "</tr>"
         for row in rows
     )

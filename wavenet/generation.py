@@ -11,11 +11,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from wavenet.conditioning import NOT_TOLD, advanced, label_ids
-from wavenet.distributions import Sampling
-from wavenet.durations import draw_lengths
+from wavenet.conditioning.durations import draw_lengths
+from wavenet.conditioning.labels import NOT_TOLD, advanced, label_ids
 from wavenet.engines import Engine, build_engine
 from wavenet.model import WaveNet
+from wavenet.outputs.sampling import Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,10 @@ class Stream(Iterator[Tensor]):
         """All chunks together, with `before` samples of a prompt, (batch_size, time) -> each clip (time,) up to its end."""
         if self.lengths is None:
             return list(audio)
-        return [clip[: before + length] for clip, length in zip(audio, self.lengths.tolist(), strict=True)]
+        return [
+            clip[: before + length]
+            for clip, length in zip(audio, self.lengths.tolist(), strict=True)
+        ]
 
 
 def generate(
@@ -77,7 +80,12 @@ def generate(
 
     Raises ValueError for anything out of range, unknown labels or engines, and logits that are not finite.
     """
-    settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    settings: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "guidance": guidance,
+    }
     settings |= {"engine": engine, "precision": precision}
     much = {"seconds": seconds, "num_samples": num_samples}
     clips, _ = _whole(
@@ -94,11 +102,15 @@ def generate(
     return clips
 
 
-def _whole(model: WaveNet, *, batch_size: int, progress: bool = False, **settings: Any) -> tuple[Tensor, Stream]:
+def _whole(
+    model: WaveNet, *, batch_size: int, progress: bool = False, **settings: Any
+) -> tuple[Tensor, Stream]:
     """All of a stream (batch_size, time), and what it came from."""
     chunks = stream(model, batch_size=batch_size, **settings)
     if chunks.lengths is None:
-        raise ValueError("generate needs to know how much: give seconds or num_samples. (stream goes on without end.)")
+        raise ValueError(
+            "generate needs to know how much: give seconds or num_samples. (stream goes on without end.)"
+        )
     made = with_progress(chunks, batch_size, model.sample_rate) if progress else chunks
     return torch.cat(list(made), dim=1), chunks
 
@@ -128,7 +140,9 @@ def stream(
     """
     sampling = Sampling(temperature, top_k, top_p, guidance_for(model, guidance))
     if batch_size < 1 or chunk_size < 1:
-        raise ValueError(f"batch_size and chunk_size must be at least 1, but got {batch_size} and {chunk_size}.")
+        raise ValueError(
+            f"batch_size and chunk_size must be at least 1, but got {batch_size} and {chunk_size}."
+        )
     if mel is not None:
         raise ValueError("This model is not conditioned on mel spectrograms; leave mel out.")
     chosen = label_ids(model.labels, labels or {}, batch_size)
@@ -147,7 +161,10 @@ def stream(
     runner = Runner(model, built, times, whole)
     if before is not None:
         runner.prime(before)
-    return Stream(_chunks(model, runner, sampling, lengths, chunk_size, _generators(seed, batch_size)), lengths)
+    return Stream(
+        _chunks(model, runner, sampling, lengths, chunk_size, _generators(seed, batch_size)),
+        lengths,
+    )
 
 
 class Runner:
@@ -232,14 +249,21 @@ def generate_each(
     for start in range(0, len(choices), AT_ONCE):
         batch = choices[start : start + AT_ONCE]
         labels = {name: [choice[name] for choice in batch] for name in batch[0]}
-        audio, chunks = _whole(model, batch_size=len(batch), labels=labels, seed=seed + start, **settings)
+        audio, chunks = _whole(
+            model, batch_size=len(batch), labels=labels, seed=seed + start, **settings
+        )
         yield from chunks.cut(audio)
 
 
-def draw_labels(model: WaveNet, given: Container[str], batch_size: int, seed: int) -> dict[str, list[str]]:
+def draw_labels(
+    model: WaveNet, given: Container[str], batch_size: int, seed: int
+) -> dict[str, list[str]]:
     """The labels that were left out, drawn for each stream from its own seed."""
     drawn = {
-        name: [random.Random(f"{name} {seed + index}").choice(categories) for index in range(batch_size)]
+        name: [
+            random.Random(f"{name} {seed + index}").choice(categories)
+            for index in range(batch_size)
+        ]
         for name, categories in model.labels.items()
         if name not in given
     }
@@ -285,10 +309,14 @@ def _lengths(
     rate, given = (model.sample_rate, seconds) if seconds is not None else (1, num_samples)
     values = list(given) if isinstance(given, Sequence) else [given] * batch_size
     if len(values) != batch_size:
-        raise ValueError(f"There are {len(values)} lengths for a batch of {batch_size}: give one for all, or one each.")
+        raise ValueError(
+            f"There are {len(values)} lengths for a batch of {batch_size}: give one for all, or one each."
+        )
     lengths = [round(value * rate) for value in values if value is not None]
     if min(lengths) < 1:
-        raise ValueError(f"There must be at least one sample to generate, but got {seconds=}, {num_samples=}.")
+        raise ValueError(
+            f"There must be at least one sample to generate, but got {seconds=}, {num_samples=}."
+        )
     return torch.tensor(lengths)
 
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from wavenet.conditioning import advanced, label_ids
-from wavenet.distributions import negative_log_likelihood
+from wavenet.conditioning.labels import advanced, label_ids
 from wavenet.model import WaveNet
+from wavenet.outputs.sampling import negative_log_likelihood
 
 
 def nats_per_sample(
@@ -34,7 +34,9 @@ def nats_per_sample(
     state = model.init_state(codes.shape[0])
     position = model.beginning(len(codes), codes.shape[1] if lengths is None else lengths)
     nats = []
-    for given, wanted in zip(inputs.split(chunk_size, dim=1), codes.split(chunk_size, dim=1), strict=True):
+    for given, wanted in zip(
+        inputs.split(chunk_size, dim=1), codes.split(chunk_size, dim=1), strict=True
+    ):
         logits, state = model.step(given, state, labels, position=position)
         position = advanced(position, given.shape[1])
         nats.append(negative_log_likelihood(logits, wanted))
@@ -68,10 +70,15 @@ def bits_per_sample(
         )
     counts = torch.as_tensor([clips.shape[1]] * len(clips) if lengths is None else lengths)
     if counts.shape != (len(clips),) or counts.min() < 1 or counts.max() > clips.shape[1]:
-        raise ValueError(f"lengths must be {len(clips)} numbers in 1..{clips.shape[1]}, but got {counts.tolist()}.")
+        raise ValueError(
+            f"lengths must be {len(clips)} numbers in 1..{clips.shape[1]}, but got {counts.tolist()}."
+        )
     device = next(model.parameters()).device
     codes = (model.codec.encode(clips) if clips.is_floating_point() else clips).to(device)
-    ids = {name: value.to(device) for name, value in label_ids(model.labels, labels or {}, len(clips)).items()}
+    ids = {
+        name: value.to(device)
+        for name, value in label_ids(model.labels, labels or {}, len(clips)).items()
+    }
     nats = nats_per_sample(model, codes, ids, chunk_size, counts.to(device)).double()
     counted = torch.arange(clips.shape[1], device=device) < counts.to(device)[:, None]
     return float(nats[counted].sum() / counted.sum() / math.log(2))

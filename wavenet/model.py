@@ -16,11 +16,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from wavenet.conditioning import LabelEmbedding, LabelNames, PositionEmbedding, checked_names
-from wavenet.durations import ClipLength, checked_clip_length
+from wavenet.conditioning.durations import ClipLength, checked_clip_length
+from wavenet.conditioning.labels import LabelEmbedding, LabelNames, PositionEmbedding, checked_names
 from wavenet.files import write_whole
 from wavenet.layers import CausalConv1d, ResidualStack, affine, dilation_cycles
-from wavenet.mulaw import MuLaw
+from wavenet.outputs.mulaw import MuLaw
 from wavenet.pretrained import find, upload
 from wavenet.version import __version__
 
@@ -49,7 +49,7 @@ class WaveNet(nn.Module):
             beginning and to its end (see `PositionEmbedding`): it then knows when to end. 0: it is not.
         unlabelled: whether labels may be left out of a clip, as id -1: the model was also trained on clips without them, and
             `generate` can guide it.
-        clip_length: how long the corpus's clips are (see `wavenet.durations`), from which `generate` draws; None: not known.
+        clip_length: how long the corpus's clips are (see `wavenet.conditioning.durations`), from which `generate` draws; None: not known.
     """
 
     def __init__(
@@ -93,8 +93,12 @@ class WaveNet(nn.Module):
         }
         _check_sizes(self.config)
         self.embedding = nn.Embedding(self.codec.classes, residual_channels)
-        self.label_embedding = LabelEmbedding(self.labels, condition_channels, unlabelled) if self.labels else None
-        self.position_embedding = PositionEmbedding(position_hop, condition_channels) if position_hop else None
+        self.label_embedding = (
+            LabelEmbedding(self.labels, condition_channels, unlabelled) if self.labels else None
+        )
+        self.position_embedding = (
+            PositionEmbedding(position_hop, condition_channels) if position_hop else None
+        )
         self.input = CausalConv1d(residual_channels, residual_channels, kernel_size)
         self.stack = ResidualStack(
             dilation_cycles(cycles, layers_per_cycle),
@@ -161,7 +165,11 @@ class WaveNet(nn.Module):
         return self.head(self.stack(self.input(self.embed(codes)), condition))
 
     def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        batch_size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> ModelState:
         """The state before the first input: zeros (see `CausalConv1d.init_state`), as (input, (block, block, ...))."""
         return (
@@ -222,13 +230,21 @@ class WaveNet(nn.Module):
             "format_version": FORMAT_VERSION,
             "library": "wavenet",
             "library_version": __version__,
-            "codec": {"name": "mu-law", "classes": self.codec.classes, "silence": self.codec.silence},
+            "codec": {
+                "name": "mu-law",
+                "classes": self.codec.classes,
+                "silence": self.codec.silence,
+            },
             "receptive_field": self.receptive_field,
             "model": self.config,
         }
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        weights = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()
+        }
         write_whole(target / "config.json", (json.dumps(config, indent=2) + "\n").encode())
-        write_whole(target / "model.safetensors", save(weights, metadata={"library_version": __version__}))
+        write_whole(
+            target / "model.safetensors", save(weights, metadata={"library_version": __version__})
+        )
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> Self:
@@ -281,7 +297,11 @@ class Head(nn.Sequential):
     def forward(self, skips: Tensor) -> Tensor:
         rows = skips.transpose(1, 2).flatten(0, 1)
         for layer in self:
-            rows = affine(rows, layer.weight[..., 0], layer.bias) if isinstance(layer, CausalConv1d) else layer(rows)
+            rows = (
+                affine(rows, layer.weight[..., 0], layer.bias)
+                if isinstance(layer, CausalConv1d)
+                else layer(rows)
+            )
         return rows.unflatten(0, (len(skips), skips.shape[2])).transpose(1, 2)
 
 
@@ -316,14 +336,24 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = _existing(folder, "config.json")
     try:
         config = json.loads(path.read_text())
-        written_by, format_version, model = config["library_version"], config["format_version"], {**config["model"]}
+        written_by, format_version, model = (
+            config["library_version"],
+            config["format_version"],
+            {**config["model"]},
+        )
         codec_classes = config["codec"]["classes"]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not the config.json of a saved WaveNet ({error!r}).") from error
+        raise ValueError(
+            f"{path} is not the config.json of a saved WaveNet ({error!r})."
+        ) from error
     known = [name for name in inspect.signature(WaveNet.__init__).parameters if name != "self"]
     unknown = sorted(set(model) - set(known))
     if format_version != FORMAT_VERSION or codec_classes != MuLaw().classes or unknown:
-        what = f"settings this version does not know: {unknown}" if unknown else f"format {format_version}"
+        what = (
+            f"settings this version does not know: {unknown}"
+            if unknown
+            else f"format {format_version}"
+        )
         raise ValueError(
             f"{path} was written by wavenet {written_by} ({what}); this is wavenet {__version__}, which reads format "
             f"{FORMAT_VERSION}. Install that version, or export the model again with this one."

@@ -20,7 +20,9 @@ def spectrogram_db(audio: Tensor, sample_rate: int) -> tuple[Tensor, int]:
     window = max(16, round(0.032 * sample_rate))
     hop = max(1, window // 8)
     padded = torch.nn.functional.pad(audio.float(), (window // 2, window - window // 2))
-    spectrum = torch.stft(padded, window, hop, window=torch.hann_window(window), center=False, return_complex=True)
+    spectrum = torch.stft(
+        padded, window, hop, window=torch.hann_window(window), center=False, return_complex=True
+    )
     power = spectrum.abs().square()
     return (10 * torch.log10(power / power.max().clamp_min(1e-12) + 1e-12)).clamp_min(FLOOR_DB), hop
 
@@ -42,11 +44,16 @@ def spectrogram_png(audio: Tensor, sample_rate: int) -> bytes:
 def _png(picture: Tensor, palette: bytes) -> bytes:
     """picture (height, width) uint8, indices of the palette's colours (3 bytes each) -> PNG. ISO/IEC 15948, 8-bit indexed."""
     height, width = picture.shape
-    lines = torch.nn.functional.pad(picture, (1, 0)).numpy().tobytes()  # each begins with its filter, 0: none
+    lines = (
+        torch.nn.functional.pad(picture, (1, 0)).numpy().tobytes()
+    )  # each begins with its filter, 0: none
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
     chunks = {b"IHDR": header, b"PLTE": palette, b"IDAT": zlib.compress(lines, 9), b"IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in chunks.items()
     )
 
@@ -56,7 +63,9 @@ def plot_clips(clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str])
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(6.0, 3.0 * len(clips)), 4.2), layout="constrained")
-    axes = figure.subplots(2, len(clips), squeeze=False, sharey="row", gridspec_kw={"height_ratios": [1, 2]})
+    axes = figure.subplots(
+        2, len(clips), squeeze=False, sharey="row", gridspec_kw={"height_ratios": [1, 2]}
+    )
     for column, (audio, title) in enumerate(zip(clips, titles, strict=True)):
         audio = audio.detach().cpu().float()
         seconds = len(audio) / sample_rate
@@ -70,7 +79,9 @@ def plot_clips(clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str])
     return figure
 
 
-def plot_spectrograms(rows: Mapping[str, Sequence[Tensor]], sample_rate: int, titles: Sequence[str]) -> Any:
+def plot_spectrograms(
+    rows: Mapping[str, Sequence[Tensor]], sample_rate: int, titles: Sequence[str]
+) -> Any:
     """A figure of spectrograms, one named row of clips under the other; clips in a column share their title."""
     from matplotlib.figure import Figure
 
@@ -100,7 +111,9 @@ def _show_spectrogram(picture: Any, audio: Tensor, sample_rate: int) -> None:
     )
 
 
-def save_plot(path: str | os.PathLike[str], clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str]) -> None:
+def save_plot(
+    path: str | os.PathLike[str], clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str]
+) -> None:
     """`plot_clips` as a PNG, written whole."""
     save_figure(path, plot_clips(clips, sample_rate, titles))
 

@@ -32,7 +32,9 @@ def split_of(name: str) -> str:
 def recordings(source: Path) -> list[Path]:
     """The corpus's files in `source` or in its recordings/ folder. Raises ValueError where there are none."""
     for place in (source, source / "recordings"):
-        found = sorted(path for path in place.glob("*.wav") if re.fullmatch(LABEL_PATTERN, path.name))
+        found = sorted(
+            path for path in place.glob("*.wav") if re.fullmatch(LABEL_PATTERN, path.name)
+        )
         if found:
             return found
     raise ValueError(
@@ -60,7 +62,9 @@ def prepare(source: Path | None, out: Path) -> None:
             f"`python data/fsdd/prepare.py --source free-spoken-digit-dataset --out {out}`."
         )
     if not source.is_dir():
-        raise ValueError(f"--source {source} is not a folder. Give the folder that holds the recordings.")
+        raise ValueError(
+            f"--source {source} is not a folder. Give the folder that holds the recordings."
+        )
     names = [path for path in recordings(source) if readable(path)]
     if not names:
         raise ValueError(f"No recording in {source} can be read. Clone the corpus again: {HOME}.")
@@ -73,7 +77,10 @@ def prepare(source: Path | None, out: Path) -> None:
 
 
 def summary(names: list[str], out: Path) -> str:
-    digits, speakers = {name.split("_")[0] for name in names}, {name.split("_")[1] for name in names}
+    digits, speakers = (
+        {name.split("_")[0] for name in names},
+        {name.split("_")[1] for name in names},
+    )
     splits = [split_of(name) for name in names]
     missing = [name for name in ("train", "val", "test") if name not in splits]
     note = f"\nno recordings for {', '.join(missing)}: that split cannot be used" if missing else ""
@@ -81,9 +88,17 @@ def summary(names: list[str], out: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Brings a copy of the Free Spoken Digit Dataset into the one layout.")
-    parser.add_argument("--source", type=folder, help="the clone, its recordings folder, or any folder with its files")
-    parser.add_argument("--out", type=folder, required=True, help="folder to link (or copy) the recordings to")
+    parser = argparse.ArgumentParser(
+        description="Brings a copy of the Free Spoken Digit Dataset into the one layout."
+    )
+    parser.add_argument(
+        "--source",
+        type=folder,
+        help="the clone, its recordings folder, or any folder with its files",
+    )
+    parser.add_argument(
+        "--out", type=folder, required=True, help="folder to link (or copy) the recordings to"
+    )
     args = parser.parse_args()
     prepare(args.source, args.out)
 

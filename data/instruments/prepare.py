@@ -42,7 +42,9 @@ def note_frequency(name: str) -> float:
     """Hz of a note such as A4 (440) or Cs4 (C sharp, 277.18), in equal temperament."""
     match = re.fullmatch(r"([A-G]s?)(\d)", name)
     if match is None or match[1] not in PITCH_CLASSES:
-        raise ValueError(f"A note is one of {', '.join(PITCH_CLASSES)} and an octave, such as Cs4, but got {name!r}.")
+        raise ValueError(
+            f"A note is one of {', '.join(PITCH_CLASSES)} and an octave, such as Cs4, but got {name!r}."
+        )
     return 440.0 * 2.0 ** ((_semitones(name) - _semitones("A4")) / 12)
 
 
@@ -56,17 +58,23 @@ def _semitones(name: str) -> int:
 def _pluck(frequency: float, sample_rate: int, rng: np.random.Generator) -> Array:
     """Karplus and Strong 1983: one period of excitation in a delay line with a lowpass in the loop."""
     period = sample_rate / frequency
-    whole = math.floor(period) - 2  # the lowpass delays by 1 sample, the interpolator by `rest` in [1, 2)
+    whole = (
+        math.floor(period) - 2
+    )  # the lowpass delays by 1 sample, the interpolator by `rest` in [1, 2)
     rest = period - 1 - whole
     damping = rng.uniform(0.02, 0.05)
-    gain = 10 ** (-3 * period / (rng.uniform(0.9, 1.3) * sample_rate))  # -60 dB in that many seconds
+    gain = 10 ** (
+        -3 * period / (rng.uniform(0.9, 1.3) * sample_rate)
+    )  # -60 dB in that many seconds
     taps = gain * np.convolve([damping, 1 - 2 * damping, damping], _lagrange(rest))
     return _delay_loop(_excitation(period, rng), whole, taps, _length(sample_rate))
 
 
 def _lagrange(delay: float) -> Array:
     """Four taps that delay by `delay` in [1, 2): third-order Lagrange interpolation, gain at most 1 there."""
-    return np.array([math.prod((delay - j) / (k - j) for j in range(4) if j != k) for k in range(4)])
+    return np.array(
+        [math.prod((delay - j) / (k - j) for j in range(4) if j != k) for k in range(4)]
+    )
 
 
 def _excitation(period: float, rng: np.random.Generator) -> Array:
@@ -99,8 +107,15 @@ def _flute(frequency: float, sample_rate: int, rng: np.random.Generator) -> Arra
     """Few harmonics, a slight vibrato and a breath of noise that the loudness carries."""
     t = _seconds(sample_rate)
     depth, rate = rng.uniform(0.002, 0.004), rng.uniform(4.5, 5.5)
-    vibrato = depth * frequency / (2 * np.pi * rate) * np.sin(2 * np.pi * rate * t + rng.uniform(0, 2 * np.pi))
-    turns = frequency * t + vibrato + rng.uniform()  # the pitch swings by `depth`, a fraction of itself
+    vibrato = (
+        depth
+        * frequency
+        / (2 * np.pi * rate)
+        * np.sin(2 * np.pi * rate * t + rng.uniform(0, 2 * np.pi))
+    )
+    turns = (
+        frequency * t + vibrato + rng.uniform()
+    )  # the pitch swings by `depth`, a fraction of itself
     weights = (1.0, rng.uniform(0.25, 0.4), rng.uniform(0.08, 0.15), 0.04)
     tone = _harmonics(turns, weights, frequency, sample_rate) + 0.002 * rng.standard_normal(len(t))
     return tone * _envelope(t, attack=rng.uniform(0.02, 0.035), decay=rng.uniform(0.25, 0.35))
@@ -124,9 +139,15 @@ def _organ(frequency: float, sample_rate: int, rng: np.random.Generator) -> Arra
     return tone * _envelope(t, attack=rng.uniform(0.01, 0.02), decay=rng.uniform(0.28, 0.4))
 
 
-def _harmonics(turns: Array, weights: tuple[float, ...] | list[float], frequency: float, sample_rate: int) -> Array:
+def _harmonics(
+    turns: Array, weights: tuple[float, ...] | list[float], frequency: float, sample_rate: int
+) -> Array:
     """Sum of sines at whole multiples of `turns` (phase in periods), without those above 0.45 of the rate."""
-    kept = [(k, weight) for k, weight in enumerate(weights, start=1) if k * frequency < 0.45 * sample_rate]
+    kept = [
+        (k, weight)
+        for k, weight in enumerate(weights, start=1)
+        if k * frequency < 0.45 * sample_rate
+    ]
     return np.sum([weight * np.sin(2 * np.pi * k * turns) for k, weight in kept], axis=0)
 
 
@@ -154,9 +175,13 @@ INSTRUMENTS: dict[str, Callable[[float, int, np.random.Generator], Array]] = {
 def render(instrument: str, note: str, take: int, sample_rate: int = 8000, seed: int = 0) -> Array:
     """One clip: (T,) float32 of 0.7 s, peak 0.35 to 0.7, ending in silence. The same arguments, the same samples."""
     if instrument not in INSTRUMENTS:
-        raise ValueError(f"There is no instrument {instrument!r}; there are {', '.join(INSTRUMENTS)}.")
+        raise ValueError(
+            f"There is no instrument {instrument!r}; there are {', '.join(INSTRUMENTS)}."
+        )
     if sample_rate < LOWEST_RATE:
-        raise ValueError(f"The instruments need a sample rate of at least {LOWEST_RATE} Hz, but got {sample_rate}.")
+        raise ValueError(
+            f"The instruments need a sample rate of at least {LOWEST_RATE} Hz, but got {sample_rate}."
+        )
     frequency = note_frequency(note)
     rng = np.random.default_rng([seed, list(INSTRUMENTS).index(instrument), _semitones(note), take])
     audio = INSTRUMENTS[instrument](frequency, sample_rate, rng)
@@ -179,7 +204,9 @@ def clips(takes: int) -> list[tuple[str, str, int, str]]:
 def prepare(out: Path, sample_rate: int = 8000, takes: int = 6, seed: int = 0) -> None:
     """Renders the corpus into `out`. Twice, or two at once, with the same arguments is harmless."""
     if takes < 2:
-        raise ValueError(f"--takes {takes}: a note needs at least 2, one to train on and the last to validate on.")
+        raise ValueError(
+            f"--takes {takes}: a note needs at least 2, one to train on and the last to validate on."
+        )
     if seed < 0:
         raise ValueError(f"--seed {seed}: a seed is 0 or more.")
     wanted = clips(takes)
@@ -187,7 +214,12 @@ def prepare(out: Path, sample_rate: int = 8000, takes: int = 6, seed: int = 0) -
     with staging(out) as stage:
         for instrument, note, take, path in wanted:
             (stage / instrument).mkdir(exist_ok=True)
-            soundfile.write(stage / path, render(instrument, note, take, sample_rate, seed), sample_rate, "PCM_16")
+            soundfile.write(
+                stage / path,
+                render(instrument, note, take, sample_rate, seed),
+                sample_rate,
+                "PCM_16",
+            )
         publish(stage, out)
     minutes = len(wanted) * SECONDS / 60
     print(f"{len(wanted)} clips, {minutes:.1f} minutes at {sample_rate} Hz in {out}")
@@ -204,11 +236,17 @@ def _refuse_other_audio(out: Path, wanted: set[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Synthesises the default corpus: four instruments, 13 notes.")
+    parser = argparse.ArgumentParser(
+        description="Synthesises the default corpus: four instruments, 13 notes."
+    )
     parser.add_argument("--out", type=folder, required=True, help="folder to write to")
     parser.add_argument("--sample-rate", type=int, default=8000, help="Hz (default: 8000)")
-    parser.add_argument("--takes", type=int, default=6, help="clips of each note and instrument (default: 6)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other takes (default: 0)")
+    parser.add_argument(
+        "--takes", type=int, default=6, help="clips of each note and instrument (default: 6)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed, other takes (default: 0)"
+    )
     args = parser.parse_args()
     prepare(args.out, args.sample_rate, args.takes, args.seed)
 

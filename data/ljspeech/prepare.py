@@ -54,16 +54,23 @@ def recordings(source: Path) -> list[Path]:
 def splits(names: list[str]) -> dict[str, str]:
     """Clip name -> train, val or test: at least one each, whatever order the names come in."""
     if len(names) < 3:
-        raise ValueError(f"Three splits need at least 3 clips, but there are {len(names)}. Is the copy whole?")
+        raise ValueError(
+            f"Three splits need at least 3 clips, but there are {len(names)}. Is the copy whole?"
+        )
     ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     held = math.ceil(HELD_OUT * len(ordered))
-    return {name: "test" if i < held else "val" if i < 2 * held else "train" for i, name in enumerate(ordered)}
+    return {
+        name: "test" if i < held else "val" if i < 2 * held else "train"
+        for i, name in enumerate(ordered)
+    }
 
 
 def prepare(out: Path, source: Path | None = None) -> None:
     """Leaves wavs/, metadata.csv and transcripts.csv in `out`; downloads where --source is not given."""
     if source is not None and (source == out or source in out.parents):
-        raise ValueError(f"--out {out} is --source or inside it, whose metadata.csv it would replace. Choose another.")
+        raise ValueError(
+            f"--out {out} is --source or inside it, whose metadata.csv it would replace. Choose another."
+        )
     if source is None and is_prepared(out):
         print(f"{out} is prepared already")
         return
@@ -87,7 +94,9 @@ def build(corpus: Path, stage: Path) -> list[tuple[str, str]]:
     split = splits([path.name for path in clips])
     for path in clips:
         link(path, stage / "wavs" / path.name)
-    transcripts = clips[0].parent.parent / METADATA if clips[0].parent.name == "wavs" else corpus / METADATA
+    transcripts = (
+        clips[0].parent.parent / METADATA if clips[0].parent.name == "wavs" else corpus / METADATA
+    )
     if transcripts.is_file():
         link(transcripts, stage / TRANSCRIPTS)
     rows = [(f"wavs/{path.name}", split[path.name]) for path in clips]

@@ -66,7 +66,9 @@ def metadata(source: Path, words: Sequence[str]) -> list[tuple[str, str, str, st
         )
     split = splits(source)
     names = sorted(
-        f"{word}/{path.name}" for word in set(words) for path in (source / word).glob(f"*{SPEAKER_ENDS}*.wav")
+        f"{word}/{path.name}"
+        for word in set(words)
+        for path in (source / word).glob(f"*{SPEAKER_ENDS}*.wav")
     )
     return [(name, split.get(name, "train"), *_word_and_speaker(name)) for name in names]
 
@@ -90,7 +92,9 @@ def prepare(out: Path, source: Path | None = None, words: Sequence[str] = SC09) 
         write_metadata(out / METADATA, COLUMNS, rows)
     else:
         _link_all(source, out, rows)
-    print(f"{len(rows)} utterances, {len({row[2] for row in rows})} words in {out}: {counts([row[1] for row in rows])}")
+    print(
+        f"{len(rows)} utterances, {len({row[2] for row in rows})} words in {out}: {counts([row[1] for row in rows])}"
+    )
 
 
 def _link_all(source: Path, out: Path, rows: list[tuple[str, str, str, str]]) -> None:
@@ -102,10 +106,14 @@ def _link_all(source: Path, out: Path, rows: list[tuple[str, str, str, str]]) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speech Commands v0.02 with a metadata.csv of words and speakers.")
+    parser = argparse.ArgumentParser(
+        description="Speech Commands v0.02 with a metadata.csv of words and speakers."
+    )
     parser.add_argument("--out", type=folder, required=True, help="folder to write to")
     parser.add_argument("--source", type=folder, help="an unpacked copy (default: download it)")
-    parser.add_argument("--words", nargs="+", default=SC09, help="words to list, or all (default: zero to nine)")
+    parser.add_argument(
+        "--words", nargs="+", default=SC09, help="words to list, or all (default: zero to nine)"
+    )
     args = parser.parse_args()
     prepare(args.out, args.source, args.words)
 

@@ -12,16 +12,21 @@ import torch
 from torch import Generator, Tensor, cat, dtype, int64, isfinite, nn, randint, randn, stack, zeros
 from torch.nn.functional import linear
 
-from wavenet.compiler import CompilerError
-from wavenet.conditioning import NOT_TOLD
-from wavenet.distributions import Sampling, refuse_not_finite
+from wavenet.conditioning.labels import NOT_TOLD
+from wavenet.engines.native.compiler import CompilerError
 from wavenet.layers import CausalConv1d
 from wavenet.model import ModelState, WaveNet
+from wavenet.outputs.sampling import Sampling, refuse_not_finite
 
 logger = logging.getLogger(__name__)
 
 CHECKED = 12  # samples of an engine's check against the model
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "int8": torch.int8}
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+    "int8": torch.int8,
+}
 
 
 class EngineUnavailable(ValueError):
@@ -48,7 +53,11 @@ class Engine(Protocol):
     state: EngineState
 
     def __init__(
-        self, model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, dtype: torch.dtype
+        self,
+        model: WaveNet,
+        batch_size: int,
+        labels: Mapping[str, Tensor] | None,
+        dtype: torch.dtype,
     ) -> None: ...
 
     def place(self, position: Tensor) -> None:
@@ -74,20 +83,20 @@ def _naive() -> type[Engine]:
 
 
 def _torch() -> type[Engine]:  # from here on `torch` in this file is engines/torch.py
-    from wavenet.engines.torch import TorchEngine
+    from wavenet.engines.cached import TorchEngine
 
     return TorchEngine
 
 
 def _native() -> type[Engine]:
-    from wavenet.engines.native import NativeEngine
+    from wavenet.engines.native.engine import NativeEngine
 
     return NativeEngine
 
 
 def _triton() -> type[Engine]:
     try:
-        from wavenet.engines.triton import TritonEngine
+        from wavenet.engines.triton.engine import TritonEngine
     except ImportError as error:
         raise EngineUnavailable(
             f"The triton engine needs Triton, which cannot be imported here ({error}). It comes with torch for CUDA on "
@@ -111,7 +120,11 @@ FASTEST = {
         "compiled for this model and CPU",
         "cached; the native engine would be several times as fast",
     ),
-    "cuda": ("triton", "one kernel for a chunk of samples", "a CUDA graph a step; the triton engine was tried first"),
+    "cuda": (
+        "triton",
+        "one kernel for a chunk of samples",
+        "a CUDA graph a step; the triton engine was tried first",
+    ),
 }
 
 
@@ -136,7 +149,9 @@ def build_engine(
         raise ValueError(f"Unknown engine {engine!r}; there are: auto, {', '.join(ENGINES)}.")
     if precision == "int8":
         if engine not in ("auto", "native"):
-            raise ValueError(f"Only the native engine computes in int8; the {engine} engine has float32 and bfloat16.")
+            raise ValueError(
+                f"Only the native engine computes in int8; the {engine} engine has float32 and bfloat16."
+            )
         engine = "native"
     device = next(model.parameters()).device
     labels = {name: ids.to(device) for name, ids in labels.items()} if labels else None
@@ -145,7 +160,9 @@ def build_engine(
     return ENGINES[engine]()(model, batch_size, labels, PRECISIONS[precision])
 
 
-def _best(model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, precision: str) -> Engine:
+def _best(
+    model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, precision: str
+) -> Engine:
     """The fastest that can be had: `native` on a CPU, `triton` on CUDA, else `torch`; one log line says which and why."""
     device, kind = next(model.parameters()).device, PRECISIONS[precision]
     why = f"cached, the fastest there is for {precision} on {device}"
@@ -171,13 +188,21 @@ class BeforeGate:
     halves: how an engine lays out (2G, ...), the filter's half first; as it is, where none is given.
     """
 
-    def __init__(self, model: WaveNet, halves: Callable[[Tensor], Tensor] = lambda rows: rows) -> None:
+    def __init__(
+        self, model: WaveNet, halves: Callable[[Tensor], Tensor] = lambda rows: rows
+    ) -> None:
         self._model, blocks = model, model.stack.blocks
         self._biases = stack([halves(bias_of(block.dilated)) for block in blocks])[:, None]
-        weights = [halves(block.condition.weight[..., 0]) for block in blocks if block.condition is not None]
+        weights = [
+            halves(block.condition.weight[..., 0])
+            for block in blocks
+            if block.condition is not None
+        ]
         self._weights = cat(weights) if weights else None  # (L * 2G, condition channels)
 
-    def __call__(self, labels: Mapping[str, Tensor] | None, batch_size: int, position: Tensor | None) -> Tensor:
+    def __call__(
+        self, labels: Mapping[str, Tensor] | None, batch_size: int, position: Tensor | None
+    ) -> Tensor:
         """(L, B, 2G)."""
         condition = self._model.condition(labels, position=position)
         if condition is None or self._weights is None:
@@ -198,7 +223,9 @@ def bias_of(convolution: CausalConv1d) -> Tensor:
     return convolution.bias
 
 
-def refuse(model: WaveNet, dtype: dtype, name: str, device: str, where: str, kinds: Iterable[dtype]) -> None:
+def refuse(
+    model: WaveNet, dtype: dtype, name: str, device: str, where: str, kinds: Iterable[dtype]
+) -> None:
     """Raises ValueError for a model on another device, a dtype the engine has not, and weights that are not finite."""
     seen = next(model.parameters()).device
     if seen.type != device:
@@ -222,7 +249,11 @@ def refuse(model: WaveNet, dtype: dtype, name: str, device: str, where: str, kin
 def rounded(model: WaveNet, kept: Callable[[Tensor], Tensor], head: bool) -> WaveNet:
     """A float32 copy of the model whose products have the weights that an engine keeps; the head's too, or as they are."""
     model = copy.deepcopy(model).float().eval().requires_grad_(False)
-    blocks = [layer for block in model.stack.blocks for layer in (block.dilated, block.residual, block.skip)]
+    blocks = [
+        layer
+        for block in model.stack.blocks
+        for layer in (block.dilated, block.residual, block.skip)
+    ]
     for layer in (model.embedding, model.input, *blocks, *(model.head if head else ())):
         if isinstance(layer, nn.Embedding | CausalConv1d):
             layer.weight.copy_(kept(layer.weight))
@@ -230,7 +261,11 @@ def rounded(model: WaveNet, kept: Callable[[Tensor], Tensor], head: bool) -> Wav
 
 
 def prime(
-    model: WaveNet, labels: Mapping[str, Tensor] | None, position: Tensor | None, before: EngineState, codes: Tensor
+    model: WaveNet,
+    labels: Mapping[str, Tensor] | None,
+    position: Tensor | None,
+    before: EngineState,
+    codes: Tensor,
 ) -> tuple[Tensor, EngineState]:
     """`Engine.prime` in parallel over time, by the model itself: the logits, and the state that the model leaves."""
     codes = codes.to(before.code.device)

@@ -6,31 +6,39 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from wavenet.conditioning import advanced
-from wavenet.distributions import Sampling, refuse_not_finite
+from wavenet.conditioning.labels import advanced
 from wavenet.engines import EngineState
 from wavenet.model import ModelState, WaveNet
+from wavenet.outputs.sampling import Sampling, refuse_not_finite
 
 
 class NaiveEngine:
     """Keeps every input since the start, and asks the model again for each sample."""
 
     def __init__(
-        self, model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, dtype: torch.dtype
+        self,
+        model: WaveNet,
+        batch_size: int,
+        labels: Mapping[str, Tensor] | None,
+        dtype: torch.dtype,
     ) -> None:
         self._model = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
         self._labels = labels
         device = next(model.parameters()).device
         self._inputs = torch.full((batch_size, 1), model.codec.silence, device=device)
         self._position = model.beginning(batch_size, 1)  # of the first of the inputs' targets
-        self._before: ModelState | None = None  # the state before the first of the inputs; None is the zero state
+        self._before: ModelState | None = (
+            None  # the state before the first of the inputs; None is the zero state
+        )
 
     @property
     def state(self) -> EngineState:
         before = self._before or self._model.init_state(len(self._inputs))
         inputs = self._inputs.clone()  # no inference tensor leaves the engine
         if inputs.shape[1] > 1:
-            _, before = self._model.step(inputs[:, :-1], before, self._labels, position=self._position)
+            _, before = self._model.step(
+                inputs[:, :-1], before, self._labels, position=self._position
+            )
         return EngineState(inputs[:, -1], before)
 
     @state.setter
@@ -58,7 +66,9 @@ class NaiveEngine:
 
     def _logits(self, inputs: Tensor, last: bool = False) -> Tensor:
         if self._before is not None:
-            logits, _ = self._model.step(inputs, self._before, self._labels, position=self._position)
+            logits, _ = self._model.step(
+                inputs, self._before, self._labels, position=self._position
+            )
         else:  # once the receptive field is full, what lies before it changes nothing
             heard = inputs[:, -self._model.receptive_field :] if last else inputs
             position = advanced(self._position, inputs.shape[1] - heard.shape[1])

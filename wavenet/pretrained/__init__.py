@@ -11,7 +11,10 @@ from types import ModuleType
 from wavenet.version import __version__
 
 DEFAULT = "fsdd"
-FILES = ["config.json", "model.safetensors"]  # of a saved model, as `WaveNet.save_pretrained` writes them
+FILES = [
+    "config.json",
+    "model.safetensors",
+]  # of a saved model, as `WaveNet.save_pretrained` writes them
 HERE = Path(__file__).parent
 REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/model
 
@@ -42,7 +45,9 @@ def upload(folder: Path, repo_id: str, *, private: bool) -> str:
     hub = _hub(repo_id).HfApi(library_name="wavenet", library_version=__version__)
     made = hub.create_repo(repo_id, private=private, exist_ok=True)
     message = f"A model of wavenet {__version__}"
-    hub.upload_folder(repo_id=made.repo_id, folder_path=folder, allow_patterns=FILES, commit_message=message)
+    hub.upload_folder(
+        repo_id=made.repo_id, folder_path=folder, allow_patterns=FILES, commit_message=message
+    )
     return str(made)
 
 

@@ -15,19 +15,26 @@ NOT_TOLD = -1  # the id of a label that is left out; see `WaveNet`, unlabelled
 FRAMES = 128  # that a position is told apart by, from either end of a clip
 SHARES = 32  # of a clip, that a position is told apart by
 
-LabelChoice = Mapping[str, "str | Sequence[str]"]  # {"digit": "7"} for all streams, {"digit": ["7", "8"]} one a stream
+LabelChoice = Mapping[
+    str, "str | Sequence[str]"
+]  # {"digit": "7"} for all streams, {"digit": ["7", "8"]} one a stream
 
 
 def checked_names(labels: LabelNames | None) -> dict[str, list[str]]:
     """A plain copy of the label names. Raises ValueError for an empty or repeated category."""
-    names = {str(name): [str(category) for category in categories] for name, categories in (labels or {}).items()}
+    names = {
+        str(name): [str(category) for category in categories]
+        for name, categories in (labels or {}).items()
+    }
     for name, categories in names.items():
         if not name.isidentifier():  # a module's name, a column's name, a command line's NAME=VALUE
             raise ValueError(
                 f"Label name {name!r} must be letters, digits and underscores, and not begin with a digit."
             )
         if not categories or len(set(categories)) != len(categories):
-            raise ValueError(f"Label {name!r} needs at least one category, each once, but got {categories}.")
+            raise ValueError(
+                f"Label {name!r} needs at least one category, each once, but got {categories}."
+            )
     return names
 
 
@@ -37,11 +44,17 @@ class LabelEmbedding(nn.Module):
     unlabelled: whether an id may be NOT_TOLD, which adds nothing.
     """
 
-    def __init__(self, labels: LabelNames, condition_channels: int, unlabelled: bool = False) -> None:
+    def __init__(
+        self, labels: LabelNames, condition_channels: int, unlabelled: bool = False
+    ) -> None:
         super().__init__()
         self.unlabelled = unlabelled
-        self.names = list(labels)  # a list beside, not a ModuleDict: a label may be called "type", which nn.Module owns
-        self.tables = nn.ModuleList(nn.Embedding(len(labels[name]), condition_channels) for name in self.names)
+        self.names = list(
+            labels
+        )  # a list beside, not a ModuleDict: a label may be called "type", which nn.Module owns
+        self.tables = nn.ModuleList(
+            nn.Embedding(len(labels[name]), condition_channels) for name in self.names
+        )
 
     def forward(self, labels: Mapping[str, Tensor] | None) -> Tensor:
         """Raises ValueError where a label is missing or not known to the model."""
@@ -51,7 +64,10 @@ class LabelEmbedding(nn.Module):
                 f"This model is conditioned on the labels {self.names}, but got {list(given)}. "
                 "Give each as name -> (batch,) integers; wavenet.label_ids makes them from category names."
             )
-        rows = [self._row(table, given[name]) for name, table in zip(self.names, self.tables, strict=True)]
+        rows = [
+            self._row(table, given[name])
+            for name, table in zip(self.names, self.tables, strict=True)
+        ]
         return torch.stack(rows).sum(0)[..., None]
 
     def _row(self, table: nn.Module, ids: Tensor) -> Tensor:
@@ -82,8 +98,15 @@ class PositionEmbedding(nn.Module):
 
         Raises ValueError for a position that is missing or of another shape or type.
         """
-        if position is None or position.dim() != 2 or position.shape[1] != 2 or position.is_floating_point():
-            seen = "none" if position is None else f"shape {tuple(position.shape)} of {position.dtype}"
+        if (
+            position is None
+            or position.dim() != 2
+            or position.shape[1] != 2
+            or position.is_floating_point()
+        ):
+            seen = (
+                "none" if position is None else f"shape {tuple(position.shape)} of {position.dtype}"
+            )
             raise ValueError(
                 f"This model is conditioned on where in its clip a sample lies, but got {seen}. Give position (batch, 2), "
                 "integers: the place of the first sample in its clip, and how many samples the clip has."
@@ -124,6 +147,8 @@ def label_ids(names: LabelNames, choice: LabelChoice, batch_size: int) -> dict[s
         categories = list(names[name])
         for item in values:
             if item not in categories:
-                raise ValueError(f"Label {name!r} has no category {item!r}. It has: {', '.join(categories)}.")
+                raise ValueError(
+                    f"Label {name!r} has no category {item!r}. It has: {', '.join(categories)}."
+                )
         ids[name] = torch.tensor([categories.index(item) for item in values])
     return ids

@@ -18,7 +18,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from wavenet.callbacks import (
+from wavenet.checkpoints import newest_checkpoint, read_checkpoint
+from wavenet.model import WaveNet
+from wavenet.training.callbacks import (
     LastCheckpoint,
     ProgressBar,
     Samples,
@@ -27,13 +29,13 @@ from wavenet.callbacks import (
     averaged_network,
     is_trial,
 )
-from wavenet.checkpoints import newest_checkpoint, read_checkpoint
-from wavenet.data import AudioDataModule
-from wavenet.model import WaveNet
-from wavenet.training import LitWaveNet
+from wavenet.training.data import AudioDataModule
+from wavenet.training.module import LitWaveNet
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-RUN_VARIABLE = "WAVENET_RUN"  # how the processes that Lightning starts for DDP learn the folder of the first
+RUN_VARIABLE = (
+    "WAVENET_RUN"  # how the processes that Lightning starts for DDP learn the folder of the first
+)
 USAGE = "python train.py [fit | validate | test] [--config FILE] [--SETTING VALUE ...]"
 DESCRIPTION = """Train a WaveNet on a folder of audio.
 
@@ -55,7 +57,10 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
         print(DESCRIPTION)
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for room in ("wavenet.generation", "wavenet.engines"):  # said once by generate.py; here at every validation
+    for room in (
+        "wavenet.generation",
+        "wavenet.engines",
+    ):  # said once by generate.py; here at every validation
         logging.getLogger(room).setLevel(logging.WARNING)
     _quiet()
     keep_memory()
@@ -121,12 +126,19 @@ class TrainingCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
+        return {
+            name: skipped
+            for name, skipped in LightningCLI.subcommands().items()
+            if name != "predict"
+        }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument(
-            "--name", type=str | None, default=None, help="The run's folder is RUNS/NAME; default: the config's name."
+            "--name",
+            type=str | None,
+            default=None,
+            help="The run's folder is RUNS/NAME; default: the config's name.",
         )
         parser.add_lightning_class_args(WeightAverage, "ema")
         parser.add_lightning_class_args(Samples, "samples")
@@ -145,7 +157,9 @@ class TrainingCLI(LightningCLI):
         if self.config.subcommand == "fit":
             self.run = run_folder(settings.runs, settings.name, settings.ckpt_path)
             callbacks.append(
-                ModelCheckpoint(filename="best", monitor="val_bits", mode="min", enable_version_counter=False)
+                ModelCheckpoint(
+                    filename="best", monitor="val_bits", mode="min", enable_version_counter=False
+                )
             )
             if settings.trainer.logger in (None, True):
                 callbacks.append(LearningRateMonitor())
@@ -156,13 +170,18 @@ class TrainingCLI(LightningCLI):
         if self.run is None:
             kwargs["logger"] = False
         elif settings.trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(str(self.run.parent), name=self.run.name, version="")
+            kwargs["logger"] = TensorBoardLogger(
+                str(self.run.parent), name=self.run.name, version=""
+            )
         given = self._get(self.config_init, "trainer")["plugins"] or []
         kwargs["plugins"] = [*(given if isinstance(given, list) else [given]), WholeCheckpoints()]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        self.model.check(self.trainer.strategy.root_device, fresh=not self.config[self.config.subcommand].ckpt_path)
+        self.model.check(
+            self.trainer.strategy.root_device,
+            fresh=not self.config[self.config.subcommand].ckpt_path,
+        )
 
     @rank_zero_only
     def after_fit(self) -> None:
@@ -174,7 +193,12 @@ class TrainingCLI(LightningCLI):
         samples = next(callback for callback in trainer.callbacks if isinstance(callback, Samples))
         network = WaveNet.from_pretrained(self.run / "model").to(self.trainer.strategy.root_device)
         samples.write(network, self.run, "final")
-        print(summary(self.run, network, samples.count, self.trainer.callback_metrics.get("val_bits")), flush=True)
+        print(
+            summary(
+                self.run, network, samples.count, self.trainer.callback_metrics.get("val_bits")
+            ),
+            flush=True,
+        )
 
 
 def summary(run: Path, network: WaveNet, count: int, bits: Any) -> str:
@@ -208,7 +232,9 @@ def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
     if {"-h", "--help"} & set(arguments):
         return arguments
     command, *rest = arguments
-    config, name, runs = (_value(rest, *flags) for flags in (("--config", "-c"), ("--name",), ("--runs",)))
+    config, name, runs = (
+        _value(rest, *flags) for flags in (("--config", "-c"), ("--name",), ("--runs",))
+    )
     checkpoint = _value(rest, "--ckpt_path")
     if checkpoint == "last":
         wanted = name or (Path(config).stem if config else None)
@@ -278,7 +304,9 @@ def _value(arguments: list[str], *flags: str) -> str | None:
     for index, argument in enumerate(arguments):
         flag, equals, given = argument.partition("=")
         if flag in flags:
-            value = given if equals else (arguments[index + 1] if index + 1 < len(arguments) else None)
+            value = (
+                given if equals else (arguments[index + 1] if index + 1 < len(arguments) else None)
+            )
     return value
 
 

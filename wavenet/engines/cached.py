@@ -19,10 +19,10 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from wavenet.distributions import Sampling, refuse_not_finite
 from wavenet.engines import BeforeGate, EngineState, bias_of, prime
 from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
+from wavenet.outputs.sampling import Sampling, refuse_not_finite
 
 CHUNK = 1024  # samples a call of the step's loop
 
@@ -32,7 +32,11 @@ class TorchEngine:
 
     @torch.inference_mode()
     def __init__(
-        self, model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, dtype: torch.dtype
+        self,
+        model: WaveNet,
+        batch_size: int,
+        labels: Mapping[str, Tensor] | None,
+        dtype: torch.dtype,
     ) -> None:
         self._model = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
         self._labels, self._position = labels, model.beginning(batch_size, 1)
@@ -48,7 +52,9 @@ class TorchEngine:
     @property
     def state(self) -> EngineState:
         histories = [
-            self._ring[offset + (self._time + torch.arange(h, device=self._ring.device)) % h] if h else self._ring[:0]
+            self._ring[offset + (self._time + torch.arange(h, device=self._ring.device)) % h]
+            if h
+            else self._ring[:0]
             for offset, h in zip(self._offsets.tolist(), self._histories.tolist(), strict=True)
         ]
         blocks = tuple(_value(history.permute(1, 2, 0)) for history in histories)
@@ -99,7 +105,11 @@ class TorchEngine:
         if sampling not in self._graphs:
             self._graphs[sampling] = self._capture(sampling)
         reads, writes = self._slots(steps)
-        inputs.uniforms[:steps], inputs.reads[:steps], inputs.writes[:steps] = uniforms.T, reads, writes
+        inputs.uniforms[:steps], inputs.reads[:steps], inputs.writes[:steps] = (
+            uniforms.T,
+            reads,
+            writes,
+        )
         inputs.row.zero_()
         graph = self._graphs[sampling]
         for _ in range(steps):
@@ -136,7 +146,8 @@ class TorchEngine:
         inputs = self._inputs
         assert inputs is not None
         u, read, write = (
-            rows.index_select(0, inputs.row)[0] for rows in (inputs.uniforms, inputs.reads, inputs.writes)
+            rows.index_select(0, inputs.row)[0]
+            for rows in (inputs.uniforms, inputs.reads, inputs.writes)
         )
         logits = self._step(u, read, write, sampling)
         inputs.codes.index_copy_(0, inputs.row, self._code[None])
@@ -173,7 +184,9 @@ class TorchEngine:
         """bias + condition + all taps but the newest, (L, B, 2G)."""
         if not len(self._ring):
             return self._bias
-        taps = self._ring.index_select(0, read).view(len(self._layers), -1, *self._ring.shape[1:])  # (L, K - 1, B, C)
+        taps = self._ring.index_select(0, read).view(
+            len(self._layers), -1, *self._ring.shape[1:]
+        )  # (L, K - 1, B, C)
         return torch.baddbmm(self._bias, taps.transpose(1, 2).flatten(2), self._past_taps)
 
     def _slots(self, steps: int) -> tuple[Tensor, Tensor]:
@@ -182,7 +195,9 @@ class TorchEngine:
             nothing = self._offsets.expand(steps, -1)
             return nothing[:, :0], nothing
         times = self._time + torch.arange(steps, device=self._ring.device)
-        reads = (times[:, None, None] - self._delays) % self._histories[:, None] + self._offsets[:, None]
+        reads = (times[:, None, None] - self._delays) % self._histories[:, None] + self._offsets[
+            :, None
+        ]
         writes = times[:, None] % self._histories + self._offsets
         return reads.flatten(1), writes
 
@@ -192,11 +207,14 @@ class TorchEngine:
         self._embedding = model.embedding.weight
         self._input, self._input_bias = _rows(model.input.weight), bias_of(model.input)
         dilated = torch.stack([block.dilated.weight for block in blocks])  # (L, 2G, C, K)
-        self._past_taps = dilated[..., :-1].permute(0, 3, 2, 1).flatten(1, 2)  # (L, (K - 1) * C, 2G)
+        self._past_taps = (
+            dilated[..., :-1].permute(0, 3, 2, 1).flatten(1, 2)
+        )  # (L, (K - 1) * C, 2G)
         self._now_taps = dilated[..., -1].transpose(1, 2).contiguous()  # (L, C, 2G)
         self._scale = blocks[0].residual_scale
         self._residuals = [
-            None if block.residual is None else self._scale * _with_bias(block.residual) for block in blocks
+            None if block.residual is None else self._scale * _with_bias(block.residual)
+            for block in blocks
         ]
         self._skip = torch.cat([_with_bias(block.skip) for block in blocks])  # (L * (G + 1), S)
         hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
@@ -223,10 +241,19 @@ class TorchEngine:
         self._code = index(self._batch_size)
         self._x = new(layers, self._batch_size, channels)  # each layer's input
         self._h = new(self._batch_size, double_gate)
-        self._gates = torch.ones_like(new(self._batch_size, layers, gate + 1))  # the last column stays 1
+        self._gates = torch.ones_like(
+            new(self._batch_size, layers, gate + 1)
+        )  # the last column stays 1
         filter_, gate_half = self._h.split(gate, dim=1)
         self._layers = [
-            (self._now_taps[layer], filter_, gate_half, self._gates[:, layer, :-1], self._gates[:, layer], residual)
+            (
+                self._now_taps[layer],
+                filter_,
+                gate_half,
+                self._gates[:, layer, :-1],
+                self._gates[:, layer],
+                residual,
+            )
             for layer, residual in enumerate(self._residuals)
         ]
 

@@ -19,7 +19,7 @@ powers of two. Written for the interpreter too (TRITON_INTERPRET=1), which runs 
 import triton
 import triton.language as tl
 
-from wavenet.kernels import product, tanh
+from wavenet.training.kernels import product, tanh
 
 
 @triton.jit
@@ -53,7 +53,9 @@ def _before_gate(
     filter_, gate = tl.load(constant), tl.load(constant + G)
     dilation = tl.load(rings + 3 * (layer + 1) + 2)
     for k in tl.static_range(K - 1):
-        x = tl.load(_ring_row(ring, rings, layer + 1, now - (K - 1 - k) * dilation, stream, batch, C))
+        x = tl.load(
+            _ring_row(ring, rings, layer + 1, now - (K - 1 - k) * dilation, stream, batch, C)
+        )
         taps = past_taps + (layer * (K - 1) + k) * 2 * C * G
         filter_ = _add_product(filter_, x, _block(taps, C, G, G), ONE)
         gate = _add_product(gate, x, _block(taps + C * G, C, G, G), ONE)
@@ -71,7 +73,12 @@ def _dense(
         total = tl.zeros((M, WIDTH), tl.float32) + tl.load(bias + piece * WIDTH + w)[None]
         for part in range(PARTS):
             x = tl.load(source + (part * batch + stream[:, None]) * DEPTH + d[None])
-            total = _add_product(total, x, _block(weight + part * DEPTH * OUT + piece * WIDTH, DEPTH, WIDTH, OUT), ONE)
+            total = _add_product(
+                total,
+                x,
+                _block(weight + part * DEPTH * OUT + piece * WIDTH, DEPTH, WIDTH, OUT),
+                ONE,
+            )
         if RELU:
             total = tl.maximum(total, 0.0)
         place = target + (piece * batch + stream[:, None]) * WIDTH + w[None]
@@ -112,7 +119,9 @@ def _draw(
         equal = (key == least).to(tl.float32)  # of equal ones the lower codes come first
         before = (tl.cumsum(equal, axis=1) - equal) * least.to(tl.float32, bitcast=True)
         above = tl.sum(tl.where(key > least, weight, 0.0), axis=1)[:, None]
-        weight = tl.where((key > least) | ((key == least) & (above + before < limit[:, None])), weight, 0.0)
+        weight = tl.where(
+            (key > least) | ((key == least) & (above + before < limit[:, None])), weight, 0.0
+        )
     cumulative = tl.cumsum(weight, axis=1)
     edge = tl.minimum(uniform, 1 - 2**-24) * tl.max(cumulative, axis=1)
     return tl.minimum(tl.sum((cumulative <= edge[:, None]).to(tl.int32), axis=1), Q - 1)
@@ -143,12 +152,17 @@ def run_streams(
     t = 0
     while t < steps:
         now = time + t
-        tl.store(_ring_row(ring, rings, 0, now, stream, batch, C), tl.load(embedding + heard[:, None] * C + c[None]))
+        tl.store(
+            _ring_row(ring, rings, 0, now, stream, batch, C),
+            tl.load(embedding + heard[:, None] * C + c[None]),
+        )
         x = tl.load(first + heard[:, None] * C + c[None])
         for k in tl.static_range(K - 1):
             past = tl.load(_ring_row(ring, rings, 0, now - (K - 1 - k), stream, batch, C))
             x = _add_product(x, past, _block(input_taps + k * C * C, C, C, C), ONE)
-        filter_, gate = _before_gate(constants, constant, past_taps, ring, rings, 0, now, stream, batch, K, C, G, ONE)
+        filter_, gate = _before_gate(
+            constants, constant, past_taps, ring, rings, 0, now, stream, batch, K, C, G, ONE
+        )
         for layer in range(L):
             tl.store(_ring_row(ring, rings, layer + 1, now, stream, batch, C), x.to(kind))
             taps = now_taps + layer * 2 * C * G
@@ -157,7 +171,19 @@ def run_streams(
             z = (tanh(filter_) * tl.sigmoid(gate)).to(kind)
             following = tl.minimum(layer + 1, L - 1)
             filter_, gate = _before_gate(
-                constants, constant, past_taps, ring, rings, following, now, stream, batch, K, C, G, ONE
+                constants,
+                constant,
+                past_taps,
+                ring,
+                rings,
+                following,
+                now,
+                stream,
+                batch,
+                K,
+                C,
+                G,
+                ONE,
             )
             tl.store(gates + (layer * batch + stream[:, None]) * G + g[None], z)
             x = scale * x + tl.load(residual_bias + layer * C + c)[None]
@@ -165,9 +191,37 @@ def run_streams(
         tl.debug_barrier()
         _dense(gates, skip, skip_bias, skips, stream, batch, L, G, S, S_PIECE, M, ONE, True)
         tl.debug_barrier()
-        _dense(skips, head, head_bias, hidden, stream, batch, S // S_PIECE, S_PIECE, H, H_PIECE, M, ONE, True)
+        _dense(
+            skips,
+            head,
+            head_bias,
+            hidden,
+            stream,
+            batch,
+            S // S_PIECE,
+            S_PIECE,
+            H,
+            H_PIECE,
+            M,
+            ONE,
+            True,
+        )
         tl.debug_barrier()
-        _dense(hidden, out, out_bias, logits, stream, batch, H // H_PIECE, H_PIECE, Q, Q_PIECE, M, ONE, False)
+        _dense(
+            hidden,
+            out,
+            out_bias,
+            logits,
+            stream,
+            batch,
+            H // H_PIECE,
+            H_PIECE,
+            Q,
+            Q_PIECE,
+            M,
+            ONE,
+            False,
+        )
         tl.debug_barrier()
         shared = stream // 2 * 2 if GUIDED else stream  # both of a pair draw, and draw the same
         place = ((q // Q_PIECE)[None] * batch + shared[:, None]) * Q_PIECE + (q % Q_PIECE)[None]
@@ -175,7 +229,9 @@ def run_streams(
         if GUIDED:
             found += guidance * (found - tl.load(logits + place + Q_PIECE))
         if FORCED:
-            tl.store(forced_logits + (t * batch + stream[:, None]).to(tl.int64) * Q + q[None], found)
+            tl.store(
+                forced_logits + (t * batch + stream[:, None]).to(tl.int64) * Q + q[None], found
+            )
             heard = tl.load(codes + t * batch + stream)
         else:
             uniform = tl.load(uniforms + t * batch + shared)

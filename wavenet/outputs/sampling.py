@@ -28,13 +28,21 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be a finite number of at least 0, but got {self.temperature}.")
+            raise ValueError(
+                f"temperature must be a finite number of at least 0, but got {self.temperature}."
+            )
         if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 0:
-            raise ValueError(f"top_k must be an integer of at least 0 (0 keeps all codes), but got {self.top_k!r}.")
+            raise ValueError(
+                f"top_k must be an integer of at least 0 (0 keeps all codes), but got {self.top_k!r}."
+            )
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie above 0 and at most at 1 (1 keeps all codes), but got {self.top_p}.")
+            raise ValueError(
+                f"top_p must lie above 0 and at most at 1 (1 keeps all codes), but got {self.top_p}."
+            )
         if not 0 <= self.guidance < float("inf"):
-            raise ValueError(f"guidance must be a finite number of at least 0 (0: none), but got {self.guidance}.")
+            raise ValueError(
+                f"guidance must be a finite number of at least 0 (0: none), but got {self.guidance}."
+            )
 
     def draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         """logits (B, Q), uniforms (B,) in [0, 1) -> codes (B,) int64, by inverse CDF.
@@ -46,13 +54,21 @@ class Sampling:
             self.require_pairs(len(logits))
             told, untold = logits[::2], logits[1::2]
             alone = replace(self, guidance=0.0)
-            return alone.draw(told + self.guidance * (told - untold), uniforms[::2]).repeat_interleave(2)
+            return alone.draw(
+                told + self.guidance * (told - untold), uniforms[::2]
+            ).repeat_interleave(2)
         if self.temperature == 0:
             return logits.argmax(dim=-1)
         cumulative = self.probabilities(logits).cumsum(dim=-1)
-        below_one = 1 - torch.finfo(cumulative.dtype).eps / 2  # a finer uniform would round to 1, past the last edge
+        below_one = (
+            1 - torch.finfo(cumulative.dtype).eps / 2
+        )  # a finer uniform would round to 1, past the last edge
         edge = uniforms.to(cumulative.dtype).clamp(max=below_one).unsqueeze(-1) * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, edge, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+        return (
+            torch.searchsorted(cumulative, edge, right=True)
+            .squeeze(-1)
+            .clamp_(max=logits.shape[-1] - 1)
+        )
 
     def require_pairs(self, streams: int) -> None:
         """Raises ValueError where there is guidance and the streams, those of one place of work, are not pairs."""
@@ -75,7 +91,9 @@ class Sampling:
         if self.top_p < 1:
             ordered, codes = probabilities.sort(dim=-1, descending=True, stable=True)
             before = ordered.cumsum(dim=-1) - ordered
-            kept = torch.zeros_like(ordered).scatter(-1, codes, torch.where(before < self.top_p, ordered, 0))
+            kept = torch.zeros_like(ordered).scatter(
+                -1, codes, torch.where(before < self.top_p, ordered, 0)
+            )
             probabilities = kept / kept.sum(dim=-1, keepdim=True)
         return probabilities
 
@@ -93,7 +111,9 @@ def negative_log_likelihood(logits: Tensor, codes: Tensor) -> Tensor:
     """logits (B, Q, T), codes (B, T) -> nats per sample (B, T), at least in float32."""
     rows = logits.mT.flatten(0, 1)  # (B * T, Q), as the logits lie in memory
     rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
-    if torch.compiler.is_compiling():  # the same, but inductor's gradient of cross_entropy is slow on a CPU
+    if (
+        torch.compiler.is_compiling()
+    ):  # the same, but inductor's gradient of cross_entropy is slow on a CPU
         chosen = torch.arange(rows.shape[1], device=rows.device) == codes.flatten()[:, None]
         return (rows.logsumexp(-1) - torch.where(chosen, rows, 0).sum(-1)).view(codes.shape)
     return F.cross_entropy(rows, codes.flatten(), reduction="none").view(codes.shape)

@@ -89,13 +89,21 @@ class CausalConv1d(nn.Conv1d):
 
     def over_rows(self, x: Tensor) -> Tensor:
         """As `forward`, (B, T, in_channels) -> (B, T, out_channels), which it does not check."""
-        return self._convolve(F.pad(x, (0, 0, self.history, 0)) if self.history else x)  # by nothing, F.pad copies
+        return self._convolve(
+            F.pad(x, (0, 0, self.history, 0)) if self.history else x
+        )  # by nothing, F.pad copies
 
     def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        batch_size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> BlockState:
         """The state before the first sample: zeros (B, in_channels, H), which is what left padding means."""
-        return self.weight.new_zeros((batch_size, self.in_channels, self.history), device=device, dtype=dtype)
+        return self.weight.new_zeros(
+            (batch_size, self.in_channels, self.history), device=device, dtype=dtype
+        )
 
     def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         """The next n >= 1 inputs (B, in_channels, n) and the state -> outputs (B, out_channels, n) and the new state."""
@@ -113,11 +121,15 @@ class CausalConv1d(nn.Conv1d):
     def _convolve(self, padded: Tensor) -> Tensor:
         """padded (B, H + T, C) -> (B, T, out_channels): y[t] = bias + W [x[t - H], ..., x[t - dilation], x[t]]."""
         if self.groups > 1:
-            return F.conv1d(padded.mT, self.weight, self.bias, dilation=self.dilation, groups=self.groups).mT
+            return F.conv1d(
+                padded.mT, self.weight, self.bias, dilation=self.dilation, groups=self.groups
+            ).mT
         time, taps, dilation = padded.shape[1] - self.history, self.kernel_size[0], self.dilation[0]
         if taps == 1:
             return affine(padded, self.weight[..., 0], self.bias)
-        stacked = torch.cat([padded[:, k * dilation : k * dilation + time] for k in range(taps)], dim=-1)
+        stacked = torch.cat(
+            [padded[:, k * dilation : k * dilation + time] for k in range(taps)], dim=-1
+        )
         return affine(stacked, torch.cat(self.weight.unbind(-1), dim=1), self.bias)
 
 
@@ -154,9 +166,13 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.condition_channels = condition_channels
         self.residual_scale = residual_scale
-        self.dilated = CausalConv1d(residual_channels, 2 * gate_channels, kernel_size, dilation=dilation)
+        self.dilated = CausalConv1d(
+            residual_channels, 2 * gate_channels, kernel_size, dilation=dilation
+        )
         self.condition = (
-            CausalConv1d(condition_channels, 2 * gate_channels, 1, bias=False) if condition_channels else None
+            CausalConv1d(condition_channels, 2 * gate_channels, 1, bias=False)
+            if condition_channels
+            else None
         )
         self.residual = None if last else CausalConv1d(gate_channels, residual_channels, 1)
         self.skip = CausalConv1d(gate_channels, skip_channels, 1)
@@ -174,13 +190,17 @@ class ResidualBlock(nn.Module):
         """As `forward` over rows, x (B, T, C), condition (B, T or 1, condition_channels) -> residual (B, T, C) and, in the
         place of the skip, which a stack takes of all blocks at once, z (B, T, gate_channels). It checks nothing.
 
-        `wavenet.kernels.fuse` puts a fused kernel in its place.
+        `wavenet.training.kernels.fuse` puts a fused kernel in its place.
         """
         z = self.gate(self.dilated.over_rows(x), condition)
         return self.add_residual(x, z), z
 
     def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        batch_size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> BlockState:
         """Zeros (B, residual_channels, H)."""
         return self.dilated.init_state(batch_size, device=device, dtype=dtype)
@@ -209,7 +229,11 @@ class ResidualBlock(nn.Module):
 
     def steering(self, condition: Tensor | None) -> Tensor | None:
         """V h, what a condition adds before the gate: (B, time or 1, 2 * gate_channels); None for a block without."""
-        return None if self.condition is None or condition is None else self.condition.over_rows(condition)
+        return (
+            None
+            if self.condition is None or condition is None
+            else self.condition.over_rows(condition)
+        )
 
     def add_residual(self, x: Tensor, z: Tensor) -> Tensor:
         if self.residual is None:
@@ -294,12 +318,20 @@ class ResidualStack(nn.Module):
         return self._sum_skips(gates)
 
     def init_state(
-        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        batch_size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> StackState:
         """Zeros: a tuple of (B, residual_channels, H), one a block, in block order."""
-        return tuple(block.init_state(batch_size, device=device, dtype=dtype) for block in self.blocks)
+        return tuple(
+            block.init_state(batch_size, device=device, dtype=dtype) for block in self.blocks
+        )
 
-    def step(self, x: Tensor, state: StackState, condition: Tensor | None = None) -> tuple[Tensor, StackState]:
+    def step(
+        self, x: Tensor, state: StackState, condition: Tensor | None = None
+    ) -> tuple[Tensor, StackState]:
         """The next n inputs and the state -> summed skips (B, skip_channels, n) and the new state."""
         if len(state) != len(self.blocks):
             raise ValueError(
@@ -316,7 +348,9 @@ class ResidualStack(nn.Module):
     def _sum_skips(self, gates: list[Tensor]) -> Tensor:
         """sum_l W_s,l z_l as one matrix product over all blocks' gates: no skip tensor is written in each block."""
         weight = torch.cat([block.skip.weight for block in self.blocks], dim=1)
-        bias = torch.stack([block.skip.bias for block in self.blocks if block.skip.bias is not None]).sum(0)
+        bias = torch.stack(
+            [block.skip.bias for block in self.blocks if block.skip.bias is not None]
+        ).sum(0)
         z = torch.cat(gates, dim=-1)  # (B, T, L * gate_channels)
         return affine(z, weight.squeeze(-1), bias).mT
 

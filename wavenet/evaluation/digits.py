@@ -22,13 +22,9 @@ from torch import Tensor
 
 from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
-from wavenet.classifier import DECIBELS, SHIFT, SILENCE, hear, log_mel, train_classifier
 from wavenet.engines import ENGINES
-from wavenet.files import write_whole
-from wavenet.generation import generate_each
-from wavenet.model import WaveNet
-from wavenet.plotting import plot_spectrograms, save_figure
-from wavenet.scores import (
+from wavenet.evaluation.classifier import DECIBELS, SHIFT, SILENCE, hear, log_mel, train_classifier
+from wavenet.evaluation.scores import (
     accuracy,
     am_score,
     confusion,
@@ -37,11 +33,20 @@ from wavenet.scores import (
     modified_inception_score,
     nearest_distances,
 )
+from wavenet.files import write_whole
+from wavenet.generation import generate_each
+from wavenet.model import WaveNet
+from wavenet.plotting import plot_spectrograms, save_figure
 
 logger = logging.getLogger(__name__)
 
-LABELS = ("digit", "speaker")  # what is asked of the model and heard by the classifier; the scores are the first one's
-LABEL_PATTERN = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_\d+\.wav$"  # the Free Spoken Digit Dataset's names
+LABELS = (
+    "digit",
+    "speaker",
+)  # what is asked of the model and heard by the classifier; the scores are the first one's
+LABEL_PATTERN = (
+    r"(?P<digit>\d)_(?P<speaker>[a-z]+)_\d+\.wav$"  # the Free Spoken Digit Dataset's names
+)
 TRAINING_PATTERN = r"_\d\d+\.wav$"  # indices 10 and up; 0 to 4 are the corpus's own test split
 HELD_OUT_PATTERN = r"_[5-9]\.wav$"
 
@@ -95,7 +100,9 @@ class Evaluation:
 # --- Clips -----------------------------------------------------------------------------------------------------------
 
 
-def read_clips(model: WaveNet, root: Path, pattern: str, seconds: float, label_pattern: str = LABEL_PATTERN) -> Clips:
+def read_clips(
+    model: WaveNet, root: Path, pattern: str, seconds: float, label_pattern: str = LABEL_PATTERN
+) -> Clips:
     """The wav files under `root` whose path matches `pattern`, cut or padded with silence to `seconds`.
 
     They pass through the model's codec, so that no score tells its rounding from the model's faults. Raises ValueError
@@ -103,19 +110,33 @@ def read_clips(model: WaveNet, root: Path, pattern: str, seconds: float, label_p
     """
     require_labels(model)
     paths = find_clips(root, pattern)
-    names = [_labels_of(path.relative_to(root).as_posix(), _compiled(label_pattern), model) for path in paths]
-    labels = {name: torch.tensor([model.labels[name].index(found[name]) for found in names]) for name in LABELS}
+    names = [
+        _labels_of(path.relative_to(root).as_posix(), _compiled(label_pattern), model)
+        for path in paths
+    ]
+    labels = {
+        name: torch.tensor([model.labels[name].index(found[name]) for found in names])
+        for name in LABELS
+    }
     total = round(seconds * model.sample_rate)
     clips = [load_audio(path, model.sample_rate)[:total] for path in paths]
     audio = _padded(clips, total, 0.0)
-    return Clips(model.codec.decode(model.codec.encode(audio)), torch.tensor([*map(len, clips)]), labels)
+    return Clips(
+        model.codec.decode(model.codec.encode(audio)), torch.tensor([*map(len, clips)]), labels
+    )
 
 
 def find_clips(root: Path, pattern: str) -> list[Path]:
     wanted = _compiled(pattern)
-    paths = [path for path in sorted(root.rglob("*.wav")) if wanted.search(path.relative_to(root).as_posix())]
+    paths = [
+        path
+        for path in sorted(root.rglob("*.wav"))
+        if wanted.search(path.relative_to(root).as_posix())
+    ]
     if not paths:
-        raise ValueError(f"{pattern!r} matches no wav file under '{root}'. Change the pattern or --root.")
+        raise ValueError(
+            f"{pattern!r} matches no wav file under '{root}'. Change the pattern or --root."
+        )
     return paths
 
 
@@ -123,7 +144,9 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{pattern!r} is not a regular expression: {error}. Correct it.") from error
+        raise ValueError(
+            f"{pattern!r} is not a regular expression: {error}. Correct it."
+        ) from error
 
 
 def require_labels(model: WaveNet) -> None:
@@ -146,7 +169,9 @@ def _labels_of(path: str, pattern: re.Pattern[str], model: WaveNet) -> dict[str,
     return found
 
 
-def generate_clips(model: WaveNet, clips_per_cell: int, total: int, seed: int = 0, **settings: Any) -> Clips:
+def generate_clips(
+    model: WaveNet, clips_per_cell: int, total: int, seed: int = 0, **settings: Any
+) -> Clips:
     """`clips_per_cell` clips of every digit by every speaker, clip i from seed + i. settings: see `wavenet.generate`.
 
     As long as a model that plans for it draws them, but at most `total` samples, and silent from there to `total`.
@@ -155,13 +180,22 @@ def generate_clips(model: WaveNet, clips_per_cell: int, total: int, seed: int = 
 
     require_labels(model)
     if clips_per_cell < 1:
-        raise ValueError(f"There must be at least one clip of each digit by each speaker, but got {clips_per_cell=}.")
+        raise ValueError(
+            f"There must be at least one clip of each digit by each speaker, but got {clips_per_cell=}."
+        )
     counts = [len(model.labels[name]) for name in LABELS]
-    cells = torch.cartesian_prod(*map(torch.arange, counts)).repeat_interleave(clips_per_cell, dim=0)
-    choices = [{name: model.labels[name][i] for name, i in zip(LABELS, cell, strict=True)} for cell in cells.tolist()]
+    cells = torch.cartesian_prod(*map(torch.arange, counts)).repeat_interleave(
+        clips_per_cell, dim=0
+    )
+    choices = [
+        {name: model.labels[name][i] for name, i in zip(LABELS, cell, strict=True)}
+        for cell in cells.tolist()
+    ]
     much = {} if model.clip_length else {"num_samples": total}
     made = generate_each(model, choices, seed=seed, **much, **settings)
-    clips = [clip[:total] for clip in tqdm(made, "generating", len(choices), unit="clip", disable=None)]
+    clips = [
+        clip[:total] for clip in tqdm(made, "generating", len(choices), unit="clip", disable=None)
+    ]
     return Clips(
         _padded(clips, total, _silence(model)),
         torch.tensor([*map(len, clips)]),
@@ -185,11 +219,17 @@ def end_as(clips: Clips, real: Clips, silence: float) -> Clips:
     """
     lengths = []
     for turn, ids in enumerate(zip(*clips.labels.values(), strict=True)):
-        same = torch.stack([real.labels[name] == i for name, i in zip(clips.labels, ids, strict=True)]).all(0)
+        same = torch.stack(
+            [real.labels[name] == i for name, i in zip(clips.labels, ids, strict=True)]
+        ).all(0)
         candidates = real.lengths[same] if same.any() else real.lengths
         lengths.append(candidates[turn % len(candidates)])
     ends = torch.stack(lengths)
-    return Clips(clips.audio.where(torch.arange(clips.audio.shape[1]) < ends[:, None], silence), ends, clips.labels)
+    return Clips(
+        clips.audio.where(torch.arange(clips.audio.shape[1]) < ends[:, None], silence),
+        ends,
+        clips.labels,
+    )
 
 
 # --- All together ----------------------------------------------------------------------------------------------------
@@ -217,24 +257,37 @@ def evaluate(
     sets = {"training": training, "held_out": held_out, "generated": generated}
     mels = {name: log_mel(clips.audio, model.sample_rate) for name, clips in sets.items()}
     categories = {name: len(model.labels[name]) for name in LABELS}
-    classifier = train_classifier(mels["training"], training.labels, categories, epochs=epochs, seed=seed)
+    classifier = train_classifier(
+        mels["training"], training.labels, categories, epochs=epochs, seed=seed
+    )
     heard = {name: hear(classifier, mel) for name, mel in mels.items()}
     rates = accuracy(heard["held_out"][1], held_out.labels)
-    logger.info("classifier on real held-out clips: %s", ", ".join(f"{n} {rate:.1%}" for n, rate in rates.items()))
+    logger.info(
+        "classifier on real held-out clips: %s",
+        ", ".join(f"{n} {rate:.1%}" for n, rate in rates.items()),
+    )
     distances = {name: _nearest(mels[name], mels["training"]) for name in ("held_out", "generated")}
     return Evaluation(
         accuracy={name: accuracy(heard[name][1], clips.labels) for name, clips in sets.items()},
         confusion=confusion(heard["generated"][1][LABELS[0]], generated.labels[LABELS[0]]),
         scores={name: _scores(heard[name], heard["training"]) for name in sets},
         distances={name: _summary(values) for name, values in distances.items()},
-        nearer=float((distances["generated"] < distances["held_out"].quantile(0.01)).double().mean()),
+        nearer=float(
+            (distances["generated"] < distances["held_out"].quantile(0.01)).double().mean()
+        ),
         generated=generated,
     )
 
 
-def _scores(heard: tuple[Tensor, dict[str, Tensor]], training: tuple[Tensor, dict[str, Tensor]]) -> Scores:
+def _scores(
+    heard: tuple[Tensor, dict[str, Tensor]], training: tuple[Tensor, dict[str, Tensor]]
+) -> Scores:
     digits, reference = heard[1][LABELS[0]], training[1][LABELS[0]]
-    scores = (inception_score(digits), modified_inception_score(digits), am_score(digits, reference))
+    scores = (
+        inception_score(digits),
+        modified_inception_score(digits),
+        am_score(digits, reference),
+    )
     return Scores(frechet_distance(heard[0], training[0]), *scores)
 
 
@@ -255,23 +308,39 @@ def table(result: Evaluation, digits: Sequence[str]) -> str:
         rates = "".join(f"{result.accuracy[name][label]:>9.1%}" for label in LABELS)
         row = f"{scores.fid:9.2f}{scores.inception:9.2f}{scores.modified_inception:9.1f}{scores.am:9.3f}"
         lines.append(f"{name.replace('_', ' '):<12}{rates}{row}{_ends(result.distances.get(name))}")
-    lines.append(f"generated clips nearer than the 1st percentile of held-out ones: {result.nearer:.1%}")
+    lines.append(
+        f"generated clips nearer than the 1st percentile of held-out ones: {result.nearer:.1%}"
+    )
     lines.append("asked  heard" + "".join(f"{digit:>5}" for digit in digits))
     rows = zip(digits, result.confusion, strict=True)
-    return "\n".join(lines + [f"{digit:<12}" + "".join(f"{count:5d}" for count in counts) for digit, counts in rows])
+    return "\n".join(
+        lines
+        + [f"{digit:<12}" + "".join(f"{count:5d}" for count in counts) for digit, counts in rows]
+    )
 
 
 def _ends(near: Distances | None) -> str:
-    return "   min {:.1f}, quartiles {:.1f} {:.1f} {:.1f} dB".format(*asdict(near).values()) if near else ""
+    return (
+        "   min {:.1f}, quartiles {:.1f} {:.1f} {:.1f} dB".format(*asdict(near).values())
+        if near
+        else ""
+    )
 
 
-def write(folder: Path, result: Evaluation, held_out: Clips, model: WaveNet, settings: Mapping[str, Any]) -> None:
+def write(
+    folder: Path, result: Evaluation, held_out: Clips, model: WaveNet, settings: Mapping[str, Any]
+) -> None:
     """evaluation.json, clips.png (generated over real clips of the same labels) and confusion.png."""
     found = {k: v for k, v in asdict(result).items() if k != "generated"}
-    content = {"settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}, **found}
+    content = {
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()},
+        **found,
+    }
     write_whole(folder / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
     save_figure(folder / "clips.png", _pairs(result.generated, held_out, model))
-    save_figure(folder / "confusion.png", _confusion_picture(result.confusion, model.labels[LABELS[0]]))
+    save_figure(
+        folder / "confusion.png", _confusion_picture(result.confusion, model.labels[LABELS[0]])
+    )
 
 
 def _pairs(generated: Clips, real: Clips, model: WaveNet) -> Any:
@@ -282,7 +351,9 @@ def _pairs(generated: Clips, real: Clips, model: WaveNet) -> Any:
         ours = (real.labels["digit"] == digit).nonzero().flatten().tolist()
         for one in ours[len(ours) * digit // len(model.labels["digit"]) :][:1]:
             speaker = int(real.labels["speaker"][one])
-            other = ((generated.labels["digit"] == digit) & (generated.labels["speaker"] == speaker)).nonzero()[0]
+            other = (
+                (generated.labels["digit"] == digit) & (generated.labels["speaker"] == speaker)
+            ).nonzero()[0]
             titles.append(f"{name} {model.labels['speaker'][speaker]}")
             rows["generated"].append(generated.audio[int(other)])
             rows["real"].append(real.audio[one])
@@ -302,31 +373,70 @@ def _confusion_picture(counts: list[list[int]], digits: Sequence[str]) -> Any:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m wavenet.evaluation", description="Judge generated spoken digits against real ones."
+        prog="python -m wavenet.evaluation",
+        description="Judge generated spoken digits against real ones.",
     )
-    p.add_argument("--checkpoint", type=Path, required=True, help="a run, its model/ folder or a .ckpt file")
-    p.add_argument("--root", type=Path, required=True, help="folder of real clips, digit_speaker_index.wav")
-    p.add_argument("--label-pattern", default=LABEL_PATTERN, help="groups digit and speaker (%(default)s)")
-    p.add_argument("--training-pattern", default=TRAINING_PATTERN, help="of clips the model has heard (%(default)s)")
-    p.add_argument("--held-out-pattern", default=HELD_OUT_PATTERN, help="of clips it has not heard (%(default)s)")
-    p.add_argument("--out", type=Path, help="folder for evaluation.json, clips.png and confusion.png")
-    p.add_argument("--clips-per-cell", type=int, default=10, help="of each digit by each speaker (%(default)s)")
-    p.add_argument("--seconds", type=float, default=1.0, help="length of every clip, real ones padded (%(default)s)")
     p.add_argument(
-        "--real-lengths", action="store_true", help="end generated clips where real ones end: a model may know no end"
+        "--checkpoint", type=Path, required=True, help="a run, its model/ folder or a .ckpt file"
     )
-    p.add_argument("--temperature", type=float, default=1.0, help="see python generate.py --help (%(default)s)")
-    p.add_argument("--top-p", type=float, default=1.0, help="see python generate.py --help (%(default)s)")
+    p.add_argument(
+        "--root", type=Path, required=True, help="folder of real clips, digit_speaker_index.wav"
+    )
+    p.add_argument(
+        "--label-pattern", default=LABEL_PATTERN, help="groups digit and speaker (%(default)s)"
+    )
+    p.add_argument(
+        "--training-pattern",
+        default=TRAINING_PATTERN,
+        help="of clips the model has heard (%(default)s)",
+    )
+    p.add_argument(
+        "--held-out-pattern",
+        default=HELD_OUT_PATTERN,
+        help="of clips it has not heard (%(default)s)",
+    )
+    p.add_argument(
+        "--out", type=Path, help="folder for evaluation.json, clips.png and confusion.png"
+    )
+    p.add_argument(
+        "--clips-per-cell", type=int, default=10, help="of each digit by each speaker (%(default)s)"
+    )
+    p.add_argument(
+        "--seconds",
+        type=float,
+        default=1.0,
+        help="length of every clip, real ones padded (%(default)s)",
+    )
+    p.add_argument(
+        "--real-lengths",
+        action="store_true",
+        help="end generated clips where real ones end: a model may know no end",
+    )
+    p.add_argument(
+        "--temperature", type=float, default=1.0, help="see python generate.py --help (%(default)s)"
+    )
+    p.add_argument(
+        "--top-p", type=float, default=1.0, help="see python generate.py --help (%(default)s)"
+    )
     p.add_argument("--guidance", type=float, help="see python generate.py --help")
     p.add_argument("--engine", default="auto", choices=["auto", *ENGINES])
-    p.add_argument("--epochs", type=int, default=20, help="of the classifier over the training clips (%(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="of the classifier, and of the first clip (%(default)s)")
+    p.add_argument(
+        "--epochs",
+        type=int,
+        default=20,
+        help="of the classifier over the training clips (%(default)s)",
+    )
+    p.add_argument(
+        "--seed", type=int, default=0, help="of the classifier, and of the first clip (%(default)s)"
+    )
     return p
 
 
 def run(args: argparse.Namespace) -> None:
     model = load_model(args.checkpoint)
-    if both := {*find_clips(args.root, args.training_pattern)} & {*find_clips(args.root, args.held_out_pattern)}:
+    if both := {*find_clips(args.root, args.training_pattern)} & {
+        *find_clips(args.root, args.held_out_pattern)
+    }:
         raise ValueError(
             f"{len(both)} clips match --training-pattern and --held-out-pattern, such as '{min(both)}'. Tell them apart."
         )
@@ -358,7 +468,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(parser().parse_args(arguments))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -19,12 +19,16 @@ def frechet_distance(one: Tensor, other: Tensor) -> float:
     (C1 C2)^(1/2) is that of (C1^(1/2) C2 C1^(1/2))^(1/2), which is symmetric.
     """
     if min(len(one), len(other)) < 2:
-        raise ValueError(f"A covariance needs at least 2 clips a set, but got {len(one)} and {len(other)}; give more.")
+        raise ValueError(
+            f"A covariance needs at least 2 clips a set, but got {len(one)} and {len(other)}; give more."
+        )
     one, other = one.double(), other.double()
     first, second = one.T.cov(), other.T.cov()
     root = _square_root(first)
     cross = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
-    distance = (one.mean(0) - other.mean(0)).square().sum() + first.trace() + second.trace() - 2 * cross
+    distance = (
+        (one.mean(0) - other.mean(0)).square().sum() + first.trace() + second.trace() - 2 * cross
+    )
     return float(distance.clamp_min(0))  # rounding can take it just below
 
 
@@ -84,16 +88,27 @@ def nearest_distances(mel: Tensor, training: Tensor, shift: int, silence: float)
     padded = F.pad(mel, (shift, shift), value=silence).double()
     nearest = torch.full((len(mel),), math.inf, dtype=torch.float64)
     for moved in padded.unfold(2, mel.shape[2], 1).unbind(2):  # (N, M, F) each
-        squares = moved.square().sum(1) @ own.T - 2 * moved.flatten(1) @ references.T + references.square().sum(1)
+        squares = (
+            moved.square().sum(1) @ own.T
+            - 2 * moved.flatten(1) @ references.T
+            + references.square().sum(1)
+        )
         nearest = torch.minimum(nearest, (squares / size).amin(dim=1))
     return nearest.clamp_min(0).sqrt()
 
 
 def accuracy(probabilities: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, float]:
-    return {name: float((p.argmax(1) == labels[name]).double().mean()) for name, p in probabilities.items()}
+    return {
+        name: float((p.argmax(1) == labels[name]).double().mean())
+        for name, p in probabilities.items()
+    }
 
 
 def confusion(probabilities: Tensor, asked: Tensor) -> list[list[int]]:
     """probabilities (N, K), asked (N,) ids -> counts[asked][heard]."""
     count = probabilities.shape[1]
-    return torch.bincount(asked * count + probabilities.argmax(1), minlength=count**2).view(count, count).tolist()
+    return (
+        torch.bincount(asked * count + probabilities.argmax(1), minlength=count**2)
+        .view(count, count)
+        .tolist()
+    )

@@ -24,7 +24,9 @@ from triton.backends.compiler import GPUTarget
 
 from wavenet.layers import ResidualBlock
 
-INTERPRETED: bool = triton.knobs.runtime.interpret  # kernels run on the CPU, one tile after the other: for tests
+INTERPRETED: bool = (
+    triton.knobs.runtime.interpret
+)  # kernels run on the CPU, one tile after the other: for tests
 _INTERPRETED = tl.constexpr(INTERPRETED)  # as a kernel may see it
 CHUNK = 128  # bytes of one operand's row in a product
 SUMS = 8192  # values of a tile of sums, times x channels
@@ -41,7 +43,9 @@ class FusedBlock(ResidualBlock):
             return super().unit(x, condition)
         dtype = _operand_dtype(x)
         steering = self.steering(condition)
-        mix, mix_bias = (None, None) if self.residual is None else (self.residual.weight, self.residual.bias)
+        mix, mix_bias = (
+            (None, None) if self.residual is None else (self.residual.weight, self.residual.bias)
+        )
         residual, z = residual_unit(
             x.to(dtype).contiguous(),
             self.dilated.weight.to(dtype).permute(2, 1, 0).contiguous(),
@@ -87,7 +91,9 @@ def residual_unit(
     Without mix (the last block of a stack) there is no residual: it is empty, of shape (0,).
     """
     residual, z = _empty_outputs(x, taps, bias, condition, mix)
-    _forward_launch(x, taps, bias, condition, mix, mix_bias, residual, z, dilation, scale).run(_forward_kernel)
+    _forward_launch(x, taps, bias, condition, mix, mix_bias, residual, z, dilation, scale).run(
+        _forward_kernel
+    )
     return residual, z
 
 
@@ -114,16 +120,22 @@ def residual_unit_backward(
     """Gradients of residual (B, T, C) and z (B, T, G) -> those of x (B, T, C) and of what lies before the gate (B, T, 2G)."""
     dx, dh = _empty_gradients(d_residual, d_z, x, taps)
     d_residual = d_residual.contiguous()
-    d_z = d_z if d_z.stride(-1) == 1 else d_z.contiguous()  # a stack's is a slice of all blocks' gradients: not copied
+    d_z = (
+        d_z if d_z.stride(-1) == 1 else d_z.contiguous()
+    )  # a stack's is a slice of all blocks' gradients: not copied
     _gate_backward_launch(d_residual, d_z, x, taps, bias, condition, mix, dh, dilation, scale).run(
         _gate_backward_kernel
     )
-    _input_backward_launch(dh, taps, mix, d_residual, dx, dilation, scale).run(_input_backward_kernel)
+    _input_backward_launch(dh, taps, mix, d_residual, dx, dilation, scale).run(
+        _input_backward_kernel
+    )
     return dx, dh
 
 
 @residual_unit_backward.register_fake
-def _empty_gradients(d_residual: Tensor, d_z: Tensor, x: Tensor, taps: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _empty_gradients(
+    d_residual: Tensor, d_z: Tensor, x: Tensor, taps: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty((x.shape[0], x.shape[1], taps.shape[2]))
 
 
@@ -134,7 +146,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _gradients(ctx: Any, d_residual: Tensor, d_z: Tensor) -> tuple[Tensor | None, ...]:
     x, taps, bias, condition, mix, z = ctx.saved_tensors
-    dx, dh = residual_unit_backward(d_residual, d_z, x, taps, bias, condition, mix, ctx.dilation, ctx.scale)
+    dx, dh = residual_unit_backward(
+        d_residual, d_z, x, taps, bias, condition, mix, ctx.dilation, ctx.scale
+    )
     delays = [(len(taps) - 1 - tap) * ctx.dilation for tap in range(len(taps))]
     d_taps = torch.stack([_delayed_product(x, dh, delay) for delay in delays])
     row = dh.sum(1, keepdim=True)
@@ -194,7 +208,9 @@ def _forward_launch(
     scale: float,
 ) -> Launch:
     steering = (condition, _time_stride(condition))
-    return _launch(x, taps, x, taps, bias, *steering, mix, mix_bias, residual, z, x.shape[1], dilation, scale)
+    return _launch(
+        x, taps, x, taps, bias, *steering, mix, mix_bias, residual, z, x.shape[1], dilation, scale
+    )
 
 
 def _gate_backward_launch(
@@ -210,13 +226,23 @@ def _gate_backward_launch(
     scale: float,
 ) -> Launch:
     steering, slices = (condition, _time_stride(condition)), (d_z, d_z.stride(0), d_z.stride(1))
-    return _launch(x, taps, d_residual, *slices, x, taps, bias, *steering, mix, dh, x.shape[1], dilation, scale)
+    return _launch(
+        x, taps, d_residual, *slices, x, taps, bias, *steering, mix, dh, x.shape[1], dilation, scale
+    )
 
 
 def _input_backward_launch(
-    dh: Tensor, taps: Tensor, mix: Tensor | None, d_residual: Tensor, dx: Tensor, dilation: int, scale: float
+    dh: Tensor,
+    taps: Tensor,
+    mix: Tensor | None,
+    d_residual: Tensor,
+    dx: Tensor,
+    dilation: int,
+    scale: float,
 ) -> Launch:
-    return _launch(dx, taps, dh, taps, None if mix is None else d_residual, dx, dx.shape[1], dilation, scale)
+    return _launch(
+        dx, taps, dh, taps, None if mix is None else d_residual, dx, dx.shape[1], dilation, scale
+    )
 
 
 def _time_stride(condition: Tensor | None) -> int:
@@ -227,9 +253,14 @@ def _time_stride(condition: Tensor | None) -> int:
 def _launch(features: Tensor, taps: Tensor, *arguments: Any) -> Launch:
     batch, time, channels = features.shape
     kernel_size, _, gates = taps.shape[0], taps.shape[1], taps.shape[2] // 2
-    whole, exact = padded(channels), features.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+    whole, exact = (
+        padded(channels),
+        features.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32,
+    )
     tile = 32 if exact else 64
-    chunk = 16 if exact else CHUNK // features.element_size()  # without tensor cores a product lies in registers
+    chunk = (
+        16 if exact else CHUNK // features.element_size()
+    )  # without tensor cores a product lies in registers
     constants = {
         "C": channels,
         "G": gates,
@@ -241,7 +272,12 @@ def _launch(features: Tensor, taps: Tensor, *arguments: Any) -> Launch:
         "SUM": tl.float64 if features.dtype == torch.float64 else tl.float32,
         "PRECISION": "ieee" if exact else "tf32",
     }
-    return Launch((triton.cdiv(time, constants["TIMES"]), batch), arguments, constants, 8 if whole >= 128 else 4)
+    return Launch(
+        (triton.cdiv(time, constants["TIMES"]), batch),
+        arguments,
+        constants,
+        8 if whole >= 128 else 4,
+    )
 
 
 def padded(channels: int) -> int:
@@ -255,7 +291,9 @@ class Resources(NamedTuple):
     shared: int  # bytes of a block
 
 
-def resources(channels: int, gates: int, kernel_size: int, dtype: torch.dtype, capability: int) -> list[Resources]:
+def resources(
+    channels: int, gates: int, kernel_size: int, dtype: torch.dtype, capability: int
+) -> list[Resources]:
     """What the kernels take of a GPU of that compute capability (80, 90) for a block of these sizes. Needs no GPU."""
     sizes = {"x": (2, 1024, channels), "z": (2, 1024, gates), "dh": (2, 1024, 2 * gates)}
     x, z, dh = (torch.empty(size, dtype=dtype, device="meta") for size in sizes.values())
@@ -263,7 +301,9 @@ def resources(channels: int, gates: int, kernel_size: int, dtype: torch.dtype, c
     bias, mix_bias, condition = taps[0, 0], mix[0], dh[:, :1]
     launches = {
         _forward_kernel: _forward_launch(x, taps, bias, condition, mix, mix_bias, x, z, 512, 0.5),
-        _gate_backward_kernel: _gate_backward_launch(x, z, x, taps, bias, condition, mix, dh, 512, 0.5),
+        _gate_backward_kernel: _gate_backward_launch(
+            x, z, x, taps, bias, condition, mix, dh, 512, 0.5
+        ),
         _input_backward_kernel: _input_backward_launch(dh, taps, mix, x, x, 512, 0.5),
     }
     return [_resources(kernel, launch, capability) for kernel, launch in launches.items()]
@@ -271,15 +311,27 @@ def resources(channels: int, gates: int, kernel_size: int, dtype: torch.dtype, c
 
 def _resources(kernel: Any, launch: Launch, capability: int) -> Resources:
     arguments = dict(zip(kernel.arg_names, launch.arguments, strict=False))
-    return compiled_resources(kernel, arguments, launch.constants, capability, num_warps=launch.warps)
+    return compiled_resources(
+        kernel, arguments, launch.constants, capability, num_warps=launch.warps
+    )
 
 
 def compiled_resources(
-    kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], capability: int, **options: int
+    kernel: Any,
+    arguments: dict[str, Any],
+    constants: dict[str, Any],
+    capability: int,
+    **options: int,
 ) -> Resources:
     """What a Triton kernel takes once compiled for that compute capability, as for a call with these arguments by name."""
-    signature = {name: _signature(value) for name, value in arguments.items()} | dict.fromkeys(constants, "constexpr")
-    places = [kernel.arg_names.index(name) for name, value in arguments.items() if isinstance(value, Tensor)]
+    signature = {name: _signature(value) for name, value in arguments.items()} | dict.fromkeys(
+        constants, "constexpr"
+    )
+    places = [
+        kernel.arg_names.index(name)
+        for name, value in arguments.items()
+        if isinstance(value, Tensor)
+    ]
     aligned = {(place,): [["tt.divisibility", 16]] for place in places}
     source = triton.compiler.ASTSource(kernel, signature, constants, aligned)
     compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
@@ -312,7 +364,9 @@ def _tile(matrix, rows, columns, inside, width):
 @triton.jit
 def _store(matrix, rows, columns, inside, width, values):
     mask = inside[:, None] & (columns < width)[None, :]
-    tl.store(matrix + rows[:, None] + columns[None, :], values.to(matrix.dtype.element_ty), mask=mask)
+    tl.store(
+        matrix + rows[:, None] + columns[None, :], values.to(matrix.dtype.element_ty), mask=mask
+    )
 
 
 @triton.jit
@@ -322,7 +376,9 @@ def _row(vector, columns, width):
 
 @triton.jit
 def product(a, b, total, PRECISION: tl.constexpr):
-    if _INTERPRETED and a.dtype == tl.bfloat16:  # the interpreter keeps bfloat16 as integers, and would multiply those
+    if (
+        _INTERPRETED and a.dtype == tl.bfloat16
+    ):  # the interpreter keeps bfloat16 as integers, and would multiply those
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, total, input_precision=PRECISION, out_dtype=total.dtype)
 
@@ -400,7 +456,9 @@ def _gate_backward_kernel(
             for c in range(0, C, CHANNELS):
                 channels = c + tl.arange(0, CHANNELS)
                 weights = tl.trans(_tile(mix, gates * C, channels, gates < G, C))
-                d_gated = product(_tile(d_residual, t * C, channels, t < T, C), weights, d_gated, PRECISION)
+                d_gated = product(
+                    _tile(d_residual, t * C, channels, t < T, C), weights, d_gated, PRECISION
+                )
         d_gated = d_gated * scale + _tile(d_z, t * d_z_stride, gates, t < T, G)
         filter_, gate = _before_gate(
             x, taps, bias, condition, condition_stride, t, T, gates, dilation, C, G, K, TIMES, CHANNELS, GATES, SUM, PRECISION
@@ -425,7 +483,9 @@ def _input_backward_kernel(
         for g in range(0, 2 * G, GATES):
             gates = g + tl.arange(0, GATES)
             weights = tl.trans(_tile(taps, (k * C + columns) * 2 * G, gates, columns < C, 2 * G))
-            total = product(_tile(dh, later * 2 * G, gates, later < T, 2 * G), weights, total, PRECISION)
+            total = product(
+                _tile(dh, later * 2 * G, gates, later < T, 2 * G), weights, total, PRECISION
+            )
     if d_residual is not None:
         total += _tile(d_residual + batch * T * C, t * C, columns, t < T, C).to(SUM) * scale
     _store(dx, t * C, columns, t < T, C, total)

@@ -45,11 +45,15 @@ def library(source: Path, constants: Mapping[str, object]) -> ctypes.CDLL:
     try:
         return _loaded(folder, stem, command)
     except OSError as error:
-        logger.info("%s cannot be written (%s): compiled libraries are not kept.", folder, error.strerror)
+        logger.info(
+            "%s cannot be written (%s): compiled libraries are not kept.", folder, error.strerror
+        )
     try:
         return _loaded(_folder_of_this_process(), stem, command)
     except OSError as error:
-        raise CompilerError(f"There is no folder to compile {source.name} in: set WAVENET_CACHE to one.") from error
+        raise CompilerError(
+            f"There is no folder to compile {source.name} in: set WAVENET_CACHE to one."
+        ) from error
 
 
 def _loaded(folder: Path, stem: str, command: list[str]) -> ctypes.CDLL:
@@ -61,7 +65,9 @@ def _loaded(folder: Path, stem: str, command: list[str]) -> ctypes.CDLL:
         except OSError as error:
             path.unlink(missing_ok=True)
             problem = error
-    raise CompilerError(f"The library compiled from {Path(command[-1]).name} does not load: {problem}")
+    raise CompilerError(
+        f"The library compiled from {Path(command[-1]).name} does not load: {problem}"
+    )
 
 
 def find_compiler() -> list[str]:
@@ -92,7 +98,11 @@ def processor() -> str:
     lines = [platform.machine(), platform.processor()]
     try:
         told = Path("/proc/cpuinfo").read_text().splitlines()
-        lines += [line for line in told if line.startswith(("model name", "flags", "Features", "CPU part"))][:4]
+        lines += [
+            line
+            for line in told
+            if line.startswith(("model name", "flags", "Features", "CPU part"))
+        ][:4]
     except OSError:  # macOS, Windows: the names above must do
         lines += [platform.platform()]
     return "\n".join(lines)
@@ -132,11 +142,15 @@ def _compile(folder: Path, stem: str, command: list[str]) -> Path:
     try:
         run = subprocess.run([*command, "-o", name], capture_output=True, text=True, timeout=300)
         if run.returncode != 0:
-            raise CompilerError(f"The C++ compiler refused the engine's source.\n{shlex.join(command)}\n{run.stderr}")
+            raise CompilerError(
+                f"The C++ compiler refused the engine's source.\n{shlex.join(command)}\n{run.stderr}"
+            )
         path = folder / f"{stem}-{_content_hash(part)}.so"
         os.replace(part, path)
     except subprocess.TimeoutExpired as error:
-        raise CompilerError(f"The C++ compiler took more than {error.timeout:.0f} s: {shlex.join(command)}") from error
+        raise CompilerError(
+            f"The C++ compiler took more than {error.timeout:.0f} s: {shlex.join(command)}"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
     return path

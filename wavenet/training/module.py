@@ -1,6 +1,6 @@
 """Owns `LitWaveNet`: the loss, the optimiser, the exact validation. Knows nothing of files, runs or pictures.
 
-A batch is what `wavenet.data` makes: "codes" (B, W + 1) uint8, of which codes[:, :-1] are inputs and codes[:, 1:] targets;
+A batch is what `wavenet.training.data` makes: "codes" (B, W + 1) uint8, of which codes[:, :-1] are inputs and codes[:, 1:] targets;
 "scored" (B, 2), the range of targets with whole context; "labels" name -> (B,); "position" (B, 2), see `WaveNet.forward`.
 """
 
@@ -17,9 +17,9 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from wavenet.distributions import negative_log_likelihood
 from wavenet.likelihood import nats_per_sample
 from wavenet.model import WaveNet
+from wavenet.outputs.sampling import negative_log_likelihood
 from wavenet.pretrained import find
 from wavenet.version import __version__
 
@@ -136,18 +136,26 @@ class LitWaveNet(pl.LightningModule):
         """Compiles the step and fuses the blocks, as the settings say. Validation and the saved network stay plain."""
         compiled, fused = self._fast_path(self.device)
         if fused:
-            from wavenet.kernels import fuse
+            from wavenet.training.kernels import fuse
 
             fuse(self.network)
         if compiled:
             self._loss = torch.compile(training_loss)
         if self.trainer.is_global_zero:
-            where, names = f"training on {self.device.type} in {self.trainer.precision}", {True: "on", False: "off"}
-            logger.info("%s; torch.compile %s, fused blocks %s", where, names[compiled], names[fused])
+            where, names = (
+                f"training on {self.device.type} in {self.trainer.precision}",
+                {True: "on", False: "off"},
+            )
+            logger.info(
+                "%s; torch.compile %s, fused blocks %s", where, names[compiled], names[fused]
+            )
 
     def _fast_path(self, device: torch.device) -> tuple[bool, bool]:
         """Whether to compile, whether to fuse: `auto` is where Triton finds a GPU. Raises ValueError for what cannot be."""
-        obstacle, (compiled, fused) = _obstacle_to_triton(device), (self.hparams["compile"], self.hparams["fused"])
+        obstacle, (compiled, fused) = (
+            _obstacle_to_triton(device),
+            (self.hparams["compile"], self.hparams["fused"]),
+        )
         if fused is True and obstacle:
             raise ValueError(
                 f"--model.fused true: {obstacle}. Use --model.fused auto, or train on a GPU: --trainer.accelerator gpu."
@@ -158,11 +166,17 @@ class LitWaveNet(pl.LightningModule):
     def _start_from(self, name: str) -> None:
         model = WaveNet.from_pretrained(name)
         different = {
-            key: (value, model.config[key]) for key, value in self.network.config.items() if value != model.config[key]
+            key: (value, model.config[key])
+            for key, value in self.network.config.items()
+            if value != model.config[key]
         }
         if different:
-            told = "; ".join(f"{key} {mine!r}, there {theirs!r}" for key, (mine, theirs) in different.items())
-            raise ValueError(f"--model.init_from {name}: that model has other settings than this one ({told}).")
+            told = "; ".join(
+                f"{key} {mine!r}, there {theirs!r}" for key, (mine, theirs) in different.items()
+            )
+            raise ValueError(
+                f"--model.init_from {name}: that model has other settings than this one ({told})."
+            )
         self.network.load_state_dict(model.state_dict())
 
     def _take_from_data(self) -> None:
@@ -184,9 +198,13 @@ class LitWaveNet(pl.LightningModule):
             self.hparams["clip_length"] = getattr(data, "clip_length", None)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loss = self._loss(self.network, batch["codes"], batch["scored"], batch["labels"], self._position(batch))
+        loss = self._loss(
+            self.network, batch["codes"], batch["scored"], batch["labels"], self._position(batch)
+        )
         self.log("bits", loss.detach() * BITS, prog_bar=True)
-        self._scored = self._scored.to(self.device) + (batch["scored"][:, 1] - batch["scored"][:, 0]).sum()
+        self._scored = (
+            self._scored.to(self.device) + (batch["scored"][:, 1] - batch["scored"][:, 0]).sum()
+        )
         self.log("samples_seen", (self._scored * self.trainer.world_size).float())
         return loss
 
@@ -203,14 +221,29 @@ class LitWaveNet(pl.LightningModule):
         """Exact bits per sample over whole clips, in float32 whatever precision training runs in."""
         codes, scored = batch["codes"], batch["scored"]
         with torch.autocast(codes.device.type, enabled=False):
-            nats = nats_per_sample(self.network, codes[:, 1:], batch["labels"], lengths=batch["position"][:, 1])
-        count = int((scored[:, 1] - scored[:, 0]).sum())  # the weight of this batch in the mean over the epoch
+            nats = nats_per_sample(
+                self.network, codes[:, 1:], batch["labels"], lengths=batch["position"][:, 1]
+            )
+        count = int(
+            (scored[:, 1] - scored[:, 0]).sum()
+        )  # the weight of this batch in the mean over the epoch
         bits = mean_over_scored(nats, scored) * BITS
-        self.log(name, bits, on_epoch=True, on_step=False, prog_bar=True, batch_size=count, sync_dist=True)
+        self.log(
+            name,
+            bits,
+            on_epoch=True,
+            on_step=False,
+            prog_bar=True,
+            batch_size=count,
+            sync_dist=True,
+        )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        settings: dict[str, Any] = {"lr": self.hparams["learning_rate"], "betas": tuple(self.hparams["betas"])}
+        settings: dict[str, Any] = {
+            "lr": self.hparams["learning_rate"],
+            "betas": tuple(self.hparams["betas"]),
+        }
         if self.hparams["optimizer"] == "adamw":
             settings["weight_decay"] = self.hparams["weight_decay"]
         optimizer = kinds[self.hparams["optimizer"]](self.parameters(), fused=True, **settings)
@@ -248,7 +281,9 @@ class LitWaveNet(pl.LightningModule):
         if torch.isfinite(norm):
             self._nonfinite_in_a_row = 0
             return
-        optimizer.zero_grad(set_to_none=True)  # without gradients the optimiser changes neither weights nor moments
+        optimizer.zero_grad(
+            set_to_none=True
+        )  # without gradients the optimiser changes neither weights nor moments
         self._count_nonfinite()
 
     def _count_nonfinite(self) -> None:
@@ -290,7 +325,11 @@ class LitWaveNet(pl.LightningModule):
 
 
 def training_loss(
-    network: WaveNet, codes: Tensor, scored: Tensor, labels: Mapping[str, Tensor], position: Tensor | None = None
+    network: WaveNet,
+    codes: Tensor,
+    scored: Tensor,
+    labels: Mapping[str, Tensor],
+    position: Tensor | None = None,
 ) -> Tensor:
     """codes (B, W + 1), scored (B, 2), labels name -> (B,), position (B, 2) -> mean nats per scored sample.
 

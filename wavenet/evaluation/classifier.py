@@ -16,7 +16,9 @@ DECIBELS = 10 / math.log(10)  # dB per unit of log-mel power
 SHIFT = 8  # frames of 10 ms: how far a clip may lie from where another one lies
 GAIN = 6.0 / DECIBELS  # the augmentation's gain is up to +-6 dB
 FEATURES = 64
-SMOOTHING = 0.01  # of the labels: keeps a modified inception score from measuring how far logits can grow
+SMOOTHING = (
+    0.01  # of the labels: keeps a modified inception score from measuring how far logits can grow
+)
 
 
 def log_mel(audio: Tensor, sample_rate: int) -> Tensor:
@@ -34,37 +36,55 @@ def log_mel(audio: Tensor, sample_rate: int) -> Tensor:
         "n_mels": 40,
         "f_min": 80.0,
     }
-    return MelSpectrogram(sample_rate, pad_mode="constant", **settings)(audio).log().clamp_min(SILENCE)
+    return (
+        MelSpectrogram(sample_rate, pad_mode="constant", **settings)(audio).log().clamp_min(SILENCE)
+    )
 
 
 class Classifier(nn.Module):
     """log-mel (N, M, F) -> features (N, FEATURES) -> logits, one linear head a label: name -> (N, categories)."""
 
     def __init__(
-        self, categories: Mapping[str, int], bands: int = 40, channels: Sequence[int] = (1, 32, 64, 96)
+        self,
+        categories: Mapping[str, int],
+        bands: int = 40,
+        channels: Sequence[int] = (1, 32, 64, 96),
     ) -> None:
         super().__init__()
         blocks = [_halving(before, after) for before, after in pairwise(channels)]
         self.trunk = nn.Sequential(nn.BatchNorm2d(1), *blocks)
         for _ in blocks:
             bands = math.ceil(bands / 2)
-        self.features = nn.Sequential(nn.Dropout(0.2), nn.Linear(channels[-1] * bands, FEATURES), nn.ReLU())
+        self.features = nn.Sequential(
+            nn.Dropout(0.2), nn.Linear(channels[-1] * bands, FEATURES), nn.ReLU()
+        )
         self.names = list(categories)
         self.heads = nn.ModuleList(nn.Linear(FEATURES, count) for count in categories.values())
 
     def forward(self, mel: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The features, which the Frechet distance compares, and the logits."""
-        hidden = self.trunk(mel.unsqueeze(1)).mean(dim=3)  # (N, C, bands): what was heard, whenever it was
+        hidden = self.trunk(mel.unsqueeze(1)).mean(
+            dim=3
+        )  # (N, C, bands): what was heard, whenever it was
         features = self.features(hidden.flatten(1))
-        return features, {name: head(features) for name, head in zip(self.names, self.heads, strict=True)}
+        return features, {
+            name: head(features) for name, head in zip(self.names, self.heads, strict=True)
+        }
 
 
 def _halving(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()
+    )
 
 
 def train_classifier(
-    mel: Tensor, labels: Mapping[str, Tensor], categories: Mapping[str, int], *, epochs: int = 20, seed: int = 0
+    mel: Tensor,
+    labels: Mapping[str, Tensor],
+    categories: Mapping[str, int],
+    *,
+    epochs: int = 20,
+    seed: int = 0,
 ) -> Classifier:
     """A classifier of mel (N, M, F), in eval mode; the same seed gives the same one. labels: name -> (N,) ids.
 
@@ -112,5 +132,8 @@ def augmented(mel: Tensor) -> Tensor:
 def hear(classifier: Classifier, mel: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """mel (N, M, F) -> features (N, D), and probabilities name -> (N, categories); float64."""
     heard = [classifier(chunk) for chunk in mel.split(256)]
-    probabilities = {n: torch.cat([logits[n] for _, logits in heard]).double().softmax(1) for n in classifier.names}
+    probabilities = {
+        n: torch.cat([logits[n] for _, logits in heard]).double().softmax(1)
+        for n in classifier.names
+    }
     return torch.cat([features for features, _ in heard]).double(), probabilities

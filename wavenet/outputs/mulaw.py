@@ -22,7 +22,9 @@ class MuLaw:
 
     def __post_init__(self) -> None:
         if isinstance(self.classes, bool) or not isinstance(self.classes, int) or self.classes < 2:
-            raise ValueError(f"MuLaw needs an integer number of classes of at least 2, but got {self.classes!r}.")
+            raise ValueError(
+                f"MuLaw needs an integer number of classes of at least 2, but got {self.classes!r}."
+            )
 
     @property
     def mu(self) -> int:
@@ -43,7 +45,10 @@ class MuLaw:
                 f"MuLaw.encode takes floating-point audio in [-1, 1], but got {audio.dtype}. "
                 "Divide integer PCM by its full scale first (16-bit: 32768)."
             )
-        if audio.dtype in (torch.float16, torch.bfloat16):  # too coarse near zero for the curve's slope
+        if audio.dtype in (
+            torch.float16,
+            torch.bfloat16,
+        ):  # too coarse near zero for the curve's slope
             audio = audio.float()
         if torch.isnan(audio).any():
             raise ValueError(
@@ -56,7 +61,9 @@ class MuLaw:
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (integers in 0..classes - 1, any shape) -> audio, float32, same shape. Raises ValueError outside."""
         if codes.is_floating_point() or codes.dtype == torch.bool:
-            raise ValueError(f"MuLaw.decode takes integer codes in 0..{self.mu}, but got {codes.dtype}.")
+            raise ValueError(
+                f"MuLaw.decode takes integer codes in 0..{self.mu}, but got {codes.dtype}."
+            )
         codes = codes.to(torch.int64)
         if codes.numel() and (codes.min() < 0 or codes.max() > self.mu):
             raise ValueError(
@@ -64,4 +71,8 @@ class MuLaw:
                 f"but got values from {int(codes.min())} to {int(codes.max())}."
             )
         compressed = codes.float() / self.mu * 2 - 1
-        return torch.sign(compressed) * (torch.exp(compressed.abs() * math.log1p(self.mu)) - 1) / self.mu
+        return (
+            torch.sign(compressed)
+            * (torch.exp(compressed.abs() * math.log1p(self.mu)) - 1)
+            / self.mu
+        )

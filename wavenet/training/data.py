@@ -37,9 +37,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wavenet.audio import read_audio, resample
-from wavenet.conditioning import NOT_TOLD
-from wavenet.durations import fit_clip_length
-from wavenet.mulaw import MuLaw
+from wavenet.conditioning.durations import fit_clip_length
+from wavenet.conditioning.labels import NOT_TOLD
+from wavenet.outputs.mulaw import MuLaw
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,9 @@ def find_audio(root: Path) -> list[str]:
     found, seen = [], set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        subfolders[:] = [] if real in seen else sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = (
+            [] if real in seen else sorted(name for name in subfolders if not name.startswith("."))
+        )
         if real not in seen:
             found += [Path(folder, name) for name in names if _is_audio(name)]
         seen.add(real)  # a link back up would go round for ever
@@ -96,7 +98,9 @@ def _describe_contents(root: Path) -> str:
     suffixes = Counter(path.suffix or "no suffix" for path in root.rglob("*") if path.is_file())
     if not suffixes:
         return "it is empty"
-    return "it holds " + ", ".join(f"{count} of {suffix}" for suffix, count in suffixes.most_common(5))
+    return "it holds " + ", ".join(
+        f"{count} of {suffix}" for suffix, count in suffixes.most_common(5)
+    )
 
 
 @dataclass(frozen=True)
@@ -128,31 +132,45 @@ def read_metadata(path: Path) -> Metadata:
         for row in rows:
             _add_row(metadata, row, f"'{path}' line {rows.line_num}")
     if not metadata.labels:
-        raise ValueError(f"'{path}' lists no files; it needs one line per audio file under its header.")
+        raise ValueError(
+            f"'{path}' lists no files; it needs one line per audio file under its header."
+        )
     return metadata
 
 
 def _add_row(metadata: Metadata, row: Mapping[str | None, Any], where: str) -> None:
     if None in row:
-        raise ValueError(f"{where} has more values than the header has columns; quote values that contain commas.")
+        raise ValueError(
+            f"{where} has more values than the header has columns; quote values that contain commas."
+        )
     values = {str(column): (value or "").strip() for column, value in row.items()}
     empty = [column for column, value in values.items() if not value]
     if empty:
-        raise ValueError(f"{where} has no value for {', '.join(empty)}; every file needs one for every column.")
+        raise ValueError(
+            f"{where} has no value for {', '.join(empty)}; every file needs one for every column."
+        )
     path = posixpath.normpath(values.pop("path").replace("\\", "/"))
     if path in metadata.labels:
         raise ValueError(f"{where} lists '{path}' a second time; keep one line per file.")
     if "split" in values:
         metadata.splits[path] = values.pop("split")
         if metadata.splits[path] not in SPLITS:
-            raise ValueError(f"{where} has the split '{metadata.splits[path]}'; write train, val or test.")
+            raise ValueError(
+                f"{where} has the split '{metadata.splits[path]}'; write train, val or test."
+            )
     metadata.labels[path] = values
 
 
-def labels_from_pattern(paths: Iterable[str], pattern: re.Pattern[str]) -> dict[str, dict[str, str]]:
+def labels_from_pattern(
+    paths: Iterable[str], pattern: re.Pattern[str]
+) -> dict[str, dict[str, str]]:
     """Each path's labels: the named groups of `pattern`, searched for in the path. ValueError if it does not match."""
     matches = {path: pattern.search(path) for path in paths}
-    bad = [path for path, match in matches.items() if match is None or None in match.groupdict().values()]
+    bad = [
+        path
+        for path, match in matches.items()
+        if match is None or None in match.groupdict().values()
+    ]
     if bad:
         shown = ", ".join(f"'{path}'" for path in bad[:3])
         raise ValueError(
@@ -195,7 +213,9 @@ def _pattern(setting: str, text: str | None) -> re.Pattern[str] | None:
     try:
         return re.compile(text)
     except re.error as error:
-        raise ValueError(f"--data.{setting} {text!r} is not a regular expression: {error}.") from error
+        raise ValueError(
+            f"--data.{setting} {text!r} is not a regular expression: {error}."
+        ) from error
 
 
 # --- Preparing: audio files to one file of codes ---------------------------------------------------------------------
@@ -255,7 +275,9 @@ def normalize_audio(audio: Tensor, how: str | None) -> Tensor:
 def _encode(audio: Tensor) -> np.ndarray:
     codes = np.empty(len(audio), np.uint8)
     for start in range(0, len(audio), ENCODE_BLOCK):
-        codes[start : start + ENCODE_BLOCK] = CODEC.encode(audio[start : start + ENCODE_BLOCK]).numpy()
+        codes[start : start + ENCODE_BLOCK] = CODEC.encode(
+            audio[start : start + ENCODE_BLOCK]
+        ).numpy()
     return codes
 
 
@@ -294,11 +316,15 @@ def digest_files(root: Path, paths: Sequence[str], cache: Path) -> dict[str, str
         known = {}
     stamps = {path: _stamp(root / path) for path in paths}
     stale = [path for path in paths if known.get(path, [])[:2] != stamps[path]]
-    for path, digest in zip(stale, _in_order(_digest, [root / path for path in stale]), strict=True):
+    for path, digest in zip(
+        stale, _in_order(_digest, [root / path for path in stale]), strict=True
+    ):
         known[path] = [*stamps[path], digest]
     digests = {path: known[path][2] for path in paths}
     if stale:
-        _write_text(cache, json.dumps({path: known[path] for path in paths if digests[path] != UNREADABLE}))
+        _write_text(
+            cache, json.dumps({path: known[path] for path in paths if digests[path] != UNREADABLE})
+        )
     return digests
 
 
@@ -339,7 +365,9 @@ def prepare_clips(
     temporary.mkdir()
     try:
         manifest = _write_codes(temporary / "codes.u8", root, paths, settings)
-        manifest["skipped"] += [{"path": path, "reason": f"'{root / path}' does not exist."} for path in missing]
+        manifest["skipped"] += [
+            {"path": path, "reason": f"'{root / path}' does not exist."} for path in missing
+        ]
         _refuse_unusable(manifest, root)
         _write_text(temporary / "manifest.json", json.dumps(manifest))
         _publish(temporary, target)
@@ -353,7 +381,9 @@ def prepare_clips(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_codes(file: Path, root: Path, paths: Sequence[str], settings: DecodeSettings) -> dict[str, Any]:
+def _write_codes(
+    file: Path, root: Path, paths: Sequence[str], settings: DecodeSettings
+) -> dict[str, Any]:
     """Write every usable file's codes end to end; return the manifest."""
     from tqdm import tqdm
 
@@ -381,14 +411,22 @@ def _write_codes(file: Path, root: Path, paths: Sequence[str], settings: DecodeS
         "codec": "mu-law",
         "classes": CODEC.classes,
     }
-    return {**header, "clips": clips, "skipped": skipped, "rates": dict(rates), "totals": dict(totals)}
+    return {
+        **header,
+        "clips": clips,
+        "skipped": skipped,
+        "rates": dict(rates),
+        "totals": dict(totals),
+    }
 
 
 def _refuse_unusable(manifest: Mapping[str, Any], root: Path) -> None:
     if manifest["clips"]:
         return
     reasons = "\n".join(f"  {entry['reason']}" for entry in manifest["skipped"][:5])
-    raise ValueError(f"None of the {len(manifest['skipped'])} audio files for '{root}' can be used:\n{reasons}")
+    raise ValueError(
+        f"None of the {len(manifest['skipped'])} audio files for '{root}' can be used:\n{reasons}"
+    )
 
 
 def _publish(temporary: Path, target: Path) -> None:
@@ -404,7 +442,8 @@ def _sweep(cache: Path) -> None:
     """Remove the half-made folders that killed runs left behind."""
     for folder in cache.glob("*.tmp"):
         newest = max(
-            (entry.stat().st_mtime for entry in (folder, folder / "codes.u8") if entry.exists()), default=time.time()
+            (entry.stat().st_mtime for entry in (folder, folder / "codes.u8") if entry.exists()),
+            default=time.time(),
         )
         if folder.is_dir() and time.time() - newest > ABANDONED_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
@@ -416,7 +455,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     expected = sum(clip["length"] for clip in manifest["clips"])
     found = (folder / "codes.u8").stat().st_size
     if found != expected:
-        raise ValueError(f"'{folder}' holds {found} codes instead of {expected}; delete that folder and start again.")
+        raise ValueError(
+            f"'{folder}' holds {found} codes instead of {expected}; delete that folder and start again."
+        )
     return manifest
 
 
@@ -447,7 +488,9 @@ class _RowDataset(Dataset[Batch]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_codes": None}
 
-    def _assemble(self, clips: np.ndarray, spans: np.ndarray, unscored: np.ndarray, multiple: int) -> Batch:
+    def _assemble(
+        self, clips: np.ndarray, spans: np.ndarray, unscored: np.ndarray, multiple: int
+    ) -> Batch:
         """Rows whose targets are clip[start:stop), the first `unscored` of them context.
 
             clip       ... c-1 |  c   c+1  ...  e-1 | ...        c = start, e = stop
@@ -465,18 +508,26 @@ class _RowDataset(Dataset[Batch]):
         widths = spans[:, 1] - spans[:, 0]
         width = math.ceil(int(widths.max()) / multiple) * multiple
         rows = np.full((len(clips), width + 1), CODEC.silence, np.uint8)
-        ends = np.minimum(spans[:, 1], self.table.lengths[clips])  # a span may go on into silence behind the clip
+        ends = np.minimum(
+            spans[:, 1], self.table.lengths[clips]
+        )  # a span may go on into silence behind the clip
         starts = spans[:, 0]
-        places = zip(rows, self.table.offsets[clips].tolist(), starts.tolist(), ends.tolist(), strict=True)
+        places = zip(
+            rows, self.table.offsets[clips].tolist(), starts.tolist(), ends.tolist(), strict=True
+        )
         for row, offset, start, end in places:
             first = int(start == 0)  # from the clip's beginning there is no code before
             if end >= start:
-                row[first : end - start + 1] = self._codes[offset + start - 1 + first : offset + end]
+                row[first : end - start + 1] = self._codes[
+                    offset + start - 1 + first : offset + end
+                ]
         return {
             "codes": torch.from_numpy(rows),
             "scored": torch.from_numpy(np.stack([unscored, widths], axis=1)),
             "position": torch.from_numpy(np.stack([starts, self.lengths[clips]], axis=1)),
-            "labels": {name: torch.from_numpy(values[clips]) for name, values in self.table.labels.items()},
+            "labels": {
+                name: torch.from_numpy(values[clips]) for name, values in self.table.labels.items()
+            },
         }
 
 
@@ -513,8 +564,14 @@ class CropBatches(_RowDataset):
     ) -> None:
         super().__init__(table)
         self.lengths, self.label_dropout = table.lengths + tail, label_dropout
-        _require_positive(receptive_field=receptive_field, crop_samples=crop_samples, batch_size=batch_size)
-        self.receptive_field, self.crop_samples, self.batch_size = receptive_field, crop_samples, batch_size
+        _require_positive(
+            receptive_field=receptive_field, crop_samples=crop_samples, batch_size=batch_size
+        )
+        self.receptive_field, self.crop_samples, self.batch_size = (
+            receptive_field,
+            crop_samples,
+            batch_size,
+        )
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self._units = np.repeat(np.arange(len(table)), -(-self.lengths // crop_samples))
         self._batches = math.ceil(len(self._units) / batch_size)  # of a pass, over all processes
@@ -533,15 +590,22 @@ class CropBatches(_RowDataset):
         if self.label_dropout:
             drawn = np.random.default_rng([self.seed, 2, number]).random(len(clips))
             told = torch.from_numpy(drawn >= self.label_dropout)
-            batch["labels"] = {name: ids.where(told, NOT_TOLD) for name, ids in batch["labels"].items()}
+            batch["labels"] = {
+                name: ids.where(told, NOT_TOLD) for name, ids in batch["labels"].items()
+            }
         return batch
 
     def _plan(self, number: int) -> np.ndarray:
         """(batches, B) clips of one pass: shuffled, then alike lengths put together within pools of batches."""
         if self._planned is None or self._planned[0] != number:
             rng = np.random.default_rng([self.seed, 0, number])
-            units = np.resize(rng.permutation(self._units), self._batches * self.batch_size)  # fills the last batch
-            pools = np.split(units, range(POOL_BATCHES * self.batch_size, len(units), POOL_BATCHES * self.batch_size))
+            units = np.resize(
+                rng.permutation(self._units), self._batches * self.batch_size
+            )  # fills the last batch
+            pools = np.split(
+                units,
+                range(POOL_BATCHES * self.batch_size, len(units), POOL_BATCHES * self.batch_size),
+            )
             self._planned = (number, np.concatenate([self._arrange(pool, rng) for pool in pools]))
         return self._planned[1]
 
@@ -569,7 +633,9 @@ class CropBatches(_RowDataset):
 class ClipBatches(_RowDataset):
     """Whole clips, everything scored, sorted by length; each process has its own share and no clip comes twice."""
 
-    def __init__(self, table: ClipTable, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, table: ClipTable, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         super().__init__(table)
         self.order = np.argsort(table.lengths, kind="stable")[rank::world_size]
         self.batch_size = batch_size
@@ -678,13 +744,21 @@ class AudioDataModule(LightningDataModule):
         )
         self.root, self.sample_rate, self.prepare = Path(root), sample_rate, prepare
         self.label_pattern = _pattern("label_pattern", label_pattern)
-        self.label_from_folder, self.metadata, self.label_names = label_from_folder, metadata, label_names
+        self.label_from_folder, self.metadata, self.label_names = (
+            label_from_folder,
+            metadata,
+            label_names,
+        )
         self.val_pattern, self.test_pattern = (
             _pattern("val_pattern", val_pattern),
             _pattern("test_pattern", test_pattern),
         )
         self.val_fraction, self.crop_samples = val_fraction, crop_samples
-        self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
+        self.batch_size, self.val_batch_size, self.num_workers = (
+            batch_size,
+            val_batch_size,
+            num_workers,
+        )
         self.trailing_silence, self.cache_dir, self.seed = trailing_silence, cache_dir, seed
         self.label_dropout = label_dropout
         self.decoding = DecodeSettings(sample_rate, normalize, trim_silence_db)
@@ -696,21 +770,31 @@ class AudioDataModule(LightningDataModule):
 
     def _check_settings(self) -> None:
         if not 0 <= self.val_fraction < 1:
-            raise ValueError(f"--data.val_fraction must be at least 0 and below 1, but got {self.val_fraction}.")
+            raise ValueError(
+                f"--data.val_fraction must be at least 0 and below 1, but got {self.val_fraction}."
+            )
         for name in ("num_workers", "seed", "trailing_silence"):
             if getattr(self, name) < 0:
-                raise ValueError(f"--data.{name} must be at least 0, but got {getattr(self, name)}.")
+                raise ValueError(
+                    f"--data.{name} must be at least 0, but got {getattr(self, name)}."
+                )
         if not 0 <= self.label_dropout < 1:
-            raise ValueError(f"--data.label_dropout is a share, from 0 to below 1, but got {self.label_dropout}.")
+            raise ValueError(
+                f"--data.label_dropout is a share, from 0 to below 1, but got {self.label_dropout}."
+            )
         if self.decoding.normalize not in (None, "peak", "loudness"):
-            raise ValueError(f"--data.normalize takes peak, loudness or nothing, but got {self.decoding.normalize!r}.")
+            raise ValueError(
+                f"--data.normalize takes peak, loudness or nothing, but got {self.decoding.normalize!r}."
+            )
         if self.label_pattern is not None and not self.label_pattern.groupindex:
             raise ValueError(
                 f"--data.label_pattern {self.label_pattern.pattern!r} has no named group; "
                 r"write the part that is the label as (?P<name>...), for instance (?P<digit>\d)_."
             )
         if self.label_pattern is not None and self.label_from_folder is not None:
-            raise ValueError("Labels come from --data.label_pattern or --data.label_from_folder, not both; remove one.")
+            raise ValueError(
+                "Labels come from --data.label_pattern or --data.label_from_folder, not both; remove one."
+            )
 
     # What there is
 
@@ -718,7 +802,9 @@ class AudioDataModule(LightningDataModule):
         """Files to use, files that the CSV lists but are missing, and the CSV."""
         if not self.root.is_dir():
             found = "is a file" if self.root.exists() else "does not exist"
-            raise ValueError(f"--data.root '{self.root}' {found}; name the folder that holds the audio.")
+            raise ValueError(
+                f"--data.root '{self.root}' {found}; name the folder that holds the audio."
+            )
         metadata = self._read_metadata()
         if metadata is not None:
             missing = [path for path in metadata.paths if not (self.root / path).is_file()]
@@ -748,7 +834,9 @@ class AudioDataModule(LightningDataModule):
                 "labels come from one of them: remove the setting or the columns."
             )
         if metadata.splits and (self.val_pattern or self.test_pattern):
-            raise ValueError(f"'{path}' has a split column; remove it, or --data.val_pattern and --data.test_pattern.")
+            raise ValueError(
+                f"'{path}' has a split column; remove it, or --data.val_pattern and --data.test_pattern."
+            )
         return metadata
 
     def _label(self, paths: Sequence[str], metadata: Metadata | None) -> dict[str, dict[str, str]]:
@@ -758,10 +846,17 @@ class AudioDataModule(LightningDataModule):
         names = sorted({name for values in found.values() for name in values})
         unknown = sorted(set(self.label_names) - set(names))
         if unknown:
-            raise ValueError(f"--data.label_names asks for {unknown}, but the labels found are {names}.")
-        return {path: {name: values[name] for name in self.label_names} for path, values in found.items()}
+            raise ValueError(
+                f"--data.label_names asks for {unknown}, but the labels found are {names}."
+            )
+        return {
+            path: {name: values[name] for name in self.label_names}
+            for path, values in found.items()
+        }
 
-    def _find_labels(self, paths: Sequence[str], metadata: Metadata | None) -> dict[str, dict[str, str]]:
+    def _find_labels(
+        self, paths: Sequence[str], metadata: Metadata | None
+    ) -> dict[str, dict[str, str]]:
         if self.label_pattern is not None:
             return labels_from_pattern(paths, self.label_pattern)
         if self.label_from_folder is not None:
@@ -777,7 +872,9 @@ class AudioDataModule(LightningDataModule):
             val = {path for path in rest if self.val_pattern.search(path)}
         else:
             val = hold_out(rest, self.val_fraction)
-        return {path: "test" if path in test else "val" if path in val else "train" for path in paths}
+        return {
+            path: "test" if path in test else "val" if path in val else "train" for path in paths
+        }
 
     # Preparing
 
@@ -798,14 +895,18 @@ class AudioDataModule(LightningDataModule):
         if self.prepare is None or (self.root.is_dir() and find_audio(self.root)):
             return
         if not Path(self.prepare).is_file():
-            raise ValueError(f"'{self.root}' holds no audio, and --data.prepare '{self.prepare}' does not exist.")
+            raise ValueError(
+                f"'{self.root}' holds no audio, and --data.prepare '{self.prepare}' does not exist."
+            )
         name = hashlib.blake2b(os.fsencode(self.root.resolve()), digest_size=8).hexdigest()
         user = os.getuid() if hasattr(os, "getuid") else 0
         with filelock.FileLock(Path(tempfile.gettempdir(), f"wavenet-prepare-{user}-{name}.lock")):
             if self.root.is_dir() and find_audio(self.root):
                 return
             logger.info("'%s' holds no audio yet; running %s.", self.root, self.prepare)
-            done = subprocess.run([sys.executable, self.prepare, "--out", str(self.root)], check=False)
+            done = subprocess.run(
+                [sys.executable, self.prepare, "--out", str(self.root)], check=False
+            )
         if done.returncode != 0:
             raise ValueError(
                 f"--data.prepare '{self.prepare}' ended with status {done.returncode} (its message is above); "
@@ -837,7 +938,11 @@ class AudioDataModule(LightningDataModule):
         if others:
             found = ", ".join(f"{count} at {hz} Hz" for hz, count in others.items())
             logger.info(
-                "Resampled %d of %d files to %d Hz: %s.", sum(others.values()), sum(rates.values()), rate, found
+                "Resampled %d of %d files to %d Hz: %s.",
+                sum(others.values()),
+                sum(rates.values()),
+                rate,
+                found,
             )
         if totals["clipped"]:
             logger.warning(
@@ -846,7 +951,9 @@ class AudioDataModule(LightningDataModule):
             )
         if self.decoding.trim_silence_db is not None:
             kept, seconds = totals["kept"] / totals["samples"], totals["kept"] / rate
-            logger.info("Trimming silence keeps %.1f%% of the audio: %s.", 100 * kept, _clock(seconds))
+            logger.info(
+                "Trimming silence keeps %.1f%% of the audio: %s.", 100 * kept, _clock(seconds)
+            )
         logger.info("%s", self._summary(len(manifest["skipped"])))
 
     def _summary(self, skipped: int) -> str:
@@ -874,8 +981,13 @@ class AudioDataModule(LightningDataModule):
         paths = [entry["path"] for entry in entries]
         labels, splits = self._label(paths, metadata), self._split(paths, metadata)
         names = sorted({name for values in labels.values() for name in values})
-        self._clips = [Clip(**entry, split=splits[entry["path"]], labels=labels[entry["path"]]) for entry in entries]
-        self._labels = {name: sort_categories(values[name] for values in labels.values()) for name in names}
+        self._clips = [
+            Clip(**entry, split=splits[entry["path"]], labels=labels[entry["path"]])
+            for entry in entries
+        ]
+        self._labels = {
+            name: sort_categories(values[name] for values in labels.values()) for name in names
+        }
         self._folder = folder
 
     # What it offers
@@ -903,7 +1015,9 @@ class AudioDataModule(LightningDataModule):
             "train": "--data.val_pattern and --data.test_pattern, which take",
             "val": "--data.val_pattern, which takes",
         }
-        remedy = f"Change {pattern.get(split, '--data.test_pattern, which takes')} clips by their path"
+        remedy = (
+            f"Change {pattern.get(split, '--data.test_pattern, which takes')} clips by their path"
+        )
         if split == "val" and self.val_pattern is None:
             remedy = f"Set --data.val_fraction (now {self.val_fraction}) higher, set --data.val_pattern, or add clips"
         if split == "test" and self.test_pattern is None:
@@ -914,11 +1028,13 @@ class AudioDataModule(LightningDataModule):
 
     @property
     def clip_length(self) -> dict[str, Any]:
-        """How long the training clips are, by their labels: see `wavenet.durations`. The silence behind them counts."""
+        """How long the training clips are, by their labels: see `wavenet.conditioning.durations`. The silence behind them counts."""
         table = self.table("train")
         lengths = torch.from_numpy(table.lengths + self._tail)
         return fit_clip_length(
-            lengths, {name: torch.from_numpy(ids) for name, ids in table.labels.items()}, self.labels
+            lengths,
+            {name: torch.from_numpy(ids) for name, ids in table.labels.items()},
+            self.labels,
         )
 
     @property
@@ -929,7 +1045,9 @@ class AudioDataModule(LightningDataModule):
         """The codes of one clip: (length,) uint8, read-only, mapped from the file."""
         self.setup()
         assert self._folder is not None
-        return np.memmap(self._folder / "codes.u8", np.uint8, "r", clip.offset, (clip.length,)).view(np.ndarray)
+        return np.memmap(
+            self._folder / "codes.u8", np.uint8, "r", clip.offset, (clip.length,)
+        ).view(np.ndarray)
 
     def num_samples(self, split: str) -> int:
         """Samples of a split, all clips together."""
@@ -939,18 +1057,28 @@ class AudioDataModule(LightningDataModule):
         """The clips of a split as arrays."""
         clips = self.clips(split)
         assert self._folder is not None
-        index = {name: {value: number for number, value in enumerate(values)} for name, values in self._labels.items()}
+        index = {
+            name: {value: number for number, value in enumerate(values)}
+            for name, values in self._labels.items()
+        }
         return ClipTable(
             self._folder / "codes.u8",
             np.array([clip.offset for clip in clips]),
             np.array([clip.length for clip in clips]),
-            {name: np.array([numbers[clip.labels[name]] for clip in clips]) for name, numbers in index.items()},
+            {
+                name: np.array([numbers[clip.labels[name]] for clip in clips])
+                for name, numbers in index.items()
+            },
         )
 
-    def batches(self, split: str = "train", *, receptive_field: int, rank: int = 0, world_size: int = 1) -> CropBatches:
+    def batches(
+        self, split: str = "train", *, receptive_field: int, rank: int = 0, world_size: int = 1
+    ) -> CropBatches:
         """Crops of a split, without a trainer; item b is a whole batch."""
         shape = (receptive_field, self.crop_samples, self.batch_size)
-        return CropBatches(self.table(split), *shape, self.seed, rank, world_size, self._tail, self.label_dropout)
+        return CropBatches(
+            self.table(split), *shape, self.seed, rank, world_size, self._tail, self.label_dropout
+        )
 
     def whole_clips(self, split: str, rank: int = 0, world_size: int = 1) -> ClipBatches:
         """Whole clips of a split, without a trainer; item b is a whole batch. ValueError if a process gets none."""
@@ -977,7 +1105,9 @@ class AudioDataModule(LightningDataModule):
         """Whole test clips, this process's share."""
         return self._loader(self.whole_clips("test", **self._share()))
 
-    def _loader(self, dataset: Dataset[Batch], sampler: Sampler[int] | None = None) -> DataLoader[Batch]:
+    def _loader(
+        self, dataset: Dataset[Batch], sampler: Sampler[int] | None = None
+    ) -> DataLoader[Batch]:
         return DataLoader(
             dataset,
             batch_size=None,  # an item is a batch already
@@ -991,7 +1121,9 @@ class AudioDataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.lightning_module is not None:
             return cast(int, self.trainer.lightning_module.receptive_field)
         if self.receptive_field is None:
-            raise ValueError("Without a trainer, set the data module's receptive_field (samples) first.")
+            raise ValueError(
+                "Without a trainer, set the data module's receptive_field (samples) first."
+            )
         return self.receptive_field
 
     def _share(self) -> dict[str, int]:
@@ -1012,7 +1144,9 @@ class AudioDataModule(LightningDataModule):
             return ResumableSampler(one_pass, lambda: 0)
         together = trainer.accumulate_grad_batches
         length = trainer.max_steps * together if trainer.max_steps > 0 else one_pass
-        return ResumableSampler(length, lambda: _batches_done(trainer.global_step, length, together))
+        return ResumableSampler(
+            length, lambda: _batches_done(trainer.global_step, length, together)
+        )
 
 
 def _batches_done(steps: int, length: int, together: int) -> int:

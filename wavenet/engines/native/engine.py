@@ -17,11 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavenet.compiler import library
-from wavenet.distributions import Sampling, refuse_not_finite
-from wavenet.engines import BeforeGate, EngineState, bias_of, check_against_model, paired, prime, refuse, rounded
+from wavenet.engines import (
+    BeforeGate,
+    EngineState,
+    bias_of,
+    check_against_model,
+    paired,
+    prime,
+    refuse,
+    rounded,
+)
+from wavenet.engines.native.compiler import library
 from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
+from wavenet.outputs.sampling import Sampling, refuse_not_finite
 
 SOURCE = Path(__file__).with_name("native.cpp")
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # WEIGHTS in native.cpp
@@ -42,7 +51,10 @@ class CStreams(ctypes.Structure):
     _fields_ = [
         ("batch", ctypes.c_int64),
         ("time", ctypes.c_int64),
-        *[(name, ctypes.c_void_p) for name in ("weights", "head", "embedding", "before_gate", "biases")],
+        *[
+            (name, ctypes.c_void_p)
+            for name in ("weights", "head", "embedding", "before_gate", "biases")
+        ],
         *[(name, ctypes.c_void_p) for name in ("ring", "code", "scratch")],
         ("residual_scale", ctypes.c_float),
     ]
@@ -53,7 +65,11 @@ class NativeEngine:
 
     @torch.no_grad()
     def __init__(
-        self, model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, dtype: torch.dtype
+        self,
+        model: WaveNet,
+        batch_size: int,
+        labels: Mapping[str, Tensor] | None,
+        dtype: torch.dtype,
     ) -> None:
         refuse(model, dtype, "native", "cpu", "the CPU", KINDS)
         self._labels = labels
@@ -68,7 +84,9 @@ class NativeEngine:
         size = -(-batch_size // (together * threads)) * together
         self._groups = [Group(lib, self._weights, part) for part in parts.split(size, dim=1)]
         self._pool = ThreadPoolExecutor(len(self._groups)) if len(self._groups) > 1 else None
-        check_against_model(self, self._model, batch_size, TOLERANCE[dtype], "native", "compiler and processor")
+        check_against_model(
+            self, self._model, batch_size, TOLERANCE[dtype], "native", "compiler and processor"
+        )
         code = torch.full((batch_size,), model.codec.silence)
         self.state = EngineState(code, self._model.init_state(batch_size))
 
@@ -83,14 +101,18 @@ class NativeEngine:
         sizes = [group.batch for group in self._groups]
         codes, windows = state.code.split(sizes), state.model[0].split(sizes)
         blocks = zip(*(block.split(sizes) for block in state.model[1]), strict=True)
-        for group, code, window, histories in zip(self._groups, codes, windows, blocks, strict=True):
+        for group, code, window, histories in zip(
+            self._groups, codes, windows, blocks, strict=True
+        ):
             group.state = (code, window, histories)
 
     @torch.no_grad()
     def place(self, position: Tensor) -> None:
         self._position = position
         parts = self._before_gate(self._labels, len(position), position)
-        for group, part in zip(self._groups, parts.split([group.batch for group in self._groups], dim=1), strict=True):
+        for group, part in zip(
+            self._groups, parts.split([group.batch for group in self._groups], dim=1), strict=True
+        ):
             group.before_gate.copy_(part)
 
     @torch.no_grad()
@@ -105,7 +127,9 @@ class NativeEngine:
 
     @torch.no_grad()
     def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
-        return self._together(uniforms.float().cpu(), lambda group, part: group.sample(part, sampling))
+        return self._together(
+            uniforms.float().cpu(), lambda group, part: group.sample(part, sampling)
+        )
 
     def _together(self, given: Tensor, call: "Callable[[Group, Tensor], Tensor]") -> Tensor:
         """Every group's call on its rows of `given`; C++ runs without the interpreter's lock."""
@@ -120,19 +144,30 @@ class Packed:
 
     def __init__(self, model: WaveNet, lib: ctypes.CDLL, dtype: torch.dtype) -> None:
         self.dtype = dtype  # of weights and past inputs
-        self.lanes, self.tile, self.group, self.tail = lib.lanes(), lib.tile_vectors(), lib.input_group(), lib.tail()
+        self.lanes, self.tile, self.group, self.tail = (
+            lib.lanes(),
+            lib.tile_vectors(),
+            lib.input_group(),
+            lib.tail(),
+        )
         blocks = list(model.stack.blocks)
         self.residual_scale = blocks[0].residual_scale
         self.histories = [model.input.history, *(block.dilated.history for block in blocks)]
         self.channels, self.classes = model.input.in_channels, model.codec.classes
         products = self._taps(model.input)
         for block in blocks:
-            products += [self._product(_halves(tap, self.lanes)) for tap in block.dilated.weight.unbind(-1)]
+            products += [
+                self._product(_halves(tap, self.lanes)) for tap in block.dilated.weight.unbind(-1)
+            ]
             products += self._taps(block.residual) if block.residual is not None else []
             products += self._taps(block.skip)
         self.weights = _aligned(torch.cat(products))
         hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
-        self.head = _aligned(torch.cat([self._product(layer.weight[..., 0], torch.float32) for layer in (hidden, out)]))
+        self.head = _aligned(
+            torch.cat(
+                [self._product(layer.weight[..., 0], torch.float32) for layer in (hidden, out)]
+            )
+        )
         self.embedding = _aligned(self.kept(model.embedding.weight))
         skip = torch.stack([bias_of(block.skip) for block in blocks]).sum(0)
         residuals = [bias_of(block.residual) for block in blocks if block.residual is not None]
@@ -155,7 +190,10 @@ class Packed:
         for tile in rows.split(self.tile * self.lanes):
             if dtype == torch.int8:
                 q, scales = _quantised(tile, 1)
-                tiles += [scales[:, 0].view(torch.int8), (-128 * q.sum(1)).to(torch.int32).view(torch.int8)]
+                tiles += [
+                    scales[:, 0].view(torch.int8),
+                    (-128 * q.sum(1)).to(torch.int32).view(torch.int8),
+                ]
                 tile = q
             tiles.append(tile.unflatten(1, (-1, group)).transpose(0, 1).flatten().to(dtype))
         return torch.cat(tiles)
@@ -182,7 +220,9 @@ class Group:
     def __init__(self, lib: ctypes.CDLL, weights: Packed, before_gate: Tensor) -> None:
         self.batch = batch = before_gate.shape[1]
         self._library, self._weights = lib, weights
-        self.before_gate = _aligned(before_gate)  # written anew for every frame of a model that knows its position
+        self.before_gate = _aligned(
+            before_gate
+        )  # written anew for every frame of a model that knows its position
         row = weights.embedding.shape[1]
         self._ring = _aligned(torch.zeros(sum(weights.histories), batch, row, dtype=weights.dtype))
         self._code = torch.zeros(batch, dtype=torch.int64)
@@ -246,7 +286,9 @@ def _quantised(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def _library(model: WaveNet, dtype: torch.dtype) -> ctypes.CDLL:
     config = model.config
-    sizes = {name.upper(): config[f"{name}_channels"] for name in ("residual", "gate", "skip", "head")}
+    sizes = {
+        name.upper(): config[f"{name}_channels"] for name in ("residual", "gate", "skip", "head")
+    }
     dilations = ",".join(str(block.dilated.dilation[0]) for block in model.stack.blocks)
     lib = library(
         SOURCE,
@@ -265,7 +307,10 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     lib.scratch_floats.argtypes, lib.scratch_floats.restype = [integer], integer
     lib.streams_bytes.restype = integer
-    lib.sample.argtypes, lib.sample.restype = [pointer, integer, pointer, integer, pointer, pointer], integer
+    lib.sample.argtypes, lib.sample.restype = (
+        [pointer, integer, pointer, integer, pointer, pointer],
+        integer,
+    )
     lib.force.argtypes, lib.force.restype = [pointer, integer, pointer, pointer], None
     assert lib.streams_bytes() == ctypes.sizeof(CStreams)
     return lib

@@ -21,7 +21,7 @@ from wavenet.files import write_whole
 from wavenet.generation import generate
 from wavenet.model import WaveNet
 from wavenet.plotting import plot_clips
-from wavenet.training import LitWaveNet
+from wavenet.training.module import LitWaveNet
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,20 @@ class ProgressBar(TQDMProgressBar):
     def _count_from_resumed_step(self) -> None:
         """In a run of max_steps, one epoch, Lightning would count from here on and say `?` for the total."""
         trainer: Any = self.trainer
-        done, total = (steps * trainer.accumulate_grad_batches for steps in (trainer.global_step, trainer.max_steps))
+        done, total = (
+            steps * trainer.accumulate_grad_batches
+            for steps in (trainer.global_step, trainer.max_steps)
+        )
         if done and total > 0:
             bar = self.train_progress_bar
             bar.total, bar.initial, bar.n = total, done, done
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        return {
+            name: value
+            for name, value in super().get_metrics(trainer, pl_module).items()
+            if name != "v_num"
+        }
 
 
 class WeightAverage(WeightAveraging):
@@ -69,7 +76,9 @@ class WeightAverage(WeightAveraging):
         self.decay = decay
         super().__init__(multi_avg_fn=self._update)
 
-    def _update(self, averages: Sequence[Tensor], weights: Sequence[Tensor], n: Tensor | int) -> None:
+    def _update(
+        self, averages: Sequence[Tensor], weights: Sequence[Tensor], n: Tensor | int
+    ) -> None:
         """All weights in one launch and with one look at n; n counts the updates so far."""
         share = min(self.decay, (1 + float(n)) / (10 + float(n)))
         torch._foreach_lerp_(list(averages), list(weights), 1 - share)
@@ -93,7 +102,9 @@ class WholeCheckpoints(TorchCheckpointIO):
     from there, and a process killed meanwhile leaves half a `last.ckpt` in place of the whole one before.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write_whole(path, content.getvalue())
@@ -107,12 +118,16 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_n_steps: int = 250) -> None:
-        super().__init__(filename="last", every_n_train_steps=every_n_steps, enable_version_counter=False)
+        super().__init__(
+            filename="last", every_n_train_steps=every_n_steps, enable_version_counter=False
+        )
         self._interrupted = False
         self._previous_handler: Any = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._previous_handler = signal.signal(signal.SIGINT, lambda *event: self._on_interrupt(trainer, *event))
+        self._previous_handler = signal.signal(
+            signal.SIGINT, lambda *event: self._on_interrupt(trainer, *event)
+        )
 
     def _on_interrupt(self, trainer: pl.Trainer, number: int, frame: FrameType | None) -> None:
         """In a training step: finish it first. Elsewhere nothing has changed since the last checkpoint."""
@@ -121,7 +136,12 @@ class LastCheckpoint(ModelCheckpoint):
         self._interrupted = True
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         interrupted = self._interrupted
@@ -138,16 +158,24 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save_now(trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
-            print(f"\nStopped after step {trainer.global_step}. {self._how_to_resume()}", flush=True)
+            print(
+                f"\nStopped after step {trainer.global_step}. {self._how_to_resume()}", flush=True
+            )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._previous_handler is not None:
             signal.signal(signal.SIGINT, self._previous_handler)
 
     def _save_now(self, trainer: pl.Trainer) -> None:
-        if is_trial(trainer) or self._last_global_step_saved == trainer.global_step or not _between_steps(trainer):
+        if (
+            is_trial(trainer)
+            or self._last_global_step_saved == trainer.global_step
+            or not _between_steps(trainer)
+        ):
             return
         assert self.dirpath is not None
         self._save_checkpoint(trainer, str(Path(self.dirpath, "last.ckpt")))
@@ -177,7 +205,11 @@ class Samples(pl.Callback):
     """
 
     def __init__(
-        self, count: int = 4, seconds: float | None = None, every_n_validations: int = 1, temperature: float = 1.0
+        self,
+        count: int = 4,
+        seconds: float | None = None,
+        every_n_validations: int = 1,
+        temperature: float = 1.0,
     ) -> None:
         self.count = count
         self.seconds = seconds
@@ -211,7 +243,12 @@ class Samples(pl.Callback):
 
     def write(self, network: WaveNet, run: Path, stem: str) -> Tensor:
         """`count` clips to run/samples/STEM-i.wav; returns them, (count, T)."""
-        clips = generate(network, seconds=self._length(network), batch_size=self.count, temperature=self.temperature)
+        clips = generate(
+            network,
+            seconds=self._length(network),
+            batch_size=self.count,
+            temperature=self.temperature,
+        )
         for index, clip in enumerate(clips):
             save_audio(run / "samples" / f"{stem}-{index}.wav", clip, network.sample_rate)
         return clips
@@ -228,7 +265,10 @@ class Samples(pl.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         clips = data.clips("val")[: self.count] if data is not None else []
         limit = round((self.seconds or 1.0) * network.sample_rate)
-        return [network.codec.decode(torch.from_numpy(data.codes(clip)[:limit].copy())) for clip in clips]
+        return [
+            network.codec.decode(torch.from_numpy(data.codes(clip)[:limit].copy()))
+            for clip in clips
+        ]
 
     def _log(self, trainer: pl.Trainer, name: str, clips: list[Tensor], sample_rate: int) -> None:
         for board in trainer.loggers:

@@ -1,0 +1,1 @@
+"""Owns how good a model is: generated clips against real ones. Knows nothing of training."""
