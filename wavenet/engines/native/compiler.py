@@ -20,6 +20,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from wavenet.engines.protocol import EngineUnavailable
+
 logger = logging.getLogger(__name__)
 
 # clang on Arm calls the processor -mcpu; gcc knows both names
@@ -29,7 +31,7 @@ COMPILERS = ["c++", "g++", "clang++"]
 STALE = 3600  # seconds after which a half-written file is nobody's any more
 
 
-class CompilerError(ValueError):
+class CompilerError(EngineUnavailable):
     """There is no library to be had; the message says why and what to do."""
 
 
