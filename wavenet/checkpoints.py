@@ -3,7 +3,6 @@
 Knows nothing of training; needs torch alone.
 """
 
-import inspect
 import logging
 import os
 import pickle
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from wavenet.model import WaveNet
+from wavenet.model import Config, WaveNet
 from wavenet.pretrained import DEFAULT, HERE
 from wavenet.version import __version__
 
@@ -50,7 +49,7 @@ def to_device(model: WaveNet, name: str) -> WaveNet:
 
 def _from_training(path: Path) -> WaveNet:
     checkpoint = read_checkpoint(path)
-    known = inspect.signature(WaveNet.__init__).parameters
+    known = Config.names()
     hyper = {name: value for name, value in checkpoint["hyper_parameters"].items() if name in known}
     model = WaveNet(**hyper)
     prefix = "wavenet."

@@ -28,7 +28,7 @@ from wavenet.conditioning import (
 )
 from wavenet.layers import CausalConv1d, Stack, StackState, dilation_cycles, residual_blocks
 from wavenet.ops import affine
-from wavenet.outputs import MuLaw, Output
+from wavenet.outputs import MuLaw, Output, output_from
 from wavenet.pretrained import find, upload
 from wavenet.saving import read_folder, write_folder
 
@@ -81,6 +81,8 @@ class Config:
         labels = checked_names(self.labels)
         self._set(labels=labels, clip_length=checked_clip_length(self.clip_length, labels))
         self._set(head_channels=self.head_channels or self.skip_channels)
+        if isinstance(self.output, Mapping):  # as it stands in files
+            self._set(output=output_from(self.output))
         for name in SIZES:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
