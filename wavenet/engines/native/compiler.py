@@ -20,6 +20,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from wavenet.files import cache_folder
+
 logger = logging.getLogger(__name__)
 
 # clang on Arm calls the processor -mcpu; gcc knows both names
@@ -106,13 +108,6 @@ def processor() -> str:
     except OSError:  # macOS, Windows: the names above must do
         lines += [platform.platform()]
     return "\n".join(lines)
-
-
-def cache_folder() -> Path:
-    """WAVENET_CACHE, or `wavenet` in the user's cache folder."""
-    if named := os.environ.get("WAVENET_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wavenet"
 
 
 def hash_of(*parts: str) -> str:
