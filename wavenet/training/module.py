@@ -21,6 +21,7 @@ from wavenet.likelihood import nats_per_sample
 from wavenet.model import WaveNet
 from wavenet.outputs.sampling import negative_log_likelihood
 from wavenet.pretrained import find
+from wavenet.training.exchange import CorpusFacts, ModelFacts
 from wavenet.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,11 @@ class LitWaveNet(pl.LightningModule):
     def receptive_field(self) -> int:
         return self.network.receptive_field
 
+    @property
+    def model_facts(self) -> ModelFacts:
+        """What the data module needs to know to cut batches."""
+        return ModelFacts(self.network.receptive_field, self.network.codec)
+
     def configure_model(self) -> None:
         if self.wavenet is not None:
             return
@@ -180,10 +186,14 @@ class LitWaveNet(pl.LightningModule):
         self.network.load_state_dict(model.state_dict())
 
     def _take_from_data(self) -> None:
-        """Sample rate and labels are facts of the corpus; a checkpoint's must be those of the data it goes on with."""
+        """Sample rate and labels are facts of the corpus.
+
+        A checkpoint's must be those of the data it goes on with.
+        """
         data = self.trainer.datamodule if self._trainer is not None else None  # type: ignore[attr-defined]
+        facts: CorpusFacts | None = data.facts if data is not None else None
         for name in ("sample_rate", "labels"):
-            mine, theirs = self.hparams[name], getattr(data, name, None)
+            mine, theirs = self.hparams[name], getattr(facts, name, None)
             if mine is not None and theirs is not None and mine != theirs:
                 raise ValueError(
                     f"The model was trained with {name} = {mine}, but this data has {name} = {theirs}. "
@@ -193,9 +203,9 @@ class LitWaveNet(pl.LightningModule):
                 raise ValueError(f"LitWaveNet needs {name}: from a data module, or given.")
             self.hparams[name] = mine if mine is not None else theirs
         if self.hparams["unlabelled"] is None:
-            self.hparams["unlabelled"] = bool(getattr(data, "label_dropout", 0))
+            self.hparams["unlabelled"] = facts is not None and facts.unlabelled
         if self.hparams["position_hop"] and self.hparams["clip_length"] is None:
-            self.hparams["clip_length"] = getattr(data, "clip_length", None)
+            self.hparams["clip_length"] = facts.clip_length if facts is not None else None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self._loss(
