@@ -1,10 +1,13 @@
-"""Owns the speed of the data path: crops per worker against a plain read of the same bytes. Knows nothing of models.
+"""Owns the speed of the data path: crops per worker against a plain read of the same audio.
+
+Knows nothing of models.
 
     python benchmarks/data.py
 
-Writes random codes as one prepared file of minute-long clips, then takes training batches from it, both in this process
-and through a DataLoader with one worker, and reads the file from end to end through a memory map. All find it in the
-page cache. Every code that is handed on counts, context included. Limit: 20 million samples/s per worker.
+Writes random 16-bit audio as one prepared file of minute-long clips, then takes training batches of
+mu-law codes from it, both in this process and through a loader with one worker, and reads the file
+from end to end through a memory map. All find it in the page cache. Every code that is handed on
+counts, context included. Limit: 20 million samples/s per worker.
 """
 
 import argparse
@@ -15,33 +18,34 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader
 
-from wavenet.training.data import Batch, ClipTable, CropBatches
+from wavenet.corpus import Batch, ClipTable, CropBatches, Encoder, batch_loader
+from wavenet.outputs.mulaw import MuLaw
 
 LIMIT = 20e6  # samples/s per worker
-BLOCK = 1 << 20  # codes per read
+BLOCK = 1 << 20  # samples per read
 
 
 def make_corpus(folder: Path, samples: int, rate: int, seed: int) -> ClipTable:
-    """`samples` random codes in clips of a minute at `rate` Hz, with one label."""
+    """`samples` of random audio in clips of a minute at `rate` Hz, with one label."""
     length = 60 * rate
     count = max(samples // length, 1)
     rng = np.random.default_rng(seed)
-    with (folder / "codes.u8").open("wb") as file:
+    path = folder / "audio.s16"
+    with path.open("wb") as file:
         for _ in range(count):
-            file.write(rng.integers(0, 256, length, dtype=np.uint8).tobytes())
+            file.write(rng.integers(-32768, 32768, length, dtype=np.int16).astype("<i2").tobytes())
     labels = {"speaker": rng.integers(0, 10, count)}
-    return ClipTable(folder / "codes.u8", np.arange(count) * length, np.full(count, length), labels)
+    return ClipTable(path, np.arange(count) * length, np.full(count, length), labels)
 
 
 def read_plainly(path: Path) -> int:
-    """Copy every code out of a memory map, in order; return how many."""
-    codes, buffer = np.memmap(path, np.uint8, "r"), np.empty(BLOCK, np.uint8)
-    for start in range(0, len(codes), BLOCK):
-        block = codes[start : start + BLOCK]
+    """Copy every sample out of a memory map, in order; return how many."""
+    audio, buffer = np.memmap(path, "<i2", "r"), np.empty(BLOCK, "<i2")
+    for start in range(0, len(audio), BLOCK):
+        block = audio[start : start + BLOCK]
         buffer[: len(block)] = block
-    return len(codes)
+    return len(audio)
 
 
 def read_crops(batches: Iterable[Batch]) -> int:
@@ -61,11 +65,10 @@ def fastest(read: Callable[[], int], repeats: int) -> float:
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         table = make_corpus(Path(folder), arguments.samples, arguments.rate, arguments.seed)
-        dataset = CropBatches(
-            table, arguments.receptive_field, arguments.crop_samples, arguments.batch_size
-        )
-        worker = DataLoader(dataset, batch_size=None, num_workers=1, persistent_workers=True)
-        plain = fastest(lambda: read_plainly(table.codes_path), arguments.repeats)
+        shape = (arguments.receptive_field, arguments.crop_samples, arguments.batch_size)
+        dataset = CropBatches(table, Encoder(MuLaw()), *shape)
+        worker = batch_loader(dataset, num_workers=1)
+        plain = fastest(lambda: read_plainly(table.audio_path), arguments.repeats)
         crops = fastest(
             lambda: read_crops(map(dataset.__getitem__, range(len(dataset)))), arguments.repeats
         )
@@ -75,8 +78,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def report(result: dict[str, float], arguments: argparse.Namespace) -> None:
-    shape = f"batch {arguments.batch_size}, crop {arguments.crop_samples}, receptive field {arguments.receptive_field}"
-    print(f"{shape}\n\n{'way':<28}{'million samples/s':>18}")
+    shape = f"batch {arguments.batch_size}, crop {arguments.crop_samples}"
+    print(
+        f"{shape}, receptive field {arguments.receptive_field}\n\n"
+        f"{'way':<28}{'million samples/s':>18}"
+    )
     names = {
         "crops": "crops, this process",
         "worker": "crops, one worker",
@@ -85,7 +91,8 @@ def report(result: dict[str, float], arguments: argparse.Namespace) -> None:
     for key, name in {**names, "limit": "limit, per worker"}.items():
         print(f"{name:<28}{result[key] / 1e6:>18.1f}")
     print(
-        f"\ncrops / plain read: {result['crops_of_plain']:.2f}; worker / limit: {result['worker_of_limit']:.1f}"
+        f"\ncrops / plain read: {result['crops_of_plain']:.2f}; "
+        f"worker / limit: {result['worker_of_limit']:.1f}"
     )
     print(
         json.dumps(
@@ -102,7 +109,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Crops per worker against a plain memory-map read."
     )
-    parser.add_argument("--samples", type=int, default=200_000_000, help="codes in the corpus")
+    parser.add_argument("--samples", type=int, default=200_000_000, help="samples in the corpus")
     parser.add_argument(
         "--rate", type=int, default=16000, help="samples per second of a clip, of one minute"
     )

@@ -41,6 +41,7 @@ from torch.utils.data import DataLoader
 
 from wavenet import CausalConv1d, WaveNet
 from wavenet.training.cli import default_precision, keep_memory
+from wavenet.training.exchange import CorpusFacts
 from wavenet.training.module import NETWORK_SETTINGS, LitWaveNet, training_loss
 
 
@@ -296,11 +297,8 @@ class RandomCodes(pl.LightningDataModule):
 
     def __init__(self, batch: int, width: int, sample_rate: int) -> None:
         super().__init__()
-        self.shape, self.sample_rate, self.labels = (
-            (batch, width + 1),
-            sample_rate,
-            dict[str, list[str]](),
-        )
+        self.shape = (batch, width + 1)
+        self.facts = CorpusFacts(sample_rate, labels={}, unlabelled=False, clip_length=None)
 
     def train_dataloader(self) -> DataLoader:
         codes = torch.randint(256, self.shape, dtype=torch.uint8)

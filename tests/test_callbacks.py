@@ -148,7 +148,7 @@ def test_the_real_clip_on_tensorboard_is_a_validation_clip(
     corpus: Path, board: EventAccumulator
 ) -> None:
     data = module(corpus)
-    wanted = wavenet.MuLaw().decode(torch.from_numpy(data.codes(data.clips("val")[0])[:80].copy()))
+    wanted = torch.from_numpy(data.audio(data.clips("val")[0])[:80])
     with tempfile.TemporaryFile() as file:
         file.write(board.Audio("real/0")[0].encoded_audio_string)
         file.seek(0)

@@ -13,6 +13,7 @@ import pytest
 
 from wavenet.engines.native import compiler
 from wavenet.engines.native.compiler import CompilerError, library
+from wavenet.files import cache_folder
 
 REPOSITORY = Path(__file__).parent.parent
 PROGRAM = """
@@ -179,6 +180,6 @@ def test_no_compiler_is_an_error_that_says_how_to_get_one(
 def test_the_cache_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WAVENET_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-    assert compiler.cache_folder() == Path("/elsewhere/wavenet")
+    assert cache_folder() == Path("/elsewhere/wavenet")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert compiler.cache_folder() == Path.home() / ".cache" / "wavenet"
+    assert cache_folder() == Path.home() / ".cache" / "wavenet"

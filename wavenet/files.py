@@ -1,4 +1,7 @@
-"""Owns writing a file so that a reader never sees half of it, and that nothing earlier is lost. Knows not what is written."""
+"""Owns where the library keeps its files, and writing one so that no reader sees half of it.
+
+Knows nothing of what is written.
+"""
 
 import os
 import tempfile
@@ -6,7 +9,10 @@ from pathlib import Path
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write to a temporary name in the same folder, then rename; parent folders are made. Nothing is left if it fails."""
+    """Write to a temporary name in the same folder, then rename; parent folders are made.
+
+    Nothing is left if it fails.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -20,6 +26,13 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def cache_folder() -> Path:
+    """The folder that the variable WAVENET_CACHE names, or `wavenet` in the user's cache folder."""
+    if named := os.environ.get("WAVENET_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wavenet"
 
 
 def new_name(path: Path) -> Path:

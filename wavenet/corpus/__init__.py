@@ -1,1 +1,40 @@
-"""."""
+"""Owns the way from a folder of audio to batches: listing, labelling, preparing, cutting.
+
+`Corpus` is the folder with its settings; its audio is decoded once to 16-bit PCM. `CropBatches` and
+`ClipBatches` cut its clips and encode what they cut, by the output they are given, so that one
+preparation serves every output.
+
+Knows nothing of networks, training or Lightning. Of a model it is told the receptive field and the
+output.
+"""
+
+from wavenet.corpus.batches import (
+    Batch,
+    ClipBatches,
+    ClipTable,
+    CropBatches,
+    Encoder,
+    Output,
+    ResumableSampler,
+    batch_loader,
+)
+from wavenet.corpus.corpus import Clip, Corpus
+from wavenet.corpus.decoding import DecodeSettings
+from wavenet.corpus.listing import Listing, find_audio, hold_out
+
+__all__ = [
+    "Batch",
+    "Clip",
+    "ClipBatches",
+    "ClipTable",
+    "Corpus",
+    "CropBatches",
+    "DecodeSettings",
+    "Encoder",
+    "Listing",
+    "Output",
+    "ResumableSampler",
+    "batch_loader",
+    "find_audio",
+    "hold_out",
+]

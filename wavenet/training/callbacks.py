@@ -283,10 +283,7 @@ class Samples(pl.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         clips = data.clips("val")[: self.count] if data is not None else []
         limit = round((self.seconds or 1.0) * network.sample_rate)
-        return [
-            network.codec.decode(torch.from_numpy(data.codes(clip)[:limit].copy()))
-            for clip in clips
-        ]
+        return [torch.from_numpy(data.audio(clip)[:limit]) for clip in clips]
 
     def _log(self, trainer: pl.Trainer, name: str, clips: list[Tensor], sample_rate: int) -> None:
         for board in trainer.loggers:

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wavenet.engines.protocol import EngineUnavailable
+from wavenet.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -113,13 +114,6 @@ def processor() -> str:
     except OSError:  # macOS and Windows have no such file
         lines += [platform.platform()]
     return "\n".join(lines)
-
-
-def cache_folder() -> Path:
-    """WAVENET_CACHE, or `wavenet` in the user's cache folder."""
-    if named := os.environ.get("WAVENET_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wavenet"
 
 
 def hash_of(*parts: str) -> str:

@@ -1,0 +1,305 @@
+"""Properties of batches: which samples a row holds, which are scored, and what decides them."""
+
+import math
+import pickle
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_corpora import (
+    ENCODER,
+    LENGTHS,
+    PERIOD,
+    SILENCE,
+    crops,
+    prepared,
+    ramp,
+    rows,
+    same,
+    write_codes,
+    write_ramps,
+)
+from torch.utils.data import DataLoader
+
+from wavenet.corpus import (
+    ClipBatches,
+    CropBatches,
+    Encoder,
+    Output,
+    ResumableSampler,
+    batch_loader,
+)
+from wavenet.outputs.mulaw import MuLaw
+
+
+@pytest.fixture
+def ramps(tmp_path: Path) -> Path:
+    return write_ramps(tmp_path / "ramps")
+
+
+def contexts(inputs: np.ndarray, receptive_field: int) -> np.ndarray:
+    """One number per input for all that a causal model sees there.
+
+    A random integer filter, with zeros on the left.
+    """
+    rng = np.random.default_rng(0)
+    values, weights = rng.integers(1, 1 << 20, 256), rng.integers(1, 1 << 20, receptive_field)
+    return np.convolve(values[inputs], weights)[: len(inputs)]
+
+
+@pytest.mark.parametrize("tail", [0, 1, 100, 700])
+@pytest.mark.parametrize("receptive_field", [1, 2, 64, 300, 2500])
+def test_scored_targets_have_exactly_the_context_they_have_in_the_whole_clip(
+    ramps: Path, receptive_field: int, tail: int
+) -> None:
+    dataset = crops(ramps, receptive_field, tail=tail)
+    middles = 0
+    for batch in map(dataset.__getitem__, range(2 * len(dataset))):
+        for codes, start, stop, number in rows(batch):
+            clip = np.concatenate([ramp(LENGTHS[number], number), np.full(tail, SILENCE)])
+            whole = contexts(np.concatenate([[SILENCE], clip[:-1]]), receptive_field)
+            seen, targets = contexts(codes[:-1], receptive_field), codes[1:]
+            allowed = set(zip(whole.tolist(), clip.tolist(), strict=True))
+            assert allowed.issuperset(
+                zip(seen[start:stop].tolist(), targets[start:stop].tolist(), strict=True)
+            )
+            if start > 0:
+                middles += 1
+                assert start == receptive_field - 1 and stop - start == 256
+                assert tail or seen[start - 1] not in whole, "an exact target was left unscored"
+    assert middles > 0 or receptive_field in (1, 2500)
+
+
+@pytest.mark.parametrize("tail", [0, 30])
+def test_the_position_is_the_first_targets_place_and_the_clips_length(
+    ramps: Path, tail: int
+) -> None:
+    dataset, places = crops(ramps, 40, tail=tail), set()
+    for batch in map(dataset.__getitem__, range(2 * len(dataset))):
+        for (codes, start, _, number), (place, length) in zip(
+            rows(batch), batch["position"].tolist(), strict=True
+        ):
+            assert length == LENGTHS[number] + tail and (place == 0) == (start == 0)
+            assert codes[1] == (number + place) % PERIOD, (
+                "the code is the clip's own number and its place"
+            )
+            places.add(place)
+    assert len(places) > 5
+    whole = prepared(ramps, val_pattern=".").whole_clips("val", ENCODER, 16)
+    for batch in map(whole.__getitem__, range(len(whole))):
+        assert batch["position"].tolist() == [[0, stop] for _, stop in batch["scored"].tolist()]
+
+
+def test_rows_hold_one_clip_from_silence_or_from_the_code_before_and_then_padding(
+    ramps: Path,
+) -> None:
+    dataset = crops(ramps)
+    kinds = Counter()
+    for batch in map(dataset.__getitem__, range(2 * len(dataset))):
+        assert batch["codes"].dtype == torch.uint8 and batch["scored"].dtype == torch.int64
+        assert (batch["codes"].shape[1] - 1) % 256 == 0
+        for codes, start, stop, number in rows(batch):
+            steps = np.diff(codes[1 : stop + 1].astype(int)) % PERIOD
+            assert (steps == 1).all(), "targets are consecutive codes of one clip"
+            if start == 0:
+                assert codes[0] == SILENCE and (stop == 0 or codes[1] == number % PERIOD)
+            else:
+                assert (int(codes[1]) - int(codes[0])) % PERIOD == 1
+            assert (codes[stop + 1 :] == SILENCE).all()
+            assert stop <= LENGTHS[number]
+            kinds["middle" if start else "whole" if stop == LENGTHS[number] else "beginning"] += 1
+    assert set(kinds) == {"middle", "whole", "beginning"}
+
+
+def test_every_sample_of_every_clip_comes_up_for_scoring(tmp_path: Path) -> None:
+    write_codes(tmp_path / "0" / "clip.wav", ramp(250))
+    dataset = crops(tmp_path, receptive_field=5, crop_samples=20)
+    scored = [
+        codes[start + 1 : stop + 1] for b in range(80) for codes, start, stop, _ in rows(dataset[b])
+    ]
+    assert set(np.concatenate(scored).tolist()) == set(range(250))
+
+
+def test_one_pass_takes_every_clip_once_per_crop_length(ramps: Path) -> None:
+    dataset = crops(ramps, batch_size=1)
+    seen = Counter(clip for b in range(len(dataset)) for *_, clip in rows(dataset[b]))
+    assert seen == {number: math.ceil(length / 256) for number, length in enumerate(LENGTHS)}
+
+
+def test_the_last_batch_of_a_pass_is_filled_with_real_rows(ramps: Path) -> None:
+    units = sum(math.ceil(length / 256) for length in LENGTHS)
+    for batch_size in (3, 7, 100):
+        dataset = crops(ramps, batch_size=batch_size)
+        assert len(dataset) == math.ceil(units / batch_size)
+        seen = Counter(clip for b in range(len(dataset)) for *_, clip in rows(dataset[b]))
+        assert sum(seen.values()) == len(dataset) * batch_size
+        assert all(seen[number] >= math.ceil(length / 256) for number, length in enumerate(LENGTHS))
+
+
+def test_passes_differ_in_order_and_crops(ramps: Path) -> None:
+    dataset = crops(ramps)
+    first, second = ([dataset[p * len(dataset) + b] for b in range(len(dataset))] for p in (0, 1))
+    assert not all(same(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_short_clips_share_rows_with_short_clips(tmp_path: Path) -> None:
+    for number in range(64):
+        write_codes(tmp_path / str(number) / "clip.wav", ramp(4 * number + 1))
+    dataset = crops(tmp_path, batch_size=8)
+    clips = [sorted(clip for *_, clip in rows(dataset[b])) for b in range(len(dataset))]
+    assert sorted(clips) == [list(range(start, start + 8)) for start in range(0, 64, 8)]
+    assert clips != sorted(clips), "the order of batches is shuffled"
+
+
+# --- Determinism ------------------------------------------------------------------------------
+
+
+def test_batches_are_the_same_for_every_number_of_workers_and_from_every_start(ramps: Path) -> None:
+    dataset = crops(ramps)
+    expected = [dataset[b] for b in range(20)]
+    for workers, start in ((0, 0), (1, 5), (2, 13)):
+        sampler = ResumableSampler(20, lambda start=start: start)
+        loaded = list(DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=workers))
+        assert len(loaded) == 20 - start
+        assert all(same(a, b) for a, b in zip(loaded, expected[start:], strict=True))
+        loaded = list(batch_loader(dataset, workers, sampler))
+        assert len(loaded) == 20 - start
+        assert all(same(a, b) for a, b in zip(loaded, expected[start:], strict=True))
+
+
+def test_batches_are_the_same_after_pickling_and_the_pickle_is_light(ramps: Path) -> None:
+    dataset = crops(ramps)
+    dataset[3]
+    pickled = pickle.dumps(dataset)
+    assert len(pickled) < sum(LENGTHS), "the codes travelled along"
+    assert same(pickle.loads(pickled)[3], dataset[3])
+
+
+def test_another_seed_gives_other_batches_and_the_same_seed_the_same(ramps: Path) -> None:
+    a, b, c = (crops(ramps, seed=seed)[0] for seed in (1, 1, 2))
+    assert same(a, b) and not torch.equal(a["codes"], c["codes"])
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_together_read_what_one_process_would(ramps: Path, world_size: int) -> None:
+    alone = crops(ramps)
+    for rank in range(world_size):
+        shared = crops(ramps, rank=rank, world_size=world_size)
+        assert len(shared) == math.ceil(len(alone) / world_size)
+        assert all(same(shared[b], alone[b * world_size + rank]) for b in range(2 * len(shared)))
+
+
+def test_a_sampler_goes_on_from_its_position_to_the_end_of_that_epoch() -> None:
+    done = 0
+    sampler = ResumableSampler(10, lambda: done)
+    read = []
+    for done in (0, 7, 10, 25):  # noqa: B007 (the sampler reads it)
+        read.append(list(sampler))
+        assert len(sampler) == 10
+    assert read == [list(range(10)), [7, 8, 9], list(range(10, 20)), [25, 26, 27, 28, 29]]
+
+
+def test_a_batch_from_a_worker_can_be_written_to_and_is_of_plain_tensors(ramps: Path) -> None:
+    for batch in batch_loader(crops(ramps), 1):
+        tensors = [batch["codes"], batch["scored"], batch["position"], batch["labels"]["clip"]]
+        assert type(batch) is dict and {type(tensor) for tensor in tensors} == {torch.Tensor}
+        for tensor in tensors:
+            tensor[0] = 1
+            assert (tensor[0] == 1).all()
+
+
+# --- Encoding ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Levels:
+    """An output of whole numbers about 0, `step` 16-bit levels each; silence may be any of them."""
+
+    step: int
+    silence: int = 0
+
+    def encode(self, audio: torch.Tensor) -> torch.Tensor:
+        return (audio * 32768).long() // self.step
+
+
+@pytest.mark.parametrize("output", [MuLaw(256), MuLaw(64), MuLaw(300), Levels(1), Levels(100)])
+def test_every_level_is_encoded_as_the_output_encodes_its_audio(output: Output) -> None:
+    levels = np.arange(-32768, 32768).astype(np.int16)
+    wanted = output.encode(torch.from_numpy(levels.astype(np.float32) / 32768))
+    np.testing.assert_array_equal(Encoder(output).encode(levels), wanted)
+
+
+@pytest.mark.parametrize(
+    ("output", "kind"),
+    [
+        (MuLaw(256), np.uint8),
+        (MuLaw(257), np.int16),
+        (Levels(256), np.int8),
+        (Levels(256, silence=200), np.int16),
+        (Levels(1), np.int16),
+        (Levels(1, silence=40000), np.int32),
+    ],
+)
+def test_samples_are_of_the_smallest_type_that_holds_them_and_silence(
+    output: Output, kind: type
+) -> None:
+    assert Encoder(output).table.dtype == kind
+
+
+def test_encoding_at_the_cut_equals_encoding_the_clip(ramps: Path) -> None:
+    table = prepared(ramps, label_from_folder="clip").table("train")
+    audio = np.fromfile(table.audio_path, "<i2")
+    for output in (MuLaw(256), MuLaw(64), Levels(1)):
+        encoder = Encoder(output)
+        samples = encoder.encode(audio)
+        dataset = CropBatches(table, encoder, 40, 256, 4)
+        for batch in map(dataset.__getitem__, range(len(dataset))):
+            assert batch["codes"].numpy().dtype == encoder.table.dtype
+            for (codes, _, stop, clip), (place, _) in zip(
+                rows(batch), batch["position"].tolist(), strict=True
+            ):
+                start = table.offsets[clip] + place
+                np.testing.assert_array_equal(codes[1 : stop + 1], samples[start : start + stop])
+                before = samples[start - 1] if place else output.silence
+                assert codes[0] == before and (codes[stop + 1 :] == output.silence).all()
+
+
+def test_an_encoder_is_pickled_without_its_table() -> None:
+    encoder = Encoder(MuLaw(64))
+    levels = np.arange(-100, 100).astype(np.int16)
+    wanted = encoder.encode(levels)
+    pickled = pickle.dumps(encoder)
+    assert len(pickled) < 1000
+    np.testing.assert_array_equal(pickle.loads(pickled).encode(levels), wanted)
+
+
+# --- Whole clips ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_validation_scores_every_sample_of_every_clip_once(ramps: Path, world_size: int) -> None:
+    data = prepared(ramps, label_from_folder="clip", val_pattern=".")
+    seen = []
+    for rank in range(world_size):
+        share = data.whole_clips("val", ENCODER, 3, rank, world_size)
+        assert isinstance(share, ClipBatches)
+        for b in range(len(share)):
+            batch = share[b]
+            assert batch["codes"].shape[1] - 1 == batch["scored"].max()
+            for codes, start, stop, number in rows(batch):
+                assert start == 0 and codes[0] == SILENCE
+                assert (codes[1 : stop + 1] == ramp(LENGTHS[number], number)).all()
+                assert (codes[stop + 1 :] == SILENCE).all()
+                seen.append(number)
+        with pytest.raises(IndexError):
+            share[len(share)]
+    assert sorted(seen) == list(range(len(LENGTHS)))
+
+
+def test_fewer_validation_clips_than_processes_is_an_error(ramps: Path) -> None:
+    data = prepared(ramps, val_pattern="^[01]/")
+    with pytest.raises(ValueError, match="2 clips for 3 processes"):
+        data.whole_clips("val", ENCODER, 16, 0, 3)

@@ -1,0 +1,218 @@
+"""Properties of a corpus's list: what is found, labelled and split, and what is refused."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_corpora import ENCODER, prepared, unprepared, write_tone
+
+from wavenet.corpus import find_audio, hold_out, preparing
+
+
+def refuse(*args: object) -> Any:
+    raise AssertionError("decoded")
+
+
+def test_audio_is_found_recursively_by_any_case_of_suffix_and_hidden_files_are_not(
+    tmp_path: Path,
+) -> None:
+    names = ["a.wav", "b/c.FLAC", "b/d/e.ogg", "f.mp3", "g.aiff", "h.AIF"]
+    for name in [*names, "notes.txt", "._a.wav", ".wavenet-cache/x.wav", "b/.hidden/y.wav"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    assert find_audio(tmp_path) == sorted(names)
+
+
+def test_labels_come_from_named_groups_of_the_path(tmp_path: Path) -> None:
+    for name in ("10_ann_0.wav", "9_bob_0.wav", "2_ann_1.wav"):
+        write_tone(tmp_path / "deep" / name)
+    data = prepared(tmp_path, label_pattern=r"(?P<digit>\d+)_(?P<speaker>[a-z]+)_")
+    assert data.labels == {"digit": ["2", "9", "10"], "speaker": ["ann", "bob"]}
+    assert {clip.path: clip.labels for clip in data.clips("train")} == {
+        "deep/10_ann_0.wav": {"digit": "10", "speaker": "ann"},
+        "deep/2_ann_1.wav": {"digit": "2", "speaker": "ann"},
+        "deep/9_bob_0.wav": {"digit": "9", "speaker": "bob"},
+    }
+
+
+def test_labels_come_from_the_parent_folder_over_all_splits(tmp_path: Path) -> None:
+    for name in ("x/ann/0.wav", "bob/0.wav", "bob/1.wav"):
+        write_tone(tmp_path / name)
+    data = prepared(tmp_path, label_from_folder="speaker", val_pattern="ann")
+    assert data.labels == {"speaker": ["ann", "bob"]}
+    assert [clip.labels for clip in data.clips("train")] == [{"speaker": "bob"}] * 2
+    assert data.whole_clips("val", ENCODER, 16)[0]["labels"]["speaker"].tolist() == [0]
+
+
+def test_labels_and_splits_come_from_a_csv_and_only_its_files_are_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.wav", "b/c.wav", "d.wav", "unlisted.wav"):
+        write_tone(tmp_path / name)
+    table = "\ufeffpath,split,note,player\na.wav,train,C4,ann\n./b/c.wav,val,D4,bob\nd.wav,test,C4,bob\n"
+    table += "gone.wav,train,E4,x\n"
+    (tmp_path / "clips.csv").write_text(table, encoding="utf-8")
+    with caplog.at_level(logging.INFO, "wavenet"):
+        data = prepared(tmp_path, metadata="clips.csv")
+    assert data.labels == {"note": ["C4", "D4"], "player": ["ann", "bob"]}
+    splits = {
+        split: [clip.path for clip in data.clips(split)] for split in ("train", "val", "test")
+    }
+    assert splits == {"train": ["a.wav"], "val": ["b/c.wav"], "test": ["d.wav"]}
+    assert (
+        "gone.wav' does not exist" in caplog.text
+        and "3 clips" in caplog.text
+        and "1 skipped" in caplog.text
+    )
+
+
+def test_a_csv_without_split_or_label_columns_leaves_them_to_the_settings(tmp_path: Path) -> None:
+    for name in ("a_1.wav", "b_2.wav"):
+        write_tone(tmp_path / name)
+    (tmp_path / "clips.csv").write_text("path\na_1.wav\nb_2.wav\n")
+    data = prepared(
+        tmp_path,
+        metadata=str(tmp_path / "clips.csv"),
+        label_pattern=r"(?P<take>\d)",
+        val_pattern="^b",
+    )
+    assert data.labels == {"take": ["1", "2"]}
+    assert [clip.path for clip in data.clips("val")] == ["b_2.wav"]
+
+
+def test_test_clips_are_never_validated_on(tmp_path: Path) -> None:
+    for number in range(6):
+        write_tone(tmp_path / f"{number}.wav")
+    data = prepared(tmp_path, test_pattern="[01]", val_pattern="[12]")
+    splits = {
+        split: [clip.path[0] for clip in data.clips(split)] for split in ("train", "val", "test")
+    }
+    assert splits == {"train": ["3", "4", "5"], "val": ["2"], "test": ["0", "1"]}
+
+
+def test_the_held_out_fraction_depends_on_each_path_alone() -> None:
+    paths = [f"clip{number}.wav" for number in range(200)]
+    held = hold_out(paths, 0.1)
+    assert len(held) == 20 and held == hold_out(paths[::-1], 0.1)
+    assert len(hold_out(paths[:101], 0.1)) == 11, "rounded up"
+    fewer = hold_out(paths[:-20], 0.1)
+    assert len(held ^ (fewer | (held & set(paths[-20:])))) <= 2, (
+        "taking files away hardly moves the others"
+    )
+    assert hold_out(paths[:2], 0.99) < set(paths[:2]) and hold_out(
+        paths[:1], 0.5
+    ) == set() == hold_out([], 0.5)
+
+
+def test_label_names_choose_among_the_labels_found(tmp_path: Path) -> None:
+    for name in ("0_ann_0.wav", "1_bob_1.wav", "0_bob_2.wav"):
+        soundfile.write(tmp_path / name, 0.1 * np.random.default_rng(0).standard_normal(400), 8000)
+    pattern = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_"
+    settings = {"label_pattern": pattern}
+    assert unprepared(tmp_path, **settings, label_names=["speaker"]).labels == {
+        "speaker": ["ann", "bob"]
+    }
+    assert unprepared(tmp_path, **settings, label_names=[]).labels == {}
+    with pytest.raises(ValueError, match=r"\['note'\].*\['digit', 'speaker'\]"):
+        _ = unprepared(tmp_path, **settings, label_names=["note"]).labels
+
+
+# --- What is refused --------------------------------------------------------------------------
+
+
+def test_a_missing_root_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere' does not exist"):
+        unprepared(tmp_path / "nowhere").prepare()
+
+
+def test_a_root_without_audio_is_refused_with_what_was_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no audio \(.wav .*: it is empty"):
+        unprepared(tmp_path).prepare()
+    (tmp_path / "a.m4a").touch()
+    with pytest.raises(ValueError, match=r"holds no audio \(.wav .*: it holds 1 of .m4a"):
+        unprepared(tmp_path).prepare()
+
+
+@pytest.mark.parametrize(
+    ("settings", "split", "remedy"),
+    [
+        ({}, "val", "Set --data.val_fraction .now 0.0. higher"),
+        ({"val_pattern": "nothing"}, "val", "Change --data.val_pattern"),
+        ({"val_pattern": "."}, "train", "Change --data.val_pattern"),
+        ({}, "test", "Set --data.test_pattern"),
+        ({"metadata": "clips.csv"}, "test", "clips.csv' the split test"),
+        ({}, "valid", "one of train, val, test"),
+    ],
+)
+def test_an_empty_split_says_what_to_change(
+    tmp_path: Path, settings: dict[str, str], split: str, remedy: str
+) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "clips.csv").write_text("path,split\na.wav,train\n")
+    data = prepared(tmp_path, **settings)
+    with pytest.raises(ValueError, match=remedy):
+        data.clips(split)
+
+
+def test_a_label_pattern_that_misses_names_files_before_anything_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("1_a.wav", "x.wav", "y.wav"):
+        write_tone(tmp_path / name)
+    monkeypatch.setattr(preparing, "decode_clip", refuse)
+    for pattern in (r"(?P<digit>\d)_", r"(?P<digit>\d)?.*\.wav"):
+        with pytest.raises(
+            ValueError, match=r"misses 2 of 3 files, such as 'x.wav', 'y.wav'"
+        ) as raised:
+            unprepared(tmp_path, label_pattern=pattern).prepare()
+        assert repr(pattern) in str(raised.value)
+
+
+def test_a_file_without_a_folder_has_no_folder_label(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav")
+    with pytest.raises(ValueError, match=r"1 of 1 files lie directly in the root, such as 'a.wav'"):
+        unprepared(tmp_path, label_from_folder="speaker").prepare()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,label\na.wav,x\n", "needs one named 'path'"),
+        ("", "needs one named 'path'"),
+        ("path,label\n", "lists no files"),
+        (
+            "path,split\na.wav,training\n",
+            "line 2 has the split 'training'; write train, val or test",
+        ),
+        ("path,label\na.wav,\n", "line 2 has no value for label"),
+        ("path,label\na.wav,x,y\n", "more values than the header"),
+        ("path,label\na.wav,x\na.wav,y\n", "line 3 lists 'a.wav' a second time"),
+    ],
+)
+def test_a_csv_that_cannot_be_meant_is_refused(tmp_path: Path, table: str, message: str) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "clips.csv").write_text(table)
+    with pytest.raises(ValueError, match=message):
+        unprepared(tmp_path, metadata="clips.csv").prepare()
+
+
+@pytest.mark.parametrize(
+    ("table", "settings", "message"),
+    [
+        ("path,label\na.wav,x\n", {"label_from_folder": "b"}, "labels come from one of them"),
+        ("path,split\na.wav,val\n", {"val_pattern": "a"}, "has a split column"),
+        (None, {}, "neither in the working folder nor in"),
+    ],
+)
+def test_a_csv_and_settings_that_contradict_each_other_are_refused(
+    tmp_path: Path, table: str | None, settings: dict[str, str], message: str
+) -> None:
+    write_tone(tmp_path / "a.wav")
+    if table is not None:
+        (tmp_path / "clips.csv").write_text(table)
+    with pytest.raises(ValueError, match=message):
+        unprepared(tmp_path, metadata="clips.csv", **settings).prepare()

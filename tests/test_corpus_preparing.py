@@ -1,0 +1,453 @@
+"""Properties of preparing: each file decoded once to 16-bit PCM, whole or not at all."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny_corpora import (
+    LENGTHS,
+    SILENCE,
+    codes_of,
+    decoded,
+    prepared,
+    prepared_folders,
+    ramp,
+    run,
+    unprepared,
+    write_codes,
+    write_ramps,
+    write_tone,
+)
+
+from wavenet.audio import load_audio, pcm16, resample
+from wavenet.corpus import Encoder, decoding, find_audio, preparing
+from wavenet.corpus.decoding import normalize_audio
+from wavenet.outputs.mulaw import MuLaw
+
+
+@pytest.fixture
+def ramps(tmp_path: Path) -> Path:
+    return write_ramps(tmp_path / "ramps")
+
+
+# --- Decoding ---------------------------------------------------------------------------------
+
+
+def test_codes_are_those_of_the_mu_law_codec_and_cannot_be_written(ramps: Path) -> None:
+    data = prepared(ramps)
+    clips = data.clips("train")
+    assert data.num_samples("train") == sum(LENGTHS) == sum(clip.length for clip in clips)
+    for number, clip in enumerate(clips):
+        assert (codes_of(data, clip) == ramp(LENGTHS[number], number)).all()
+    with pytest.raises(ValueError, match="read-only"):
+        data.levels(clips[0])[0] = 1
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "FLOAT"])
+def test_every_bit_depth_is_used(tmp_path: Path, subtype: str) -> None:
+    write_tone(tmp_path / "a.wav", subtype=subtype)
+    data = prepared(tmp_path)
+    audio = decoded(data, data.clips("train")[0])
+    expected = 0.5 * np.sin(2 * math.pi * 440 * np.arange(400) / 8000)
+    np.testing.assert_allclose(audio, expected, atol=0.03)
+
+
+def test_stereo_at_another_rate_is_mixed_down_and_resampled_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        wave = np.sin(2 * math.pi * 440 * np.arange(44100) / 44100)
+        soundfile.write(tmp_path / name, np.stack([wave, 0 * wave], axis=1), 44100)
+    write_tone(tmp_path / "c.wav")
+    with caplog.at_level(logging.INFO, "wavenet"):
+        data = prepared(tmp_path)
+    clip = data.clips("train")[0]
+    assert clip.length == 8000
+    audio = decoded(data, clip)
+    assert float(audio[1000:-1000].abs().max()) == pytest.approx(0.5, abs=0.03)
+    assert int(torch.fft.rfft(audio).abs().argmax()) == 440
+    lines = [record.message for record in caplog.records if "Resampled" in record.message]
+    assert lines == ["Resampled 2 of 3 files to 8000 Hz: 2 at 44100 Hz."]
+
+
+def test_samples_beyond_full_scale_are_clipped_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.array([0.0, 1.5, -2.0, 1.0]), 8000, subtype="FLOAT")
+    data = prepared(tmp_path)
+    assert codes_of(data, data.clips("train")[0]).tolist() == [128, 255, 0, 255]
+    assert "2 samples in 1 files lie beyond full scale" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("how", "level", "peak"), [("peak", 0.1, 10 ** (-1 / 20)), ("loudness", 0.9, 0.1001)]
+)
+def test_normalising_brings_clips_to_one_level(
+    tmp_path: Path, how: str, level: float, peak: float
+) -> None:
+    write_tone(tmp_path / "a.wav", 0.5, level=level, subtype="FLOAT")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(100), 8000)
+    data = prepared(tmp_path, normalize=how)
+    tone, silent = data.clips("train")
+    audio = decoded(data, tone)
+    assert float(audio.abs().max()) == pytest.approx(peak, rel=0.03)
+    assert set(codes_of(data, silent).tolist()) == {SILENCE}
+
+
+def test_loudness_stops_short_of_clipping() -> None:
+    click = torch.zeros(8000)
+    click[100] = 0.01  # its RMS lies at -79 dBFS; 56 dB more would clip it
+    assert float(normalize_audio(click, "loudness").max()) == pytest.approx(1.0)
+
+
+def test_trimming_cuts_silence_at_both_ends_only_and_reports_what_it_keeps(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    audio = np.full(1000, 1e-4)  # 74 dB below the peak
+    audio[300:400] = audio[600:700] = 0.5
+    soundfile.write(tmp_path / "a.wav", audio, 8000, subtype="FLOAT")
+    with caplog.at_level(logging.INFO, "wavenet"):
+        assert [clip.length for clip in prepared(tmp_path).clips("train")] == [1000], (
+            "off unless asked for"
+        )
+        assert [
+            clip.length for clip in prepared(tmp_path, trim_silence_db=60.0).clips("train")
+        ] == [400]
+        assert [
+            clip.length for clip in prepared(tmp_path, trim_silence_db=80.0).clips("train")
+        ] == [1000]
+    assert "keeps 40.0% of the audio" in caplog.text
+
+
+def write_levels(path: Path, seed: int = 0, samples: int = 5000, rate: int = 8000) -> np.ndarray:
+    """A 16-bit wav of random levels, both ends of the scale among them; returns the levels."""
+    levels = np.random.default_rng(seed).integers(-32768, 32768, samples, dtype=np.int16)
+    levels[:2] = -32768, 32767
+    soundfile.write(path, levels, rate, subtype="PCM_16")
+    return levels
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_16_bit_files_at_the_corpus_rate_are_kept_bit_for_bit(tmp_path: Path, suffix: str) -> None:
+    written = [write_levels(tmp_path / f"{seed}.{suffix}", seed) for seed in range(3)]
+    data = prepared(tmp_path)
+    for levels, clip in zip(written, data.clips("train"), strict=True):
+        np.testing.assert_array_equal(data.levels(clip), levels)
+        np.testing.assert_array_equal(data.audio(clip), levels.astype(np.float32) / 32768)
+    assert data.audio_path.read_bytes() == b"".join(
+        levels.astype("<i2").tobytes() for levels in written
+    )
+
+
+def test_what_is_no_16_bit_file_is_rounded_as_written_wav_files_are(tmp_path: Path) -> None:
+    audio = 0.6 * np.random.default_rng(0).standard_normal(3000).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", audio, 8000, subtype="FLOAT")
+    for settings, expected in (
+        ({}, torch.from_numpy(audio)),
+        ({"normalize": "peak"}, normalize_audio(torch.from_numpy(audio), "peak")),
+        ({"sample_rate": 6000}, resample(torch.from_numpy(audio), 8000, 6000)),
+    ):
+        data = prepared(tmp_path, **settings)
+        levels = data.levels(data.clips("train")[0])
+        np.testing.assert_array_equal(levels, pcm16(expected).numpy())
+
+
+def test_long_files_are_rounded_in_blocks_without_a_seam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = write_levels(tmp_path / "a.wav", samples=1000)
+    monkeypatch.setattr(decoding, "PCM_BLOCK", 300)
+    data = prepared(tmp_path)
+    np.testing.assert_array_equal(data.levels(data.clips("train")[0]), levels)
+
+
+# --- Preparing once ---------------------------------------------------------------------------
+
+
+def refuse(*args: object) -> Any:
+    raise AssertionError("decoded again")
+
+
+def test_preparing_again_reads_nothing_and_other_labels_or_splits_decode_nothing(
+    ramps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(ramps)
+    monkeypatch.setattr(preparing, "decode_clip", refuse)
+    monkeypatch.setattr(preparing, "_digest", refuse)
+    data = prepared(ramps, label_from_folder="clip", val_fraction=0.2)
+    assert len(data.clips("val")) == 2 and len(data.labels["clip"]) == len(LENGTHS)
+    later = unprepared(ramps)
+    later.open()  # as in a process that did not prepare
+    assert later.num_samples("train") == sum(LENGTHS)
+
+
+def test_a_changed_file_is_prepared_anew_and_a_touched_one_is_not(
+    ramps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(ramps)
+    os.utime(ramps / "9" / "clip.wav", ns=(1, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "decode_clip", refuse)
+        prepared(ramps)
+    write_codes(ramps / "9" / "clip.wav", ramp(5, 100))
+    data = prepared(ramps)
+    assert (codes_of(data, data.clips("train")[9]) == ramp(5, 100)).all()
+    assert len(prepared_folders(ramps / ".wavenet-cache")) == 2
+
+
+def test_one_preparation_serves_every_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_levels(tmp_path / "a.wav")
+    prepared(tmp_path)
+    monkeypatch.setattr(preparing, "decode_clip", refuse)
+    data = prepared(tmp_path)
+    (clip,) = data.clips("train")
+    audio = load_audio(tmp_path / "a.wav")
+    for output in (MuLaw(256), MuLaw(64)):
+        wanted = output.encode(audio).numpy()
+        np.testing.assert_array_equal(Encoder(output).encode(data.levels(clip)), wanted)
+        row = data.whole_clips("train", Encoder(output), 1)[0]["codes"][0]
+        np.testing.assert_array_equal(row, [output.silence, *wanted])
+    assert len(prepared_folders(tmp_path / ".wavenet-cache")) == 1
+
+
+def test_a_folder_of_the_format_before_is_left_alone_and_prepared_anew(ramps: Path) -> None:
+    """Format 1 held a file of codes; its folder's name is the hash that format made."""
+    files = {path: preparing._digest(ramps / path) for path in find_audio(ramps)}
+    settings = {"sample_rate": 8000, "normalize": None, "trim_silence_db": None}
+    contents = json.dumps([1, settings, sorted(files.items()), []])
+    name = hashlib.blake2b(contents.encode(), digest_size=16).hexdigest()
+    old = ramps / ".wavenet-cache" / name
+    old.mkdir(parents=True)
+    (old / "codes.u8").write_bytes(bytes(sum(LENGTHS)))
+    manifest = {"format_version": 1, "settings": settings, "codec": "mu-law", "clips": []}
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    data = prepared(ramps)
+    assert data.audio_path.parent != old
+    assert (codes_of(data, data.clips("train")[3]) == ramp(LENGTHS[3], 3)).all()
+    assert sorted(path.name for path in old.iterdir()) == ["codes.u8", "manifest.json"]
+
+
+def test_settings_that_change_the_audio_have_folders_of_their_own(ramps: Path) -> None:
+    lengths = [
+        prepared(ramps, **settings).num_samples("train") for settings in ({}, {"sample_rate": 4000})
+    ]
+    assert lengths[1] == sum(math.ceil(length / 2) for length in LENGTHS)
+    prepared(ramps, normalize="peak")
+    assert len(prepared_folders(ramps / ".wavenet-cache")) == 3
+
+
+def test_the_manifest_says_what_lies_where(ramps: Path, tmp_path: Path) -> None:
+    (ramps / "broken.wav").write_text("no")
+    prepared(ramps, cache_dir=str(tmp_path / "cache"))
+    assert not (ramps / ".wavenet-cache").exists()
+    (folder,) = prepared_folders(tmp_path / "cache")
+    assert sorted(path.name for path in folder.iterdir()) == ["audio.s16", "manifest.json"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["format_version"] == 2
+    assert manifest["settings"] == {"sample_rate": 8000, "normalize": None, "trim_silence_db": None}
+    assert [clip["length"] for clip in manifest["clips"]] == LENGTHS
+    assert [clip["offset"] for clip in manifest["clips"]] == np.cumsum([0, *LENGTHS[:-1]]).tolist()
+    assert [entry["path"] for entry in manifest["skipped"]] == ["broken.wav"]
+    assert (folder / "audio.s16").stat().st_size == 2 * sum(LENGTHS)
+
+
+def test_an_audio_file_of_the_wrong_size_is_refused(ramps: Path) -> None:
+    prepared(ramps)
+    (folder,) = prepared_folders(ramps / ".wavenet-cache")
+    with (folder / "audio.s16").open("ab") as file:
+        file.truncate(100)
+    with pytest.raises(ValueError, match=r"100 bytes instead of 15756; delete that folder"):
+        prepared(ramps)
+
+
+def test_a_root_that_cannot_be_written_is_prepared_in_the_users_cache(
+    ramps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != ramps)
+    monkeypatch.delenv("WAVENET_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert prepared(ramps).num_samples("train") == sum(LENGTHS)
+    assert (
+        len(prepared_folders(tmp_path / "home" / "wavenet")) == 1
+        and not (ramps / ".wavenet-cache").exists()
+    )
+
+
+# --- Beside other processes -------------------------------------------------------------------
+
+
+PREPARE_SLOWLY = """
+import time
+from wavenet.corpus import corpus, preparing
+decode = preparing.decode_clip
+def slow(path, settings):
+    time.sleep(0.05)
+    return decode(path, settings)
+preparing.decode_clip = slow
+prepare = corpus.prepare_clips
+def tell(*arguments):
+    print("begins", flush=True)
+    prepare(*arguments)
+corpus.prepare_clips = tell
+data = tiny_corpora.prepared(sys.argv[1])
+print(data.num_samples("train"))
+"""
+
+
+def test_two_processes_that_prepare_at_once_agree_and_leave_one_folder(ramps: Path) -> None:
+    processes = [run(PREPARE_SLOWLY, str(ramps)) for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert [output.split()[-1] for output in outputs] == [str(sum(LENGTHS))] * 2
+    assert len(prepared_folders(ramps / ".wavenet-cache")) == 1
+
+
+def test_the_loser_of_a_race_uses_what_the_winner_made(
+    ramps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = preparing._publish
+
+    def come_second(temporary: Path, target: Path) -> None:
+        monkeypatch.setattr(preparing, "_publish", publish)
+        prepared(ramps)
+        publish(temporary, target)
+
+    monkeypatch.setattr(preparing, "_publish", come_second)
+    data = prepared(ramps)
+    assert (codes_of(data, data.clips("train")[2]) == ramp(LENGTHS[2], 2)).all()
+    assert len(prepared_folders(ramps / ".wavenet-cache")) == 1
+
+
+def test_a_killed_preparation_leaves_nothing_that_is_used_and_is_swept_away_in_time(
+    ramps: Path,
+) -> None:
+    process = run(PREPARE_SLOWLY, str(ramps))
+    assert process.stdout is not None and process.stdout.readline() == "begins\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    (left,) = prepared_folders(ramps / ".wavenet-cache")
+    assert not (left / "manifest.json").exists()
+    assert prepared(ramps).num_samples("train") == sum(LENGTHS)
+    assert left.exists(), "it might have been another process's that is at work"
+    for path in (left / "audio.s16", left):
+        os.utime(path, (0, 0))
+    write_tone(ramps / "10" / "new.wav")
+    prepared(ramps)
+    assert not left.exists()
+
+
+PREPARE_ON_A_FULL_DISK = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+tiny_corpora.prepared(sys.argv[1])
+"""
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_nothing(ramps: Path) -> None:
+    process = run(PREPARE_ON_A_FULL_DISK, str(ramps))
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert "Could not write the prepared audio to" in output and "Free space there" in output
+    assert prepared_folders(ramps / ".wavenet-cache") == []
+
+
+# --- The corpus's own prepare.py --------------------------------------------------------------
+
+
+CORPUS = """
+import sys, time, pathlib, numpy, soundfile
+assert sys.argv[1] == "--out"
+root = pathlib.Path(sys.argv[2])
+root.mkdir(parents=True)  # a second run would fail here
+time.sleep(0.5)
+soundfile.write(root / "made.wav", numpy.zeros(800), 8000)
+"""
+
+
+def test_the_corpus_is_made_once_even_by_two_processes_at_once(tmp_path: Path) -> None:
+    (tmp_path / "prepare.py").write_text(CORPUS)
+    code = "tiny_corpora.prepared(sys.argv[1], prepare=sys.argv[2])"
+    processes = [
+        run(code, str(tmp_path / "new" / "audio"), str(tmp_path / "prepare.py")) for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert prepared(tmp_path / "new" / "audio").num_samples("train") == 800
+
+
+def test_a_corpus_that_is_there_is_not_made_again(ramps: Path, tmp_path: Path) -> None:
+    (tmp_path / "prepare.py").write_text("raise SystemExit(3)")
+    assert prepared(ramps, prepare=str(tmp_path / "prepare.py")).num_samples("train") == sum(
+        LENGTHS
+    )
+
+
+def test_a_prepare_script_that_fails_or_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "prepare.py").write_text("raise SystemExit(3)")
+    with pytest.raises(ValueError, match=r"prepare.py' ended with status 3"):
+        unprepared(tmp_path / "audio", prepare=str(tmp_path / "prepare.py")).prepare()
+    with pytest.raises(ValueError, match=r"other.py' does not exist"):
+        unprepared(tmp_path / "audio", prepare=str(tmp_path / "other.py")).prepare()
+
+
+# --- What is skipped, and what is refused -----------------------------------------------------
+
+
+def test_each_unusable_file_is_skipped_with_one_warning_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tone(tmp_path / "good.wav", 1.0)
+    (tmp_path / "text.wav").write_text("hello")
+    (tmp_path / "zero.flac").touch()
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 8000)
+    soundfile.write(tmp_path / "nan.wav", np.array([0.0, math.nan]), 8000, subtype="FLOAT")
+    with caplog.at_level(logging.INFO, "wavenet"):
+        data = prepared(tmp_path)
+    assert [clip.path for clip in data.clips("train")] == ["good.wav"]
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    for name, reason in {
+        "text.wav": "cannot be read as audio",
+        "zero.flac": "cannot be read as audio",
+        "gone.wav": "does not exist",
+        "empty.wav": "0 samples",
+        "nan.wav": "NaN",
+    }.items():
+        assert [reason in line for line in warnings if name in line] == [True], name
+    assert len(warnings) == 5
+    assert "1 clips, 0:00:01 at 8000 Hz, 5 skipped, 0 labels; train 1." in caplog.text
+
+
+def test_a_summary_counts_clips_time_and_labels(
+    ramps: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "wavenet"):
+        prepared(ramps, label_from_folder="clip", val_pattern="^[12]/")
+    assert (
+        "10 clips, 0:00:01 at 8000 Hz, 0 skipped, 1 labels (clip: 10); train 8, val 2."
+        in caplog.text
+    )
+
+
+def test_a_root_without_one_usable_file_is_refused_with_reasons_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.wav").write_text("no")
+    with pytest.raises(
+        ValueError, match=r"None of the 1 audio files .* can be used:\n.*a.wav' cannot be read"
+    ):
+        unprepared(tmp_path).prepare()
+    assert prepared_folders(tmp_path / ".wavenet-cache") == []

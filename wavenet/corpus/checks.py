@@ -1,0 +1,29 @@
+"""Owns the checks of single settings that the corpus's files share. Messages name the flag."""
+
+import re
+
+
+def require_positive(**settings: float | None) -> None:
+    """Raises ValueError for a setting that is 0 or below; None passes."""
+    for name, value in settings.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"--data.{name} must be above 0, but got {value}.")
+
+
+def require_not_negative(**settings: float) -> None:
+    """Raises ValueError for a setting below 0."""
+    for name, value in settings.items():
+        if value < 0:
+            raise ValueError(f"--data.{name} must be at least 0, but got {value}.")
+
+
+def compiled_pattern(setting: str, text: str | None) -> re.Pattern[str] | None:
+    """The regular expression, None for none. Raises ValueError for what is not one."""
+    if text is None:
+        return None
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(
+            f"--data.{setting} {text!r} is not a regular expression: {error}."
+        ) from error

@@ -1,0 +1,354 @@
+"""Owns which files a corpus has, what they are called, and which split each is in.
+
+Knows nothing of what is in a file. Paths are posix paths relative to the root.
+"""
+
+import csv
+import hashlib
+import math
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wavenet.corpus.checks import compiled_pattern
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
+SPLITS = ("train", "val", "test")
+
+
+# --- Finding files ----------------------------------------------------------------------------
+
+
+def find_audio(root: Path) -> list[str]:
+    """Audio files under `root`, sorted. Hidden files and folders are not looked at."""
+    found, seen = [], set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        subfolders[:] = (
+            [] if real in seen else sorted(name for name in subfolders if not name.startswith("."))
+        )
+        if real not in seen:
+            found += [Path(folder, name) for name in names if _is_audio(name)]
+        seen.add(real)  # a link back up would go round for ever
+    return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+def _is_audio(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(AUDIO_SUFFIXES)
+
+
+def _describe_contents(root: Path) -> str:
+    suffixes = Counter(path.suffix or "no suffix" for path in root.rglob("*") if path.is_file())
+    if not suffixes:
+        return "it is empty"
+    counts = (f"{count} of {suffix}" for suffix, count in suffixes.most_common(5))
+    return "it holds " + ", ".join(counts)
+
+
+# --- The metadata CSV -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """A CSV's rows by path: the split, where it has that column, and every other column as a label.
+
+    splits: path -> train, val or test; empty without the column.
+    labels: path -> label name -> category.
+    """
+
+    splits: dict[str, str]
+    labels: dict[str, dict[str, str]]
+
+    @property
+    def paths(self) -> list[str]:
+        return sorted(self.labels)
+
+    @property
+    def has_labels(self) -> bool:
+        return any(self.labels.values())
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Read a CSV with a header: `path`, if you like `split`, and one column per label.
+
+    Raises ValueError, naming the line, for a missing or surplus value, a path that comes twice,
+    an unknown split, no column `path`, and no lines.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        columns = list(rows.fieldnames or [])
+        if "path" not in columns:
+            raise ValueError(
+                f"'{path}' has the columns {columns}, but needs one named 'path'; "
+                "add it to the header line."
+            )
+        metadata = Metadata({}, {})
+        for row in rows:
+            _add_row(metadata, row, f"'{path}' line {rows.line_num}")
+    if not metadata.labels:
+        raise ValueError(
+            f"'{path}' lists no files; it needs one line per audio file under its header."
+        )
+    return metadata
+
+
+def _add_row(metadata: Metadata, row: Mapping[str | None, Any], where: str) -> None:
+    values = _checked_values(row, where)
+    path = posixpath.normpath(values.pop("path").replace("\\", "/"))
+    if path in metadata.labels:
+        raise ValueError(f"{where} lists '{path}' a second time; keep one line per file.")
+    if "split" in values:
+        split = values.pop("split")
+        if split not in SPLITS:
+            raise ValueError(f"{where} has the split '{split}'; write train, val or test.")
+        metadata.splits[path] = split
+    metadata.labels[path] = values
+
+
+def _checked_values(row: Mapping[str | None, Any], where: str) -> dict[str, str]:
+    if None in row:
+        raise ValueError(
+            f"{where} has more values than the header has columns; "
+            "quote values that contain commas."
+        )
+    values = {str(column): (value or "").strip() for column, value in row.items()}
+    empty = [column for column, value in values.items() if not value]
+    if empty:
+        raise ValueError(
+            f"{where} has no value for {', '.join(empty)}; every file needs one for every column."
+        )
+    return values
+
+
+# --- Labels and splits ------------------------------------------------------------------------
+
+
+def labels_from_pattern(
+    paths: Iterable[str], pattern: re.Pattern[str]
+) -> dict[str, dict[str, str]]:
+    """Each path's labels: the named groups of `pattern`, searched for in the path.
+
+    Raises ValueError where it does not match.
+    """
+    matches = {path: pattern.search(path) for path in paths}
+    bad = [
+        path
+        for path, match in matches.items()
+        if match is None or None in match.groupdict().values()
+    ]
+    if bad:
+        shown = ", ".join(f"'{path}'" for path in bad[:3])
+        raise ValueError(
+            f"--data.label_pattern {pattern.pattern!r} misses {len(bad)} of {len(matches)} files, "
+            f"such as {shown}. It is searched for in the path relative to the root; "
+            "change it or move those files away."
+        )
+    return {path: match.groupdict() for path, match in matches.items() if match}
+
+
+def labels_from_folder(paths: Iterable[str], name: str) -> dict[str, dict[str, str]]:
+    """Each path's one label, called `name`: its parent folder's name.
+
+    Raises ValueError for files directly in the root.
+    """
+    labels = {path: {name: posixpath.basename(posixpath.dirname(path))} for path in paths}
+    bad = [path for path, values in labels.items() if not values[name]]
+    if bad:
+        raise ValueError(
+            f"--data.label_from_folder {name} names clips after their folder, but {len(bad)} of "
+            f"{len(labels)} files lie directly in the root, such as '{bad[0]}'; "
+            f"put them into a folder per {name}."
+        )
+    return labels
+
+
+def hold_out(paths: Sequence[str], fraction: float) -> set[str]:
+    """ceil(fraction * n) of the paths, never all of them, chosen by a hash of each path alone."""
+    count = min(math.ceil(fraction * len(paths)), len(paths) - 1)
+    ranked = sorted(paths, key=lambda path: hashlib.blake2b(os.fsencode(path)).digest())
+    return set(ranked[: max(count, 0)])
+
+
+def sort_categories(values: Iterable[str]) -> list[str]:
+    """Distinct values, by number if every one is a whole number, by alphabet otherwise."""
+    distinct = sorted(set(values))
+    if all(re.fullmatch(r"-?\d+", value) for value in distinct):
+        return sorted(distinct, key=int)
+    return distinct
+
+
+# --- The settings together --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files to use, sorted; files that the CSV lists but are not there; and the CSV, if any."""
+
+    paths: list[str]
+    missing: list[str]
+    metadata: Metadata | None
+
+
+class Listing:
+    """The settings that say which files a corpus has, their labels and their splits.
+
+    Args:
+        root: Folder of audio, searched recursively.
+        label_pattern: Regular expression with named groups; each is a label.
+        label_from_folder: Name of the label that is the parent folder's name.
+        metadata: CSV, relative to the working folder or to root; see `read_metadata`.
+        label_names: The labels to keep; None keeps all.
+        val_pattern: Regular expression; clips it matches are for validation.
+        test_pattern: Regular expression; clips it matches are for testing.
+        val_fraction: Share for validation where neither the CSV nor val_pattern says.
+
+    Raises ValueError, naming the flag, for settings that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        label_pattern: str | None = None,
+        label_from_folder: str | None = None,
+        metadata: str | None = None,
+        label_names: list[str] | None = None,
+        val_pattern: str | None = None,
+        test_pattern: str | None = None,
+        val_fraction: float = 0.05,
+    ) -> None:
+        self.root, self.metadata, self.label_names = Path(root), metadata, label_names
+        self.label_pattern = compiled_pattern("label_pattern", label_pattern)
+        self.label_from_folder = label_from_folder
+        self.val_pattern = compiled_pattern("val_pattern", val_pattern)
+        self.test_pattern = compiled_pattern("test_pattern", test_pattern)
+        self.val_fraction = val_fraction
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        if not 0 <= self.val_fraction < 1:
+            raise ValueError(
+                f"--data.val_fraction must be at least 0 and below 1, but got {self.val_fraction}."
+            )
+        if self.label_pattern is not None and not self.label_pattern.groupindex:
+            raise ValueError(
+                f"--data.label_pattern {self.label_pattern.pattern!r} has no named group; write "
+                r"the part that is the label as (?P<name>...), for instance (?P<digit>\d)_."
+            )
+        if self.label_pattern is not None and self.label_from_folder is not None:
+            raise ValueError(
+                "Labels come from --data.label_pattern or --data.label_from_folder, not both; "
+                "remove one."
+            )
+
+    def files(self) -> Files:
+        """What there is now. Raises ValueError for no root, no audio, or a CSV that is wrong."""
+        if not self.root.is_dir():
+            found = "is a file" if self.root.exists() else "does not exist"
+            raise ValueError(
+                f"--data.root '{self.root}' {found}; name the folder that holds the audio."
+            )
+        metadata = self._read_metadata()
+        if metadata is not None:
+            missing = [path for path in metadata.paths if not (self.root / path).is_file()]
+            return Files(sorted(set(metadata.paths) - set(missing)), missing, metadata)
+        paths = find_audio(self.root)
+        if not paths:
+            raise ValueError(
+                f"--data.root '{self.root}' holds no audio ({' '.join(AUDIO_SUFFIXES)}): "
+                f"{_describe_contents(self.root)}. "
+                "Name another folder, or convert the files to one of these formats."
+            )
+        return Files(paths, [], None)
+
+    def _read_metadata(self) -> Metadata | None:
+        if self.metadata is None:
+            return None
+        places = [Path(self.metadata), self.root / self.metadata]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise ValueError(
+                f"--data.metadata '{self.metadata}' is neither in the working folder "
+                f"nor in '{self.root}'."
+            )
+        metadata = read_metadata(path)
+        self._refuse_contradictions(metadata, path)
+        return metadata
+
+    def _refuse_contradictions(self, metadata: Metadata, path: Path) -> None:
+        if metadata.has_labels and (self.label_pattern or self.label_from_folder):
+            raise ValueError(
+                f"'{path}' has label columns, and --data.label_pattern or --data.label_from_folder "
+                "is set as well; labels come from one of them: remove the setting or the columns."
+            )
+        if metadata.splits and (self.val_pattern or self.test_pattern):
+            raise ValueError(
+                f"'{path}' has a split column; "
+                "remove it, or --data.val_pattern and --data.test_pattern."
+            )
+
+    def labels(self, paths: Sequence[str], metadata: Metadata | None) -> dict[str, dict[str, str]]:
+        """Each path's labels, name -> category, those of `label_names` alone.
+
+        Raises ValueError for a name that was not found, and where the settings miss a path.
+        """
+        found = self._find_labels(paths, metadata)
+        if self.label_names is None:
+            return found
+        names = sorted({name for values in found.values() for name in values})
+        unknown = sorted(set(self.label_names) - set(names))
+        if unknown:
+            raise ValueError(
+                f"--data.label_names asks for {unknown}, but the labels found are {names}."
+            )
+        return {
+            path: {name: values[name] for name in self.label_names}
+            for path, values in found.items()
+        }
+
+    def _find_labels(
+        self, paths: Sequence[str], metadata: Metadata | None
+    ) -> dict[str, dict[str, str]]:
+        if self.label_pattern is not None:
+            return labels_from_pattern(paths, self.label_pattern)
+        if self.label_from_folder is not None:
+            return labels_from_folder(paths, self.label_from_folder)
+        return {path: metadata.labels[path] if metadata else {} for path in paths}
+
+    def splits(self, paths: Sequence[str], metadata: Metadata | None) -> dict[str, str]:
+        """Each path's split. What is for testing is never validated on."""
+        if metadata is not None and metadata.splits:
+            return metadata.splits
+        test = {path for path in paths if self.test_pattern and self.test_pattern.search(path)}
+        rest = [path for path in paths if path not in test]
+        if self.val_pattern is not None:
+            val = {path for path in rest if self.val_pattern.search(path)}
+        else:
+            val = hold_out(rest, self.val_fraction)
+        return {
+            path: "test" if path in test else "val" if path in val else "train" for path in paths
+        }
+
+
+def remedy(listing: Listing, split: str) -> str:
+    """What to change where a split has no clips, as a sentence without its full stop."""
+    flags = {
+        "train": "--data.val_pattern and --data.test_pattern, which take",
+        "val": "--data.val_pattern, which takes",
+        "test": "--data.test_pattern, which takes",
+    }
+    advice = f"Change {flags[split]} clips by their path"
+    if split == "val" and listing.val_pattern is None:
+        advice = (
+            f"Set --data.val_fraction (now {listing.val_fraction}) higher, "
+            "set --data.val_pattern, or add clips"
+        )
+    if split == "test" and listing.test_pattern is None:
+        advice = "Set --data.test_pattern to an expression that matches the test clips' paths"
+    if listing.metadata is not None:
+        advice += f", or give lines of '{listing.metadata}' the split {split}"
+    return advice
