@@ -7,8 +7,8 @@ contains its audio and pictures, and its content security policy allows no other
 import base64
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from html import escape
 from itertools import product
 from pathlib import Path
@@ -18,9 +18,9 @@ from typing import Any
 from torch import Tensor
 
 from wavenet.audio import wav_bytes
-from wavenet.conditioning.labels import label_ids
+from wavenet.conditioning import label_ids
 from wavenet.files import write_whole
-from wavenet.generation import draw_labels, generate_each, guidance_for
+from wavenet.generation import Stream, draw_labels, generate_each, sampling_for
 from wavenet.model import WaveNet
 from wavenet.plotting import spectrogram_png
 
@@ -47,37 +47,29 @@ def write_gallery(
     *,
     seconds: float | None = None,
     labels: Mapping[str, str] | None = None,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    guidance: float | None = None,
     seed: int = 0,
     engine: str = "auto",
     precision: str = "float32",
-    progress: bool = False,
+    watch: Callable[[Stream], Iterator[Tensor]] = iter,
+    **sampling: Any,
 ) -> Path:
     """Writes FOLDER/index.html and returns its path.
 
     The page has a clip for every combination of the labels that `labels` does not fix. Clip number
     n is what `generate` gives for its labels, `seconds` and seed + n. `name`: the model's name on
-    the page. Raises ValueError as `generate` does; the file appears complete or not at all.
+    the page. watch: see `generate_each`. Raises ValueError as `generate` does; the file appears
+    complete or not at all.
     """
-    given = dict(labels or {})
-    sampling = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "guidance": guidance_for(model, guidance),
-    }
-    run: dict[str, Any] = {"engine": engine, "precision": precision, "progress": progress}
+    given, how = dict(labels or {}), asdict(sampling_for(model, **sampling))
     choices = combinations(model, given, seed)
-    audio = generate_each(model, choices, seed=seed, seconds=seconds, **sampling, **run)
+    run: dict[str, Any] = {"engine": engine, "precision": precision, "watch": watch}
+    audio = generate_each(model, choices, seed=seed, seconds=seconds, **run, **how)
     clips = [
         Clip(choice, seed + n, sound)
         for n, (choice, sound) in enumerate(zip(choices, audio, strict=True))
     ]
     path = Path(folder) / "index.html"
-    settings = {"seconds": seconds, "seed": seed, **sampling}
+    settings = {"seconds": seconds, "seed": seed, **how}
     write_whole(path, page(clips, model, name, given, settings).encode())
     return path
 

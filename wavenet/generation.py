@@ -69,15 +69,20 @@ def generate(model: WaveNet, **settings: Any) -> Tensor:
     return _whole(model, **settings)[0]
 
 
-def _whole(model: WaveNet, **settings: Any) -> tuple[Tensor, Stream]:
-    """All of a stream (batch_size, time), and what it came from."""
+def _whole(
+    model: WaveNet, watch: Callable[[Stream], Iterator[Tensor]] = iter, **settings: Any
+) -> tuple[Tensor, Stream]:
+    """All of a stream (batch_size, time), and what it came from.
+
+    watch: the stream -> the same chunks; a progress bar, for instance.
+    """
     chunks = stream(model, **settings)
     if chunks.lengths is None:
         raise ValueError(
             "generate needs to know how much: give seconds or num_samples. (stream goes on without "
             "end.)"
         )
-    return torch.cat(list(chunks), dim=1), chunks
+    return torch.cat(list(watch(chunks)), dim=1), chunks
 
 
 def stream(
@@ -236,13 +241,13 @@ def generate_each(
 ) -> Iterator[Tensor]:
     """One clip (time,) for each of the choices of labels, in order, AT_ONCE at a time.
 
-    Clip n is `generate` from seed + n. settings: of `generate`. Clips keep the lengths they were
-    drawn with: no silence is added.
+    Clip n is `generate` from seed + n. settings: of `generate`, and `watch`, which is given each
+    stream and hands on its chunks. Clips keep the lengths they were drawn with: no silence is added.
     """
     for start in range(0, len(choices), AT_ONCE):
         batch = choices[start : start + AT_ONCE]
         labels = {name: [choice[name] for choice in batch] for name in batch[0]}
-        how = {"batch_size": len(batch), "labels": labels, "seed": seed + start}
+        how: dict[str, Any] = {"batch_size": len(batch), "labels": labels, "seed": seed + start}
         audio, chunks = _whole(model, **how, **settings)
         yield from chunks.cut(audio)
 

@@ -9,7 +9,7 @@ Shapes: B batch, T time, Q parameters of one sample's distribution, C residual c
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,7 +75,7 @@ class Config:
     position_hop: int = 0
     unlabelled: bool = False
     clip_length: ClipLength | None = None
-    output: Output = MuLaw()
+    output: Output = field(default_factory=MuLaw)
 
     def __post_init__(self) -> None:
         labels = checked_names(self.labels)
@@ -119,7 +119,7 @@ class Config:
     @classmethod
     def names(cls) -> list[str]:
         """Of all settings."""
-        return [field.name for field in fields(cls)]
+        return [setting.name for setting in fields(cls)]
 
 
 SIZES = (  # settings that are whole numbers of at least 1
@@ -147,7 +147,7 @@ class WaveNet(nn.Module):
 
     def __init__(self, *sizes: int, **settings: Any) -> None:
         super().__init__()
-        self.config = config = Config(*sizes, **settings)
+        self.config = config = Config(*sizes, **settings)  # type: ignore[arg-type]
         channels, width = config.residual_channels, config.condition_channels
         assert config.head_channels is not None and config.labels is not None
         self.embedding = config.output.embedding(channels)
@@ -347,9 +347,7 @@ class WaveNet(nn.Module):
             )
         return Timeline(constant, lambda *frames: placed.frames(lengths, *frames), placed.hop)
 
-    def _constant(
-        self, labels: Mapping[str, Tensor] | None, mel: Tensor | None
-    ) -> Tensor | None:
+    def _constant(self, labels: Mapping[str, Tensor] | None, mel: Tensor | None) -> Tensor | None:
         """(B, D, 1), of what holds for the whole clip."""
         if mel is not None:
             raise ValueError("This model is not conditioned on mel spectrograms; leave mel out.")

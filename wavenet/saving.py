@@ -98,7 +98,9 @@ def _read_config(path: Path, known: set[str]) -> tuple[dict[str, Any], Output]:
         settings, classes = {**config["model"]}, config["codec"]["classes"]
         named = config.get("output", {"name": "MuLaw", "classes": MuLaw().classes})
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not the config.json of a saved WaveNet ({error!r}).") from error
+        raise ValueError(
+            f"{path} is not the config.json of a saved WaveNet ({error!r})."
+        ) from error
     unknown = sorted(set(settings) - known)
     disagree = named.get("name") == "MuLaw" and named.get("classes") != classes
     if format_version != FORMAT_VERSION or disagree or unknown:

@@ -44,9 +44,7 @@ class CachedEngine:
     """
 
     @torch.inference_mode()
-    def __init__(
-        self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1
-    ) -> None:
+    def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
         require_known(parts, "cached")
         self._parts, self._group = parts.copied(dtype), group
         self._streams = batch_size * group

@@ -18,7 +18,12 @@ CHECKED_HOP = 5  # samples of a frame of its condition
 
 
 def require_supported(
-    parts: Parts, dtype: torch.dtype, name: str, device: str, where: str, kinds: Iterable[torch.dtype]
+    parts: Parts,
+    dtype: torch.dtype,
+    name: str,
+    device: str,
+    where: str,
+    kinds: Iterable[torch.dtype],
 ) -> None:
     """Raises ValueError for what a compiled engine cannot run, by name.
 

@@ -22,13 +22,13 @@ from wavenet.outputs import Sampling, require_finite
 class NaiveEngine:
     """Keeps every input since the start, and asks the model again for each sample."""
 
-    def __init__(
-        self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1
-    ) -> None:
+    def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
         self._parts, self._group = parts.copied(dtype), group
         shape = (batch_size * group, 1)
         self._inputs = torch.full(shape, parts.output.silence, device=parts.device)
-        self._features: Tensor | None = None  # (streams, D, inputs - 1), of the inputs that were fed
+        self._features: Tensor | None = (
+            None  # (streams, D, inputs - 1), of the inputs that were fed
+        )
         self._before: Any = None  # the state before the first of the inputs; None is the zero state
 
     @property

@@ -89,20 +89,23 @@ class Weights:
     def differing(self) -> Iterator[str]:
         """In what the layers and the input convolution differ, in words."""
         facts = {
-            "kernel size": [self.input.shape[-1], *(layer.taps.shape[-1] for layer in self.layers)],
+            "kernel size": [self.input.shape[-1], *(x.taps.shape[-1] for x in self.layers)],
             "residual channels": [self.input.shape[0], *(x.taps.shape[1] for x in self.layers)],
             "gate channels": [layer.skip.shape[1] for layer in self.layers],
             "conditioning": [layer.steering is not None for layer in self.layers],
             "residual scale": [layer.scale for layer in self.layers if layer.mix is not None],
         }
-        yield from (f"layers differ in {name}" for name, all_ in facts.items() if len({*all_}) > 1)
+        yield from (
+            f"layers differ in {name}" for name, values in facts.items() if len(set(values)) > 1
+        )
 
     def products(self, head: bool) -> Iterator[Tensor]:
         """The weights of all products and the embedding; the head's too, or not."""
         yield from (self.embedding, self.input)
         for layer in self.layers:
             yield from (x for x in (layer.taps, layer.mix, layer.skip) if x is not None)
-        yield from (self.hidden, self.out) if head else ()
+        if head:
+            yield from (self.hidden, self.out)
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class Parts:
 
     @property
     def output(self) -> Output:
-        return self.network.output  # type: ignore[no-any-return]
+        return self.network.output
 
     @property
     def device(self) -> torch.device:
@@ -193,7 +196,7 @@ def _weights(model: WaveNet) -> Weights:
         embedding=model.embedding.weight,  # type: ignore[arg-type]
         input=model.input.weight,
         input_bias=_bias(model.input),
-        layers=tuple(_layer(block) for block in model.stack.blocks),  # type: ignore[arg-type]
+        layers=tuple(_layer(block) for block in model.stack.blocks),
         hidden=_matrix(hidden),
         hidden_bias=_bias(hidden),
         out=_matrix(out),
@@ -204,9 +207,9 @@ def _weights(model: WaveNet) -> Weights:
 def _layer(block: Block) -> Layer:
     mix = block.mix if isinstance(block.mix, Residual) else None
     return Layer(
-        taps=block.dilated.weight,  # type: ignore[arg-type]
+        taps=block.dilated.weight,
         bias=_bias(block.dilated),
-        dilation=block.dilated.dilation[0],  # type: ignore[index, arg-type]
+        dilation=block.dilated.dilation[0],
         steering=_matrix(block.steer) if isinstance(block.steer, Added) else None,
         mix=None if mix is None else _matrix(mix),
         mix_bias=None if mix is None else _bias(mix),

@@ -26,9 +26,7 @@ class SteppedEngine:
     """Its state is the model's own, as `predict_step` gives it."""
 
     @torch.no_grad()
-    def __init__(
-        self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1
-    ) -> None:
+    def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
         self._parts, self._group, streams = parts.copied(dtype), group, batch_size * group
         last = torch.full((streams,), parts.output.silence, device=parts.device)
         self.state = EngineState(last, self._parts.network.init_state(streams))
@@ -56,9 +54,7 @@ class SteppedEngine:
         self.state = EngineState(last, state)
         return torch.stack(samples, dim=1) if samples else last.new_empty(len(given), 0)
 
-    def _step(
-        self, last: Tensor, state: Any, condition: Condition | None
-    ) -> tuple[Tensor, Any]:
+    def _step(self, last: Tensor, state: Any, condition: Condition | None) -> tuple[Tensor, Any]:
         """Feeds each stream's last sample -> params (streams, Q), new state."""
         steered = None if condition is None else in_dtype_of(self._parts, condition)
         params, state = self._parts.network.predict_step(last[:, None], state, steered)

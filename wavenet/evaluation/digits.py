@@ -23,7 +23,6 @@ from torch import Tensor
 
 from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
-from wavenet.engines import ENGINES
 from wavenet.evaluation.classifier import DECIBELS, SHIFT, SILENCE, hear, log_mel, train_classifier
 from wavenet.evaluation.scores import (
     accuracy,
@@ -38,6 +37,7 @@ from wavenet.files import write_whole
 from wavenet.generation import generate_each
 from wavenet.model import WaveNet
 from wavenet.plotting import plot_spectrograms, save_figure
+from wavenet.terminal import add_engine_argument, add_sampling_arguments, sampling_of
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ def generate_clips(
         {name: model.labels[name][i] for name, i in zip(LABELS, cell, strict=True)}
         for cell in cells.tolist()
     ]
-    length = {} if model.clip_length else {"num_samples": total}
+    length = {} if model.draws_lengths else {"num_samples": total}
     generated = generate_each(model, choices, seed=seed, **length, **settings)
     bar = tqdm(generated, "generating", len(choices), unit="clip", disable=None)
     clips = [clip[:total] for clip in bar]
@@ -451,11 +451,8 @@ def _add_generation_options(p: argparse.ArgumentParser) -> None:
         help="silence each generated clip after the length of a real one, for models that do "
         "not learn where a clip ends",
     )
-    same = "see python generate.py --help"
-    p.add_argument("--temperature", type=float, default=1.0, help=f"{same} (%(default)s)")
-    p.add_argument("--top-p", type=float, default=1.0, help=f"{same} (%(default)s)")
-    p.add_argument("--guidance", type=float, help=same)
-    p.add_argument("--engine", default="auto", choices=["auto", *ENGINES])
+    add_sampling_arguments(p)
+    add_engine_argument(p)
     p.add_argument(
         "--epochs",
         type=int,
@@ -488,10 +485,8 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         epochs=args.epochs,
         real_lengths=args.real_lengths,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        guidance=args.guidance,
         engine=args.engine,
+        **sampling_of(args),
     )
     print(table(result, model.labels[LABELS[0]]))
     if args.out:

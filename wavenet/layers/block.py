@@ -4,6 +4,7 @@ Shapes: B batch, C residual channels, G gate channels, S skip channels, D condit
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,12 @@ class Block(nn.Module):
     In state_dict, steer is called `condition` and mix is called `residual`.
     """
 
+    dilated: Any
+    condition: Any
+    residual: Any
+    skip: Any
+    gate: Any
+
     def __init__(
         self,
         dilated: nn.Module,
@@ -49,11 +56,11 @@ class Block(nn.Module):
         self.gate = gate
 
     @property
-    def steer(self) -> nn.Module:
+    def steer(self) -> Any:
         return self.condition
 
     @property
-    def mix(self) -> nn.Module:
+    def mix(self) -> Any:
         return self.residual
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -131,9 +138,7 @@ class ResidualBlock(Block):
         residual_scale: float = 1.0,
         last: bool = False,
     ) -> None:
-        dilated = CausalConv1d(
-            residual_channels, 2 * gate_channels, kernel_size, dilation=dilation
-        )
+        dilated = CausalConv1d(residual_channels, 2 * gate_channels, kernel_size, dilation=dilation)
         steer = Added(condition_channels, 2 * gate_channels) if condition_channels else None
         mix = None if last else Residual(gate_channels, residual_channels, residual_scale)
         skip = CausalConv1d(gate_channels, skip_channels, 1)

@@ -41,7 +41,7 @@ class Added(CausalConv1d):
     def condition_channels(self) -> int:
         return self.in_channels
 
-    def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:
         """h (B, channels, T), condition (B, D, T or 1) -> (B, channels, T)."""
         return h + self.steering(condition, h.shape[-1])
 
@@ -67,7 +67,7 @@ class FiLM(nn.Conv1d):
     def condition_channels(self) -> int:
         return self.in_channels
 
-    def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:
         """h (B, channels, T), condition (B, D, T or 1) -> (B, channels, T)."""
         condition = checked_condition(condition, self.in_channels, h.shape[-1])
         both = ops.convolution(condition, self.weight, self.bias, dilation=1)

@@ -33,12 +33,12 @@ class Stack(nn.Module):
         blocks: at least one, otherwise ValueError.
     """
 
-    blocks: nn.ModuleList
+    blocks: list[Block]  # a ModuleList
     unit: Unit = staticmethod(Block.unit)  # how a block computes; a fused kernel may take its place
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
         if not self.blocks:
             raise ValueError("A stack got no blocks; it needs at least one block.")
 

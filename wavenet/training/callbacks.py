@@ -21,7 +21,7 @@ from torch import Tensor
 
 from wavenet.audio import save_audio
 from wavenet.files import write_whole
-from wavenet.generation import generate
+from wavenet.generation import generate, seconds_of
 from wavenet.model import WaveNet
 from wavenet.plotting import plot_clips
 from wavenet.training.module import LitWaveNet
@@ -263,16 +263,13 @@ class Samples(pl.Callback):
         """Writes `count` clips to run/samples/STEM-i.wav and returns them, (count, T)."""
         clips = generate(
             network,
-            seconds=self._length(network),
+            seconds=seconds_of(network, self.seconds, 1.0),
             batch_size=self.count,
             temperature=self.temperature,
         )
         for index, clip in enumerate(clips):
             save_audio(run / "samples" / f"{stem}-{index}.wav", clip, network.sample_rate)
         return clips
-
-    def _length(self, network: WaveNet) -> float | None:
-        return 1.0 if self.seconds is None and network.clip_length is None else self.seconds
 
     def _show(self, trainer: pl.Trainer, network: WaveNet, clips: Tensor) -> None:
         self._log(trainer, "generated", list(clips), network.sample_rate)

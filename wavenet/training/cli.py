@@ -215,7 +215,9 @@ def summary(run: Path, network: WaveNet, count: int, bits: Any) -> str:
     samples = ", ".join(str(run / "samples" / f"final-{index}.wav") for index in range(count))
     labels = ",".join(f"{name}={categories[0]}" for name, categories in network.labels.items())
     command = f"python generate.py --checkpoint {run / 'model'} --batch 4"
-    command += ("" if network.clip_length else " --seconds 2") + (labels and f" --labels {labels}")
+    command += ("" if network.draws_lengths else " --seconds 2") + (
+        labels and f" --labels {labels}"
+    )
     return "\n".join(
         [
             "",

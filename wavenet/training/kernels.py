@@ -56,7 +56,7 @@ def fuse(model: nn.Module) -> None:
         for index, block in enumerate(stack.blocks):
             _require_the_papers_block(index, block)
     for stack in stacks:
-        stack.unit = fused_unit  # type: ignore[method-assign]
+        stack.unit = fused_unit
 
 
 def _require_the_papers_block(index: int, block: Block) -> None:

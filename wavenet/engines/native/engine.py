@@ -86,7 +86,7 @@ class NativeEngine:
         codes, windows = state.last.split(sizes), state.model[0].split(sizes)
         blocks = zip(*(block.split(sizes) for block in state.model[1]), strict=True)
         for part, *state_of_part in zip(self._threads, codes, windows, blocks, strict=True):
-            part.state = tuple(state_of_part)  # type: ignore[assignment]
+            part.state = tuple(state_of_part)
 
     @torch.no_grad()
     def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
@@ -96,7 +96,9 @@ class NativeEngine:
     @torch.no_grad()
     def teacher_forced(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
         """As `prime`, sample by sample in this engine's own arithmetic."""
-        return self._together(samples.cpu(), condition, 1, lambda part, rows: part.teacher_forced(rows))
+        return self._together(
+            samples.cpu(), condition, 1, lambda part, rows: part.teacher_forced(rows)
+        )
 
     @torch.no_grad()
     def sample(
@@ -174,7 +176,9 @@ class Packed:
         for layer in weights.layers:
             taps = [_halves(tap, self.lanes) for tap in layer.taps.unbind(-1)]
             products += [self._product(tap) for tap in taps]
-            products += [self._product(rows) for rows in (layer.mix, layer.skip) if rows is not None]
+            products += [
+                self._product(rows) for rows in (layer.mix, layer.skip) if rows is not None
+            ]
         return products
 
     def padded(self, rows: Tensor) -> Tensor:

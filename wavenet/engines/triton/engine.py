@@ -91,9 +91,7 @@ class TritonEngine:
         self._time = 0
         self._before: Tensor | None = None  # what the kernel's constants were made from
         where = "GPU and driver"
-        check_against_model(
-            self, self._parts, self._streams, TOLERANCE[dtype], "triton", where
-        )
+        check_against_model(self, self._parts, self._streams, TOLERANCE[dtype], "triton", where)
 
     @property
     def state(self) -> EngineState:
@@ -118,8 +116,8 @@ class TritonEngine:
         ):
             past = history.shape[-1]
             ring.zero_()
-            ring[len(ring) - past :, : self._streams, : self._weights.channels] = (
-                history.permute(2, 0, 1)
+            ring[len(ring) - past :, : self._streams, : self._weights.channels] = history.permute(
+                2, 0, 1
             )
 
     @torch.no_grad()
@@ -227,7 +225,11 @@ class Packed:
         self.sizes = {"M": tile, "L": len(layers), "K": given["kernel"], "Q": given["classes"]}
         widths = {"C": "residual", "G": "gate", "S": "skip", "H": "head"}
         self.sizes |= {name: padded(given[width]) for name, width in widths.items()}
-        self.tensors = {**self._body(weights), **self._head(weights), "rings": self._places(weights)}
+        self.tensors = {
+            **self._body(weights),
+            **self._head(weights),
+            "rings": self._places(weights),
+        }
 
     def _body(self, weights: Weights) -> dict[str, Tensor]:
         layers = weights.layers
