@@ -14,7 +14,7 @@ from wavenet.audio import load_audio, save_audio, write_pcm
 from wavenet.checkpoints import load_model, model_name, newest_or_bundled, to_device
 from wavenet.files import new_name
 from wavenet.gallery import write_gallery
-from wavenet.generation import Stream, seconds_of, stream
+from wavenet.generation import seconds_of, stream
 from wavenet.model import WaveNet
 from wavenet.plotting import save_plot
 from wavenet.terminal import (
@@ -128,15 +128,10 @@ def run(args: argparse.Namespace) -> None:
         **sampling_of(args),
     }
     if args.gallery:
-        settings["watch"] = lambda chunks: with_progress(chunks, *shape_of(chunks, model))
+        settings["watch"] = lambda clips: with_progress(clips, model.sample_rate)
         print(write_gallery(args.gallery, model, model_name(source), **settings))
     else:
         draw(args, model, settings)
-
-
-def shape_of(chunks: Stream, model: WaveNet) -> tuple[int, int]:
-    """Clips at once and samples a second, for the progress bar."""
-    return 1 if chunks.lengths is None else len(chunks.lengths), model.sample_rate
 
 
 def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> None:
@@ -149,7 +144,7 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
     heard = []
     if prompt is not None:  # as the model hears it
         heard.append(model.output.decode(model.output.encode(prompt)).expand(args.batch, -1))
-    with Interruptible(with_progress(chunks, args.batch, model.sample_rate)) as made:
+    with Interruptible(with_progress(chunks, model.sample_rate)) as made:
         if args.out == STDOUT:
             write_pcm(sys.stdout.fileno(), chain(heard, made))
         else:

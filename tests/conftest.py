@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wavenet import WaveNet
+from wavenet import Condition, Sampling, WaveNet
+from wavenet.engines import Engine, EngineState
 
 # Largest difference allowed between two ways to the same value, relative to the largest value where that is above 1.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2}
@@ -62,7 +63,7 @@ def interpreter() -> Iterator[Interpreter]:
 
 
 def _start_interpreting() -> bool:
-    from wavenet.training.kernels import INTERPRETED
+    from wavenet.triton_common import INTERPRETED
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)  # memory that no kernel has written is NaN
@@ -123,6 +124,43 @@ def some_labels(batch_size: int) -> dict[str, Tensor]:
     """Ids for LABELS that differ between neighbouring streams."""
     streams = torch.arange(batch_size)
     return {"digit": streams % 3, "speaker": (streams + 1) % 2}
+
+
+class Steered:
+    """An engine, and a condition that holds for ever: what most tests want of one."""
+
+    def __init__(self, engine: Any, condition: Condition | None = None) -> None:
+        self.engine, self.condition = engine, condition
+
+    @property
+    def state(self) -> EngineState:
+        return self.engine.state
+
+    @state.setter
+    def state(self, state: EngineState) -> None:
+        self.engine.state = state
+
+    def prime(self, samples: Tensor) -> Tensor:
+        return self.engine.prime(samples, self.condition)
+
+    def teacher_forced(self, samples: Tensor) -> Tensor:
+        return self.engine.teacher_forced(samples, self.condition)
+
+    def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
+        return self.engine.sample(uniforms, sampling, self.condition)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+
+def steered(engine: Engine, model: WaveNet, batch_size: int) -> Steered:
+    """The engine, steered by `some_labels` where the model has labels."""
+    if not model.labels:
+        return Steered(engine)
+    device = next(model.parameters()).device
+    labels = {name: ids.to(device) for name, ids in some_labels(batch_size).items()}
+    with torch.no_grad():
+        return Steered(engine, model.condition(labels))
 
 
 def some_codes(batch_size: int, time: int, seed: int = 1) -> Tensor:

@@ -5,15 +5,16 @@ import torch
 from conftest import LABELS
 
 from wavenet import WaveNet, label_ids
-from wavenet.conditioning.labels import (
-    FRAMES,
-    NOT_TOLD,
-    SHARES,
+from wavenet.conditioning import (
+    NO_LABEL,
+    Condition,
     LabelEmbedding,
     PositionEmbedding,
     advanced,
     checked_names,
+    with_and_without,
 )
+from wavenet.conditioning.position import FRAMES, SHARES
 
 
 def test_one_category_holds_for_every_stream() -> None:
@@ -104,13 +105,13 @@ def test_names_are_copied_and_become_strings() -> None:
 # Labels that are left out
 
 
-def test_a_label_that_is_not_told_adds_nothing() -> None:
+def test_a_label_that_is_not_given_adds_nothing() -> None:
     embedding = LabelEmbedding(LABELS, 4, unlabelled=True)
-    told = {
-        "digit": torch.tensor([2, NOT_TOLD, NOT_TOLD]),
-        "speaker": torch.tensor([1, 1, NOT_TOLD]),
+    given = {
+        "digit": torch.tensor([2, NO_LABEL, NO_LABEL]),
+        "speaker": torch.tensor([1, 1, NO_LABEL]),
     }
-    h = embedding(told)
+    h = embedding(given)
     digits, speakers = (table.weight for table in embedding.tables)
     assert torch.equal(h[0, :, 0], digits[2] + speakers[1])
     assert torch.equal(h[1, :, 0], speakers[1]) and not h[2].any()
@@ -120,7 +121,7 @@ def test_a_label_that_is_not_told_adds_nothing() -> None:
 
 def test_a_model_that_was_not_trained_for_it_wants_every_label() -> None:
     with pytest.raises(IndexError):
-        LabelEmbedding(LABELS, 4)({"digit": torch.tensor([NOT_TOLD]), "speaker": torch.tensor([0])})
+        LabelEmbedding(LABELS, 4)({"digit": torch.tensor([NO_LABEL]), "speaker": torch.tensor([0])})
 
 
 # The position in the clip
@@ -193,3 +194,70 @@ def test_a_model_without_a_position_refuses_one_and_one_with_it_wants_it() -> No
 def test_a_hop_that_is_no_frame_is_refused(hop: object) -> None:
     with pytest.raises(ValueError, match="position_hop"):
         WaveNet(1, 1, position_hop=hop)  # type: ignore[arg-type]
+
+
+# Conditions
+
+
+def frames(count: int) -> torch.Tensor:
+    """(2, 3, count), of which no two frames are alike."""
+    return torch.randn(2, 3, count, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_condition_without_a_hop_holds_for_ever() -> None:
+    condition = Condition(frames(1))
+    assert torch.equal(condition.over(1000), condition.features)
+    assert condition.after(7) is condition
+    ((start, stop, here),) = condition.pieces(1000, 1)
+    assert (start, stop, here.hop) == (0, 1000, 0) and here.features is condition.features
+
+
+@pytest.mark.parametrize("offset", [0, 1, 3])
+def test_each_frame_holds_for_its_samples(offset: int) -> None:
+    condition = Condition(frames(4), 4, offset)
+    each = torch.stack([condition.features[..., (offset + t) // 4] for t in range(9)], dim=-1)
+    assert torch.equal(condition.over(9), each)
+    for gone in range(9):
+        assert torch.equal(condition.after(gone).over(9 - gone), each[..., gone:])
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 50])
+@pytest.mark.parametrize("offset", [0, 3])
+def test_pieces_of_a_condition_are_the_whole(offset: int, at_once: int) -> None:
+    condition, made, end = Condition(frames(6), 4, offset), [], 0
+    for start, stop, here in condition.pieces(20, at_once):
+        assert start == end and here.features.shape[-1] <= at_once
+        made.append(here.over(stop - start))
+        end = stop
+    assert end == 20 and torch.equal(torch.cat(made, dim=-1), condition.over(20))
+
+
+def test_a_condition_that_ends_too_early_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"12 samples from sample 1 .* 4 frames of 4.* has 3"):
+        Condition(frames(3), 4, 1).over(12)
+
+
+@pytest.mark.parametrize("settings", [{}, {"position_hop": 16}])
+def test_a_timeline_in_pieces_is_the_condition_of_the_whole(settings: dict[str, int]) -> None:
+    model = WaveNet(1, 1, labels=LABELS, **settings)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    labels, lengths = {"digit": torch.tensor([0, 2]), "speaker": torch.tensor([1, 1])}, [70, 300]
+    position = model.beginning(2, torch.tensor(lengths))
+    whole = model.condition(labels, position=position, time=90)
+    timeline = model.timeline(labels, torch.tensor(lengths))
+    pieces = [timeline.between(start, stop) for start, stop in ((0, 1), (1, 33), (33, 90))]
+    assert whole is not None and all(piece is not None for piece in pieces)
+    made = [piece.over(n).expand(-1, -1, n) for piece, n in zip(pieces, (1, 32, 57), strict=True)]
+    assert torch.equal(torch.cat(made, dim=-1), whole.over(90).expand(-1, -1, 90))
+
+
+def test_a_timeline_of_a_model_that_nothing_steers_is_empty() -> None:
+    assert WaveNet(1, 1).timeline().between(0, 5) is None
+    with pytest.raises(ValueError, match="give the clips' lengths"):
+        WaveNet(1, 1, position_hop=16).timeline()
+
+
+def test_each_clip_with_labels_and_without() -> None:
+    pairs = with_and_without({"digit": torch.tensor([2, 0])})
+    assert pairs["digit"].tolist() == [2, NO_LABEL, 0, NO_LABEL]

@@ -8,7 +8,7 @@ from conftest import assert_close, some_codes, some_uniforms
 from torch import Tensor
 
 from wavenet import Sampling
-from wavenet.outputs.sampling import negative_log_likelihood
+from wavenet.ops import cross_entropy
 
 LARGEST = 1 - 2**-24  # that torch.rand gives in float32
 
@@ -231,10 +231,8 @@ def test_negative_log_likelihood_is_that_of_log_softmax(dtype: torch.dtype) -> N
                 for b in range(3)
             ]
         )  # fmt: skip
-        assert_close(negative_log_likelihood(given, codes), expected)
-        assert_close(
-            torch.compile(negative_log_likelihood, backend="eager")(given, codes), expected
-        )
+        assert_close(cross_entropy(given, codes), expected)
+        assert_close(torch.compile(cross_entropy, backend="eager")(given, codes), expected)
 
 
 def test_negative_log_likelihood_of_half_precision_is_float32() -> None:
@@ -242,6 +240,6 @@ def test_negative_log_likelihood_of_half_precision_is_float32() -> None:
         some_codes(2, 5),
         some_logits(10, dtype=torch.bfloat16).view(2, 5, 256).transpose(1, 2),
     )
-    nats = negative_log_likelihood(logits, codes)
+    nats = cross_entropy(logits, codes)
     assert nats.dtype == torch.float32
-    assert_close(nats, negative_log_likelihood(logits.float(), codes))
+    assert_close(nats, cross_entropy(logits.float(), codes))

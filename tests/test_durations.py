@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from wavenet.conditioning.durations import (
     WIDEST,
+    ClipLength,
     checked_clip_length,
     draw_lengths,
     fit_clip_length,
@@ -28,11 +30,11 @@ def some_clips(spread: float, count: int = 6000) -> tuple[torch.Tensor, dict[str
 def test_the_fit_finds_the_numbers_that_lengths_were_made_from() -> None:
     lengths, ids = some_clips(0.15)
     found = fit_clip_length(lengths, ids, CATEGORIES)
-    assert found["log_mean"] == pytest.approx(8, abs=0.01) and found["log_std"] == pytest.approx(
+    assert found.log_mean == pytest.approx(8, abs=0.01) and found.log_std == pytest.approx(
         0.15, abs=0.01
     )
     for name, expected in OFFSETS.items():
-        assert found["offsets"][name] == pytest.approx(expected.tolist(), abs=0.02)
+        assert found.offsets[name] == pytest.approx(expected.tolist(), abs=0.02)
 
 
 def test_the_fit_separates_labels_that_go_together() -> None:
@@ -43,23 +45,21 @@ def test_the_fit_separates_labels_that_go_together() -> None:
     }
     lengths = (8 + OFFSETS["digit"][ids["digit"]] + OFFSETS["speaker"][ids["speaker"]]).exp()
     found = fit_clip_length(lengths, ids, CATEGORIES)
-    digit, speaker = found["offsets"]["digit"], found["offsets"]["speaker"]
+    digit, speaker = found.offsets["digit"], found.offsets["speaker"]
     assert digit[2] - digit[0] == pytest.approx(0.4, abs=0.01) and digit[1] == 0, "nobody says 1"
-    assert speaker[1] - speaker[0] == pytest.approx(0.2, abs=0.01) and found["log_std"] < 0.01
+    assert speaker[1] - speaker[0] == pytest.approx(0.2, abs=0.01) and found.log_std < 0.01
 
 
 def test_the_fit_is_plain_numbers() -> None:
     found = fit_clip_length(*some_clips(0.1), CATEGORIES)
-    assert json.loads(json.dumps(found)) == found == checked_clip_length(found, CATEGORIES)
+    assert checked_clip_length(found, CATEGORIES) == found
+    plain = json.loads(json.dumps(asdict(found)))
+    assert plain == asdict(found) and checked_clip_length(plain, CATEGORIES) == found
 
 
 def test_clips_without_labels_have_a_mean_and_a_spread() -> None:
     found = fit_clip_length(torch.tensor([100, 400]), {}, {})
-    assert found == {
-        "log_mean": round(math.log(200), 4),
-        "log_std": round(math.log(2), 4),
-        "offsets": {},
-    }
+    assert found == ClipLength(round(math.log(200), 4), round(math.log(2), 4), {})
 
 
 def test_drawn_lengths_are_those_of_the_corpus() -> None:
@@ -76,16 +76,12 @@ def test_drawn_lengths_are_those_of_the_corpus() -> None:
 
 
 def test_no_length_is_drawn_from_far_out() -> None:
-    drawn = (
-        draw_lengths({"log_mean": 8, "log_std": 0.5, "offsets": {}}, {}, 2000, seed=0)
-        .double()
-        .log()
-    )
+    drawn = draw_lengths(ClipLength(8, 0.5), {}, 2000, seed=0).double().log()
     assert 0.9 * WIDEST < float((drawn - 8).abs().max()) / 0.5 < 1.01 * WIDEST
 
 
 def test_a_length_is_its_seeds_alone_and_in_a_batch() -> None:
-    prior: dict[str, Any] = {"log_mean": 7.0, "log_std": 0.3, "offsets": {"speaker": [0.0, 0.5]}}
+    prior = ClipLength(7.0, 0.3, {"speaker": [0.0, 0.5]})
     speakers = torch.tensor([0, 1, 0, 1])
     together = draw_lengths(prior, {"speaker": speakers}, 4, seed=5).tolist()
     alone = [

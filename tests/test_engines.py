@@ -19,16 +19,18 @@ from conftest import (
     some_codes,
     some_labels,
     some_uniforms,
+    steered,
 )
 from torch import Tensor
 
 import wavenet.engines.cached
-from wavenet import Sampling, WaveNet
+from wavenet import Condition, Sampling, WaveNet
+from wavenet.conditioning import with_and_without
 from wavenet.engines import Engine, EngineState, build_engine
-from wavenet.engines.cached import TorchEngine
+from wavenet.engines.cached import CachedEngine
 
 F64, F32 = torch.float64, torch.float32
-NAMES = ["naive", "torch"]
+NAMES = ["naive", "step", "cached"]
 PRECISIONS = {F64: "float64", F32: "float32", torch.bfloat16: "bfloat16"}
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SAMPLINGS = [
@@ -42,8 +44,8 @@ SAMPLINGS = [
 
 
 def engine_of(name: str, model: WaveNet, batch_size: int = 3, dtype: torch.dtype = F64) -> Engine:
-    labels = some_labels(batch_size) if model.labels else None
-    return build_engine(model, batch_size, labels, engine=name, precision=PRECISIONS[dtype])
+    built = build_engine(model, batch_size, engine=name, precision=PRECISIONS[dtype])
+    return steered(built, model, batch_size)
 
 
 def drawn(
@@ -112,7 +114,7 @@ def test_engines_give_the_same_codes_from_the_same_uniforms(
 ) -> None:
     model, uniforms = small_model(**settings).to(device), some_uniforms(batch_size, samples)
     codes = [drawn(engine_of(name, model, batch_size), uniforms) for name in NAMES]
-    assert torch.equal(codes[0], codes[1])
+    assert all(torch.equal(codes[0], other) for other in codes[1:])
     assert_diverse(codes[0])
 
 
@@ -120,7 +122,7 @@ def test_engines_give_the_same_codes_from_the_same_uniforms(
 def test_engines_give_the_same_codes_however_they_draw(sampling: Sampling) -> None:
     model, uniforms = small_model(labels=LABELS), some_uniforms(3, 150)
     codes = [drawn(engine_of(name, model), uniforms, sampling) for name in NAMES]
-    assert torch.equal(codes[0], codes[1])
+    assert all(torch.equal(codes[0], other) for other in codes[1:])
     if sampling.temperature:
         assert_diverse(codes[0], least=10)
 
@@ -134,24 +136,25 @@ def test_engines_give_the_same_codes_after_a_prompt(prompt: int, device: str) ->
         engine = engine_of(name, model)
         engine.prime(given)
         codes.append(drawn(engine, uniforms))
-    assert torch.equal(codes[0], codes[1])
+    assert all(torch.equal(codes[0], other) for other in codes[1:])
     assert not torch.equal(codes[0], drawn(engine_of("naive", model), uniforms))
 
 
 @pytest.mark.parametrize("kernel_size", [1, 2, 3])
 def test_engines_give_the_same_codes_in_float32_but_for_edges(kernel_size: int) -> None:
     model, uniforms = small_model(dtype=F32, kernel_size=kernel_size), some_uniforms(7, 500)
-    first, second = (drawn(engine_of(name, model, 7, F32), uniforms) for name in NAMES)
+    first, *others = (drawn(engine_of(name, model, 7, F32), uniforms) for name in NAMES)
     assert_diverse(first)
-    assert parted_on_edge(model, first, second, uniforms) > 0.5 * first.numel()
+    for other in others:
+        assert parted_on_edge(model.to(F32), first, other, uniforms) > 0.5 * first.numel()
 
 
 @pytest.mark.gpu
 def test_the_cuda_engine_gives_the_codes_of_the_cpu_but_for_edges() -> None:
     model, uniforms = small_model(dtype=F32, labels=LABELS), some_uniforms(7, 300)
-    first = drawn(engine_of("torch", model, 7, F32), uniforms)
+    first = drawn(engine_of("cached", model, 7, F32), uniforms)
     second = drawn(
-        engine_of("torch", small_model(dtype=F32, labels=LABELS).to("cuda"), 7, F32), uniforms
+        engine_of("cached", small_model(dtype=F32, labels=LABELS).to("cuda"), 7, F32), uniforms
     )
     assert parted_on_edge(model, first, second, uniforms, some_labels(7)) > 0.5 * first.numel()
 
@@ -159,11 +162,11 @@ def test_the_cuda_engine_gives_the_codes_of_the_cpu_but_for_edges() -> None:
 class Uncaptured:
     """In the place of a captured graph: the same step, called."""
 
-    def __init__(self, engine: TorchEngine, sampling: Sampling) -> None:
+    def __init__(self, engine: CachedEngine, sampling: Sampling) -> None:
         self.engine, self.sampling = engine, sampling
 
     def replay(self) -> None:
-        self.logits = self.engine._counted_step(self.sampling)
+        self.params = self.engine._counted_step(self.sampling)
 
 
 @pytest.mark.parametrize(
@@ -175,13 +178,13 @@ def test_the_step_that_cuda_captures_gives_the_same_codes(
 ) -> None:
     """On a CPU it can be run, not captured; calls longer than its rows are cut."""
     model, uniforms, sampling = small_model(**settings), some_uniforms(3, 90), Sampling(1.1, 0, 0.9)
-    expected = drawn(engine_of("torch", model), uniforms, sampling, cuts)
+    expected = drawn(engine_of("cached", model), uniforms, sampling, cuts)
     monkeypatch.setattr(wavenet.engines.cached, "CHUNK", 32)
-    monkeypatch.setattr(TorchEngine, "_stepped", TorchEngine._replayed)
+    monkeypatch.setattr(CachedEngine, "_stepped", CachedEngine._replayed)
     monkeypatch.setattr(
-        TorchEngine, "_capture", lambda engine, sampling: Uncaptured(engine, sampling)
+        CachedEngine, "_capture", lambda engine, sampling: Uncaptured(engine, sampling)
     )
-    assert torch.equal(drawn(engine_of("torch", model), uniforms, sampling, cuts), expected)
+    assert torch.equal(drawn(engine_of("cached", model), uniforms, sampling, cuts), expected)
 
 
 @pytest.mark.gpu
@@ -189,7 +192,10 @@ def test_the_step_that_cuda_captures_gives_the_same_codes(
 def test_a_captured_graph_follows_the_state_and_the_sampling(dtype: torch.dtype) -> None:
     """One engine, two ways to draw in turn, and a state put back: the codes of an engine without a graph."""
     model, uniforms = small_model(dtype=dtype, labels=LABELS).cuda(), some_uniforms(3, 60)
-    captured, plain = engine_of("torch", model, dtype=dtype), engine_of("torch", model, dtype=dtype)
+    captured, plain = (
+        engine_of("cached", model, dtype=dtype),
+        engine_of("cached", model, dtype=dtype),
+    )
     for sampling in (Sampling(), Sampling(0.5), Sampling()):
         state = captured.state
         first = captured.sample(uniforms, sampling)
@@ -217,7 +223,7 @@ def test_thousands_of_codes_are_those_of_one_teacher_forced_forward(
     model, uniforms = small_model(**settings), some_uniforms(batch_size, 3000)
     assert model.receptive_field > 100
     codes = drawn(
-        engine_of("torch", model, batch_size), uniforms, sampling, cuts=[1, 130, 131, 2000]
+        engine_of("cached", model, batch_size), uniforms, sampling, cuts=[1, 130, 131, 2000]
     )
     with torch.no_grad():
         logits = model(shifted(model, codes), some_labels(batch_size) if model.labels else None)
@@ -283,7 +289,7 @@ def assert_state(state: EngineState, model: WaveNet, heard: Tensor) -> None:
     expected = model.init_state(len(heard))
     if inputs.shape[1] > 1:
         _, expected = model.step(inputs[:, :-1], expected, labels)
-    assert torch.equal(state.code, inputs[:, -1])
+    assert torch.equal(state.last, inputs[:, -1])
     for actual, wanted in zip(
         (state.model[0], *state.model[1]), (expected[0], *expected[1]), strict=True
     ):
@@ -295,7 +301,14 @@ def assert_state(state: EngineState, model: WaveNet, heard: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [("naive", "torch"), ("torch", "naive"), ("torch", "torch")]
+    ("before", "after"),
+    [
+        ("naive", "cached"),
+        ("cached", "naive"),
+        ("cached", "cached"),
+        ("step", "cached"),
+        ("cached", "step"),
+    ],
 )
 @pytest.mark.parametrize(
     "settings", [{"kernel_size": 1}, {}, {"kernel_size": 3, "labels": LABELS}], ids=str
@@ -305,7 +318,7 @@ def test_a_stream_handed_over_in_the_middle_goes_on_the_same(
     before: str, after: str, settings: dict[str, Any], handover: int
 ) -> None:
     model, uniforms = small_model(**settings), some_uniforms(3, 110)
-    whole = drawn(engine_of("torch", model), uniforms)
+    whole = drawn(engine_of("cached", model), uniforms)
     first, second = engine_of(before, model), engine_of(after, model)
     drawn(second, some_uniforms(3, 9, seed=8))  # what it did before must not matter
     head = drawn(first, uniforms[:, :handover]) if handover else whole[:, :0]
@@ -321,7 +334,7 @@ def test_a_stream_handed_over_in_the_middle_goes_on_the_same(
 @pytest.mark.parametrize("name", NAMES)
 def test_a_handed_over_stream_can_be_primed(name: str) -> None:
     model, uniforms, codes = small_model(labels=LABELS), some_uniforms(3, 30), some_codes(3, 25)
-    first, second = engine_of("torch", model), engine_of(name, model)
+    first, second = engine_of("cached", model), engine_of(name, model)
     drawn(first, uniforms)
     second.state = first.state
     assert_close(second.prime(codes).clone(), first.prime(codes).clone())
@@ -333,18 +346,18 @@ def test_a_state_once_read_is_not_changed_by_later_sampling(name: str) -> None:
     engine, uniforms = engine_of(name, small_model()), some_uniforms(3, 40)
     drawn(engine, uniforms)
     state = engine.state
-    kept = [part.clone() for part in (state.code, state.model[0], *state.model[1])]
+    kept = [part.clone() for part in (state.last, state.model[0], *state.model[1])]
     after = drawn(engine, uniforms)
     engine.prime(some_codes(3, 30))
     assert all(
         torch.equal(*pair)
-        for pair in zip((state.code, state.model[0], *state.model[1]), kept, strict=True)
+        for pair in zip((state.last, state.model[0], *state.model[1]), kept, strict=True)
     )
     engine.state = state
     assert torch.equal(drawn(engine, uniforms), after), "rewound, the stream is the same"
     assert all(
         torch.equal(*pair)
-        for pair in zip((state.code, state.model[0], *state.model[1]), kept, strict=True)
+        for pair in zip((state.last, state.model[0], *state.model[1]), kept, strict=True)
     )
 
 
@@ -434,8 +447,8 @@ def test_auto_logs_its_choice_and_gives_what_it_chose(caplog: pytest.LogCaptureF
         engine = build_engine(model, 2, precision="float64")
     (record,) = caplog.records
     assert record.levelno == logging.INFO
-    assert all(word in record.getMessage() for word in ("torch", "cpu", "float64", "batch 2"))
-    assert torch.equal(drawn(engine, uniforms), drawn(engine_of("torch", model, 2), uniforms))
+    assert all(word in record.getMessage() for word in ("cached", "cpu", "float64", "batch 2"))
+    assert torch.equal(drawn(engine, uniforms), drawn(engine_of("cached", model, 2), uniforms))
 
 
 def test_a_named_engine_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -445,73 +458,117 @@ def test_a_named_engine_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_an_unknown_engine_or_precision_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"engine 'fast'.*auto, naive, torch"):
+    with pytest.raises(ValueError, match=r"engine 'fast'.*auto, naive, step, cached"):
         build_engine(small_model(), 1, engine="fast")
     with pytest.raises(ValueError, match=r"precision 'float8'.*float32, bfloat16, float64"):
         build_engine(small_model(), 1, precision="float8")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_engine_for_a_model_with_labels_wants_them(name: str) -> None:
-    with pytest.raises(ValueError, match=r"\['digit', 'speaker'\]"):
-        build_engine(small_model(labels=LABELS), 1, engine=name).prime(some_codes(1, 3))
+def test_the_older_name_of_the_cached_engine_is_accepted() -> None:
+    assert isinstance(build_engine(small_model(), 1, engine="torch"), CachedEngine)
+
+
+# What steers them
+
+
+@pytest.mark.parametrize("name", [*NAMES, "native"])
+def test_an_engine_for_a_model_with_labels_wants_a_condition(name: str) -> None:
+    model, dtype = small_model(labels=LABELS, dtype=F32), F32
+    engine = build_engine(model, 1, engine=name, precision=PRECISIONS[dtype])
+    with pytest.raises(ValueError, match="takes a condition of shape"):
+        engine.prime(some_codes(1, 3))
+    with pytest.raises(ValueError, match="takes a condition of shape"):
+        engine.sample(some_uniforms(1, 3), Sampling())
+
+
+@pytest.mark.parametrize("name", [*NAMES, "native"])
+def test_an_engine_refuses_a_condition_that_does_not_fit(name: str) -> None:
+    engine = build_engine(small_model(labels=LABELS, dtype=F32), 2, engine=name)
+    for wrong in (torch.zeros(2, 4, 1), torch.zeros(1, 3, 1)):
+        with pytest.raises(ValueError, match="condition"):
+            engine.sample(some_uniforms(2, 3), Sampling(), Condition(wrong))
+    with pytest.raises(ValueError, match=r"40 samples .* 3 frames of 16.* has 2"):
+        engine.sample(some_uniforms(2, 40), Sampling(), Condition(torch.zeros(2, 3, 2), 16))
+    plain = build_engine(small_model(dtype=F32), 2, engine=name)
+    with pytest.raises(ValueError, match="condition"):
+        plain.sample(some_uniforms(2, 3), Sampling(), Condition(torch.zeros(2, 3, 1)))
 
 
 # The position in the clip, and guidance
 
 HOP = 16
 PLACED = {"position_hop": HOP, "labels": LABELS, "unlabelled": True, "layers_per_cycle": 4}
-OTHERS = ["torch", "native"]
+OTHERS = ["cached", "step", "native"]
 
 
-def in_frames(
-    engine: Engine, uniforms: Tensor, lengths: Tensor, sampling: Sampling, start: int = 0
-) -> Tensor:
-    """Codes (B, T), the engine placed anew at the beginning of each frame."""
-    codes, place = [], start
-    first = HOP - start % HOP
-    for piece in (uniforms[:, :first], *uniforms[:, first:].split(HOP, dim=1)):
-        engine.place(torch.stack([torch.full_like(lengths, place), lengths], dim=1))
-        codes.append(engine.sample(piece, sampling))
-        place += piece.shape[1]
-    return torch.cat(codes, dim=1).cpu()
+@torch.no_grad()
+def from_sample(model: WaveNet, lengths: Tensor, start: int, samples: int) -> Condition:
+    """What steers clips of so many samples, labelled by `some_labels`, from sample `start` on."""
+    timeline = model.timeline(some_labels(len(lengths)), lengths)
+    condition = timeline.between(start, start + samples)
+    assert condition is not None
+    return condition
 
 
+@pytest.mark.parametrize("cuts", [[], [1, 11, 12, 60]])
 @pytest.mark.parametrize("start", [0, 5])
 @pytest.mark.parametrize("name", OTHERS)
-def test_engines_place_their_streams_as_the_naive_one_does(name: str, start: int) -> None:
+def test_engines_steer_their_streams_as_the_naive_one_does(
+    name: str, start: int, cuts: list[int]
+) -> None:
     dtype = F32 if name == "native" else F64
-    model, uniforms, lengths = (
-        small_model(dtype=dtype, **PLACED),
-        some_uniforms(3, 120),
-        torch.tensor([70, 120, 400]),
-    )
-    first, second = (
-        in_frames(engine_of(each, model, 3, dtype), uniforms, lengths, Sampling(), start)
-        for each in ("naive", name)
-    )
+    model, uniforms = small_model(dtype=dtype, **PLACED), some_uniforms(3, 120)
+    lengths, codes = torch.tensor([70, 120, 400]), []
+    for each in ("naive", name):
+        engine = build_engine(model, 3, engine=each, precision=PRECISIONS[dtype])
+        at, pieces = start, []
+        for piece in uniforms.tensor_split(cuts if each == name else [], dim=1):
+            condition = from_sample(model, lengths, at, piece.shape[1])
+            pieces.append(engine.sample(piece, Sampling(), condition))
+            at += piece.shape[1]
+        codes.append(torch.cat(pieces, dim=1))
+    first, second = codes
     assert_diverse(first)
     position = torch.stack([torch.full_like(lengths, start), lengths], dim=1)
     agreed = parted_on_edge(model, first, second, uniforms, some_labels(3), position)
     assert agreed == first.numel() if dtype == F64 else agreed > 0.5 * first.numel()
 
 
+@pytest.mark.parametrize("frames", [1, 2, 1000])
+@pytest.mark.parametrize("name", OTHERS)
+def test_how_many_frames_are_projected_at_once_changes_nothing(
+    name: str, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtype = F32 if name == "native" else F64
+    model, uniforms = small_model(dtype=dtype, **PLACED), some_uniforms(3, 120)
+    condition = from_sample(model, torch.tensor([70, 120, 400]), 5, 120)
+    engine = build_engine(model, 3, engine=name, precision=PRECISIONS[dtype])
+    expected = engine.sample(uniforms, Sampling(), condition)
+    for room in ("cached", "native.engine"):
+        monkeypatch.setattr(f"wavenet.engines.{room}.FRAMES", frames)
+    engine = build_engine(model, 3, engine=name, precision=PRECISIONS[dtype])
+    assert torch.equal(engine.sample(uniforms, Sampling(), condition), expected)
+
+
 @pytest.mark.parametrize("name", ["naive", *OTHERS])
-def test_a_placed_stream_is_what_forward_predicts_at_that_place(name: str) -> None:
+def test_a_steered_stream_is_what_forward_predicts_at_that_place(name: str) -> None:
     model, codes, lengths = (
         small_model(dtype=F32, **PLACED),
         some_codes(3, 90),
         torch.tensor([90, 200, 90]),
     )
     position = torch.stack([torch.tensor([0, 33, 64]), lengths], dim=1)
-    engine = engine_of(name, model, 3, F32)
-    engine.place(position)
     with torch.no_grad():
+        condition = model.condition(some_labels(3), position=position, time=90)
         expected = model(shifted(model, codes), some_labels(3), position=position)
         elsewhere = model(
             shifted(model, codes), some_labels(3), position=model.beginning(3, lengths)
         )
-    assert_close(engine.prime(codes), expected)
+    engine = build_engine(model, 3, engine=name, precision="float32")
+    assert_close(engine.prime(codes, condition), expected)
+    if name == "native":
+        engine = build_engine(model, 3, engine=name, precision="float32")
+        assert_close(engine.teacher_forced(codes, condition), expected)  # type: ignore[attr-defined]
     assert (expected - elsewhere)[1:].abs().max() > 0.1 and torch.equal(expected[0], elsewhere[0])
 
 
@@ -530,6 +587,13 @@ def guided_by_hand(
     return codes
 
 
+@torch.no_grad()
+def with_labels_and_without(model: WaveNet, labels: dict[str, Tensor]) -> Condition:
+    condition = model.condition(with_and_without(labels))
+    assert condition is not None
+    return condition
+
+
 @pytest.mark.parametrize("name", ["naive", *OTHERS])
 @pytest.mark.parametrize(
     "sampling",
@@ -540,17 +604,15 @@ def test_guided_codes_are_drawn_from_both_predictions(name: str, sampling: Sampl
     model, uniforms = small_model(labels=LABELS, unlabelled=True), some_uniforms(3, 40)
     labels = some_labels(3)
     expected = guided_by_hand(model, uniforms, labels, sampling)
-    pairs = {
-        key: torch.stack([ids, torch.full_like(ids, -1)], dim=1).flatten()
-        for key, ids in labels.items()
-    }
     precision = "float32" if name == "native" else "float64"
-    engine = build_engine(
-        model.float() if name == "native" else model, 6, pairs, engine=name, precision=precision
-    )
-    codes = engine.sample(uniforms.repeat_interleave(2, dim=0), sampling)
-    assert torch.equal(codes[::2], codes[1::2]), "both of a pair take the same code"
-    same = (codes[::2] == expected).float().cumprod(dim=1).mean()
+    model = model.float() if name == "native" else model
+    engine = build_engine(model, 3, group=2, engine=name, precision=precision)
+    codes = engine.sample(uniforms, sampling, with_labels_and_without(model, labels))
+    assert codes.shape == (3, 40)
+    last = engine.state.last
+    assert torch.equal(last[::2], last[1::2]), "both of a pair take the same code"
+    assert torch.equal(last[::2], codes[:, -1])
+    same = (codes == expected).float().cumprod(dim=1).mean()
     assert same == 1 if precision == "float64" else same > 0.8  # float32 may part on an edge
     assert not torch.equal(
         expected, guided_by_hand(model.double(), uniforms, labels, Sampling(sampling.temperature))
@@ -560,24 +622,19 @@ def test_guided_codes_are_drawn_from_both_predictions(name: str, sampling: Sampl
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_no_two_threads_share_a_guided_pair(threads: int) -> None:
     model, uniforms = small_model(dtype=F32, labels=LABELS, unlabelled=True), some_uniforms(5, 60)
-    pairs = {
-        key: torch.stack([ids, torch.full_like(ids, -1)], dim=1).flatten()
-        for key, ids in some_labels(5).items()
-    }
+    condition, how = with_labels_and_without(model, some_labels(5)), Sampling(guidance=1.0)
     torch.set_num_threads(threads)
-    codes = build_engine(model, 10, pairs, engine="native").sample(
-        uniforms.repeat_interleave(2, 0), Sampling(guidance=1.0)
-    )
+    codes = build_engine(model, 5, group=2, engine="native").sample(uniforms, how, condition)
     torch.set_num_threads(1)
-    alone = build_engine(model, 10, pairs, engine="native").sample(
-        uniforms.repeat_interleave(2, 0), Sampling(guidance=1.0)
-    )
+    alone = build_engine(model, 5, group=2, engine="native").sample(uniforms, how, condition)
     assert torch.equal(codes, alone)
 
 
 @pytest.mark.parametrize("name", ["naive", *OTHERS])
 def test_guidance_of_streams_that_are_no_pairs_is_refused(name: str) -> None:
     model = small_model(dtype=F32, labels=LABELS, unlabelled=True)
-    engine = build_engine(model, 3, some_labels(3), engine=name)
+    engine = engine_of(name, model, 3, F32)
     with pytest.raises(ValueError, match="pairs of streams"):
         engine.sample(some_uniforms(3, 4), Sampling(guidance=1.0))
+    with pytest.raises(ValueError, match="group=3"):
+        build_engine(model, 3, group=3)

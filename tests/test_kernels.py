@@ -16,8 +16,8 @@ from tiny_runs import module, network, trainer, write_corpus
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from wavenet import ResidualBlock, WaveNet
-from wavenet.training.kernels import FusedBlock, fuse, residual_unit, resources
+from wavenet import Block, CausalConv1d, FiLM, Gated, ResidualBlock, Stack, WaveNet
+from wavenet.training.kernels import fuse, fused_unit, residual_unit, resources
 from wavenet.training.module import training_loss
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
@@ -58,10 +58,8 @@ def features(*shape: int, dtype: torch.dtype = F64, seed: int = 0, device: str =
     )
 
 
-def blocks(
-    case: Case, condition_time: int, last: bool, dtype: torch.dtype
-) -> tuple[ResidualBlock, ResidualBlock]:
-    """The plain block in float64, and the fused one with the same weights."""
+def blocks(case: Case, condition_time: int, last: bool, dtype: torch.dtype) -> tuple[Stack, Stack]:
+    """A stack of one plain block in float64, and of the fused one with the same weights."""
     torch.manual_seed(0)
     sizes = (
         case.channels,
@@ -73,7 +71,7 @@ def blocks(
         case.scale,
         last,
     )
-    plain = ResidualBlock(*sizes).to(dtype)
+    plain = Stack([ResidualBlock(*sizes)]).to(dtype)
     fused = copy.deepcopy(plain)
     fuse(fused)
     return plain.double(), fused
@@ -147,7 +145,7 @@ def test_under_autocast_products_are_in_bfloat16_and_weights_have_float32_gradie
     interpreter: Interpreter,
 ) -> None:
     expected = _computed_in_autocast(False)
-    assert expected["residual"].dtype == BF16 and expected["dilated.weight"].dtype == F32
+    assert expected["residual"].dtype == BF16 and expected["blocks.0.dilated.weight"].dtype == F32
     interpreter(assert_fused_autocasts)
 
 
@@ -174,7 +172,7 @@ def test_the_operator_keeps_what_it_tells_torch_of_shapes_aliases_and_gradients(
 def assert_refused(
     condition_channels: int, shape: tuple[int, ...], condition: tuple[int, ...] | None
 ) -> None:
-    block = ResidualBlock(5, 7, 6, condition_channels=condition_channels)
+    block = Stack([ResidualBlock(5, 7, 6, condition_channels=condition_channels)])
     fuse(block)
     block(torch.zeros(shape), None if condition is None else torch.zeros(condition))
 
@@ -204,9 +202,8 @@ def test_fusing_changes_neither_names_nor_weights_and_is_copied_and_saved(tmp_pa
     fused = copy.deepcopy(plain)
     fuse(fused)
     again = copy.deepcopy(fused)
-    assert all(
-        type(block) is FusedBlock for model in (fused, again) for block in model.stack.blocks
-    )
+    assert all(model.stack.unit is fused_unit for model in (fused, again))
+    assert plain.stack.unit is not fused_unit
     assert all(
         copied is not block
         for copied, block in zip(again.stack.blocks, fused.stack.blocks, strict=True)
@@ -219,6 +216,15 @@ def test_fusing_changes_neither_names_nor_weights_and_is_copied_and_saved(tmp_pa
         WaveNet.from_pretrained(tmp_path),
     ):  # without a GPU, a fused block is the plain one
         assert torch.equal(model(codes, some_labels(2)), plain(codes, some_labels(2)))
+
+
+def test_blocks_of_other_parts_are_refused_by_the_parts_name() -> None:
+    skip = CausalConv1d(7, 6, 1)
+    with pytest.raises(ValueError, match=r"gate is Gated, but block 0 has Tanh.*fused false"):
+        fuse(Stack([Block(CausalConv1d(5, 7, 2), nn.Tanh(), skip)]))
+    film = Block(CausalConv1d(5, 14, 2), Gated(), skip, steer=FiLM(3, 14))
+    with pytest.raises(ValueError, match="steer is Added or Unconditional, but block 1 has FiLM"):
+        fuse(Stack([ResidualBlock(5, 7, 6), film]))
 
 
 # The training step
@@ -249,7 +255,7 @@ def trained(
         trainer(callbacks=[kept], max_steps=steps, precision="64-true", gradient_clip_val=1.0).fit(
             lit, module(corpus)
         )
-    assert settings.get("fused", False) == isinstance(lit.network.stack.blocks[0], FusedBlock)
+    assert settings.get("fused", False) == (lit.network.stack.unit is fused_unit)
     return {"loss": kept.loss, **kept.gradients, **lit.network.state_dict()}
 
 

@@ -11,6 +11,7 @@ from conftest import LABELS, assert_close, cuttings, small_model, some_codes, so
 from torch import Tensor, nn
 
 from wavenet import CausalConv1d, ResidualBlock, ResidualStack, dilation_cycles
+from wavenet.layers import PassThrough
 
 F64, F32 = torch.float64, torch.float32
 DILATIONS = [2**power for power in range(10)]
@@ -397,7 +398,9 @@ def test_a_stack_is_its_blocks_in_sequence_with_summed_skips(condition_channels:
         now, skip = part(now, h)
         expected = expected + skip
     assert_close(module(x, h), expected)
-    assert [part.residual is None for part in module.blocks] == [False] * 4 + [True]
+    assert [isinstance(part.residual, PassThrough) for part in module.blocks] == [False] * 4 + [
+        True
+    ]
 
 
 def test_every_parameter_of_a_model_learns() -> None:

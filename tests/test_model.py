@@ -90,8 +90,8 @@ def test_codes_of_any_integer_type_are_taken() -> None:
 
 
 def test_head_channels_are_the_skip_channels_where_none_are_given() -> None:
-    assert WaveNet(1, 1, skip_channels=9).config["head_channels"] == 9
-    assert WaveNet(1, 1, skip_channels=9, head_channels=4).config["head_channels"] == 4
+    assert WaveNet(1, 1, skip_channels=9).config.head_channels == 9
+    assert WaveNet(1, 1, skip_channels=9, head_channels=4).config.head_channels == 4
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,14 @@ from conftest import (
     some_codes,
     some_labels,
     some_uniforms,
+    steered,
 )
 from torch import Tensor
 
 import wavenet.engines.native.engine
 from wavenet import Sampling, WaveNet
-from wavenet.engines import Engine, build_engine
-from wavenet.engines.cached import TorchEngine
+from wavenet.engines import Engine, build_engine, take_apart
+from wavenet.engines.cached import CachedEngine
 from wavenet.engines.native.compiler import CompilerError
 from wavenet.engines.native.engine import NativeEngine
 
@@ -77,8 +78,8 @@ SAMPLINGS = [
 ]
 
 
-def native(model: WaveNet, batch_size: int = 3, dtype: torch.dtype = F32) -> NativeEngine:
-    return NativeEngine(model, batch_size, some_labels(batch_size) if model.labels else None, dtype)
+def native(model: WaveNet, batch_size: int = 3, dtype: torch.dtype = F32) -> Any:
+    return steered(NativeEngine(take_apart(model), batch_size, dtype), model, batch_size)
 
 
 def logits_before(model: WaveNet, codes: Tensor, prompt: Tensor) -> Tensor:
@@ -152,14 +153,14 @@ def test_long_streams_stay_exact(settings: dict[str, Any], batch_size: int, samp
     assert_drawn(model, native(model, batch_size), batch_size, samples)
 
 
-@pytest.mark.parametrize("name", ["naive", "torch"])
+@pytest.mark.parametrize("name", ["naive", "cached"])
 @pytest.mark.parametrize(
     "settings", [SIZES["kernel-2"], SIZES["kernel-3"], SIZES["labels"]], ids=str
 )
 def test_codes_are_those_of_the_other_engines(name: str, settings: dict[str, Any]) -> None:
     """Up to the first edge, of which there is hardly one in so short a stream."""
     model, uniforms = small_model(dtype=F32, **settings), some_uniforms(7, 150)
-    other = build_engine(model, 7, some_labels(7) if model.labels else None, engine=name)
+    other = steered(build_engine(model, 7, engine=name), model, 7)
     equal = (
         native(model, 7).sample(uniforms, Sampling()) == other.sample(uniforms, Sampling())
     ).all(dim=1)
@@ -167,16 +168,16 @@ def test_codes_are_those_of_the_other_engines(name: str, settings: dict[str, Any
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["naive", "torch"])
+@pytest.mark.parametrize("name", ["naive", "cached"])
 @pytest.mark.parametrize(("batch_size", "samples"), [(1, 20000), (7, 2000)])
 @pytest.mark.parametrize("settings", SIZES.values(), ids=SIZES)
 def test_long_streams_of_the_other_engines_too(
     settings: dict[str, Any], batch_size: int, samples: int, name: str
 ) -> None:
     model = small_model(dtype=F32, **settings)
-    labels = some_labels(batch_size) if model.labels else None
     assert_drawn(model, native(model, batch_size), batch_size, samples)
-    assert_drawn(model, build_engine(model, batch_size, labels, engine=name), batch_size, samples)
+    other = steered(build_engine(model, batch_size, engine=name), model, batch_size)
+    assert_drawn(model, other, batch_size, samples)
 
 
 # Teacher forced
@@ -187,7 +188,7 @@ def test_long_streams_of_the_other_engines_too(
 def test_forced_logits_are_those_of_forward(settings: dict[str, Any], batch_size: int) -> None:
     model, codes = small_model(dtype=F32, **settings), some_codes(batch_size, 70)
     expected = logits_before(model, codes, codes[:, :0]).float()
-    assert_close(native(model.float(), batch_size).force(codes), expected)
+    assert_close(native(model.float(), batch_size).teacher_forced(codes), expected)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,10 @@ def test_bfloat16_is_the_model_with_rounded_weights_and_inputs(settings: dict[st
     model, codes = small_model(dtype=F32, **settings), some_codes(3, 70)
     engine = native(model, dtype=BF16)
     assert all(part.dtype == BF16 for part in (engine.state.model[0], *engine.state.model[1]))
-    logits, expected = engine.force(codes), logits_before(model, codes, codes[:, :0]).float()
+    logits, expected = (
+        engine.teacher_forced(codes),
+        logits_before(model, codes, codes[:, :0]).float(),
+    )
     error = (logits - expected).abs().max() / expected.abs().max()
     assert 1e-5 < error < 0.04, "above: rounded at all; below: to eight bits"
 
@@ -208,7 +212,7 @@ def test_bfloat16_is_the_model_with_rounded_weights_and_inputs(settings: dict[st
 def test_int8_is_close_to_the_model(settings: dict[str, Any]) -> None:
     model, codes = small_model(dtype=F32, **settings), some_codes(3, 70)
     logits, expected = (
-        native(model, dtype=torch.int8).force(codes),
+        native(model, dtype=torch.int8).teacher_forced(codes),
         logits_before(model, codes, codes[:, :0]).float(),
     )
     error = (logits - expected).abs().max() / expected.abs().max()
@@ -229,7 +233,7 @@ def test_int8_inputs_survive_being_kept() -> None:
 
 def test_only_the_native_engine_computes_in_int8() -> None:
     with pytest.raises(ValueError, match="Only the native engine"):
-        build_engine(small_model(dtype=F32), 1, engine="torch", precision="int8")
+        build_engine(small_model(dtype=F32), 1, engine="cached", precision="int8")
     assert isinstance(build_engine(small_model(dtype=F32), 1, precision="int8"), NativeEngine)
 
 
@@ -251,7 +255,7 @@ def test_state_is_canonical(settings: dict[str, Any], samples: int, dtype: torch
     inputs = torch.cat([torch.full((3, 1), model.codec.silence), heard], dim=1)
     if samples:
         _, expected = model.step(inputs[:, :-1], expected, labels)
-    assert torch.equal(state.code, inputs[:, -1])
+    assert torch.equal(state.last, inputs[:, -1])
     for actual, wanted in zip(
         (state.model[0], *state.model[1]), (expected[0], *expected[1]), strict=True
     ):
@@ -267,7 +271,7 @@ def test_state_is_canonical(settings: dict[str, Any], samples: int, dtype: torch
 def test_a_stream_moves_between_engines() -> None:
     model, uniforms = small_model(dtype=F32), some_uniforms(3, 90)
     whole = native(model).sample(uniforms, Sampling())
-    first, second, third = native(model), TorchEngine(model, 3, None, F32), native(model)
+    first, second, third = native(model), CachedEngine(take_apart(model), 3, F32), native(model)
     codes = [first.sample(uniforms[:, :30], Sampling())]
     second.state = first.state
     codes.append(second.sample(uniforms[:, 30:50], Sampling()))
@@ -292,18 +296,18 @@ def test_a_stream_is_the_same_to_the_bit_in_every_batch_and_with_every_thread(
     dtype: torch.dtype, three_threads: None
 ) -> None:
     model, codes = small_model(dtype=F32, **SIZES["channels-64"]), some_codes(16, 40)
-    together = native(model, 16, dtype).force(codes)
+    together = native(model, 16, dtype).teacher_forced(codes)
     for size in (1, 2, 3, 5, 7):
         torch.set_num_threads(1)
-        assert torch.equal(native(model, size, dtype).force(codes[:size]), together[:size]), (
-            f"batch {size}"
-        )
+        assert torch.equal(
+            native(model, size, dtype).teacher_forced(codes[:size]), together[:size]
+        ), f"batch {size}"
 
 
 def test_threads_share_the_streams(three_threads: None) -> None:
     model, uniforms = small_model(dtype=F32, labels=LABELS), some_uniforms(7, 200)
     engine = native(model, 7)
-    assert [group.batch for group in engine._groups] == [3, 3, 1]
+    assert [group.batch for group in engine._threads] == [3, 3, 1]
     codes = engine.sample(uniforms, Sampling())
     torch.set_num_threads(1)
     assert torch.equal(native(model, 7).sample(uniforms, Sampling()), codes)
@@ -322,10 +326,10 @@ def test_memory_does_not_grow_with_time() -> None:
 
 
 def test_what_it_cannot_do_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"float32, bfloat16 or int8.*float64.*torch engine"):
+    with pytest.raises(ValueError, match=r"float32, bfloat16 or int8.*float64.*cached engine"):
         build_engine(small_model(), 1, engine="native", precision="float64")
     with pytest.raises(ValueError, match=r"runs on the CPU.*meta"):
-        NativeEngine(small_model().to("meta"), 1, None, F32)
+        NativeEngine(take_apart(small_model().to("meta")), 1, F32)
 
 
 def test_weights_that_are_not_finite_are_refused_by_name() -> None:
@@ -387,9 +391,9 @@ def test_without_a_compiler_auto_says_how_to_get_one_and_native_is_refused(
     monkeypatch.delenv("CXX", raising=False)
     with caplog.at_level(logging.INFO, logger="wavenet"):
         engine = build_engine(small_model(dtype=F32), 2)
-    assert isinstance(engine, TorchEngine)
+    assert isinstance(engine, CachedEngine)
     (record,) = caplog.records
-    assert "engine: torch" in record.getMessage() and "apt install g++" in record.getMessage()
+    assert "engine: cached" in record.getMessage() and "apt install g++" in record.getMessage()
     assert "\n" not in record.getMessage()
     with pytest.raises(CompilerError, match=r"No C\+\+ compiler was found.*apt install g\+\+"):
         build_engine(small_model(dtype=F32), 2, engine="native")
@@ -418,7 +422,10 @@ def sanitized(cache: Path, checks: str) -> dict[str, str]:
 def test_the_source_is_clean_under_address_and_undefined_behaviour_sanitizers(
     tmp_path: Path,
 ) -> None:
-    tests = "(native and (guided or place)) or codes_are_those_of_the_model or forced or rounded or canonical or int8"
+    tests = (
+        "(native and (guided or steer)) or codes_are_those_of_the_model or forced or rounded "
+        "or canonical or int8"
+    )
     files = [__file__, str(REPOSITORY / "tests" / "test_engines.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", tests]
     environment = sanitized(tmp_path, "address,undefined")
@@ -436,9 +443,11 @@ def test_the_sanitizer_sees_a_read_past_the_end(tmp_path: Path) -> None:
     assert fault in source
     (tmp_path / "native.cpp").write_text(source.replace(fault, "bias = skip_bias + S + 290;"))
     program = (
-        "import sys, pathlib, torch; sys.path.insert(0, 'tests'); import wavenet.engines.native as n; "
-        f"n.SOURCE = pathlib.Path({str(tmp_path / 'native.cpp')!r}); from conftest import small_model; "
-        "n.NativeEngine(small_model(dtype=torch.float32), 1, None, torch.float32)"
+        "import sys, pathlib, torch; sys.path.insert(0, 'tests'); "
+        "import wavenet.engines.native.engine as n; "
+        f"n.SOURCE = pathlib.Path({str(tmp_path / 'native.cpp')!r}); "
+        "from conftest import small_model; from wavenet.engines import take_apart; "
+        "n.NativeEngine(take_apart(small_model(dtype=torch.float32)), 1, torch.float32)"
     )
     command, environment = [sys.executable, "-c", program], sanitized(tmp_path, "address")
     run = subprocess.run(

@@ -1,17 +1,22 @@
-"""Properties of the house: rooms import downwards only, `import wavenet` needs torch alone, the commands are thin."""
+"""Properties of the structure: imports go one way, engines know no model, commands are thin."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from wavenet import WaveNet
+from wavenet.engines.parts import Layer, Parts, Weights
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "wavenet"
 
-# From the cellar up. A room imports only from floors under its own; rooms of one floor do not know each other.
+# From the bottom up. A room imports only from floors below its own, not from its own floor.
 FLOORS = [
     {"version"},
     {"files", "ops", "triton_common"},
@@ -92,17 +97,87 @@ def test_rooms_import_downwards_only(path: Path) -> None:
     assert seen - {room} <= ONLY.get(room, seen)
 
 
-def test_an_engine_does_not_know_the_others() -> None:
-    engines = [
-        path for path in SOURCES if path.parent.name == "engines" and path.name != "__init__.py"
-    ]
-    names = {
-        module_name(path) for path in engines if not path.stem.endswith("_kernel")
-    }  # a kernel belongs to its engine
-    for path in engines:
-        seen = {".".join(module.split(".")[:3]) for module in imports(path)}
-        assert seen & names == set()
-    assert len(names) >= 2
+ENGINES = {  # the files of each engine; the others in that room are for all of them
+    "naive": {"wavenet.engines.naive"},
+    "step": {"wavenet.engines.stepped"},
+    "cached": {"wavenet.engines.cached"},
+    "native": {"wavenet.engines.native.engine", "wavenet.engines.native.compiler"},
+    "triton": {"wavenet.engines.triton.engine", "wavenet.engines.triton.kernel"},
+}
+ENGINE_FILES = [path for path in SOURCES if room_of(path) == "engines"]
+
+
+def modules_of(path: Path) -> set[str]:
+    """Every module of `wavenet` that the file imports, whether by itself or something from it."""
+    names = {module_name(source) for source in SOURCES}
+    found = set()
+    for module in imports(path):
+        parts = module.split(".")
+        prefixes = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+        found |= prefixes & names
+    return found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_does_not_know_the_others(engine: str) -> None:
+    others = set().union(*(files for name, files in ENGINES.items() if name != engine))
+    own = [path for path in ENGINE_FILES if module_name(path) in ENGINES[engine]]
+    assert len(own) == len(ENGINES[engine])
+    for path in own:
+        assert modules_of(path) & others == set()
+
+
+def attributes(tree: ast.AST) -> set[str]:
+    """Names after a dot, but for those of libraries: torch.stack is no model's stack."""
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("torch", "F", "tl"))
+    }
+
+
+def own_attributes(tree: ast.AST) -> set[str]:
+    """Names that the file's classes give to themselves, or define."""
+    given = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+    return given | {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def names_of_a_model() -> set[str]:
+    """Attributes of a model and of its blocks, but for what any network offers an engine."""
+    model = WaveNet(1, 1, labels={"digit": ["0"]}, position_hop=16)
+    parts = [model, model.stack, model.stack.blocks[0]]
+    plain = set(dir(torch.nn.Module())) | {"output", "init_state", "receptive_field"}
+    names = set().union(*({*dir(part), *(name for name, _ in part.named_children())}
+                          for part in parts))  # fmt: skip
+    return (
+        {name for name in names if not name.startswith("_")} - plain - {"predict", "predict_step"}
+    )
+
+
+@pytest.mark.parametrize("path", ENGINE_FILES, ids=module_name)
+def test_only_one_file_of_the_engines_names_a_models_attributes(path: Path) -> None:
+    tree, model = ast.parse(path.read_text()), names_of_a_model()
+    assert {"stack", "blocks", "dilated", "head", "embedding", "labels", "config"} <= model
+    if module_name(path) == "wavenet.engines.parts":
+        assert len(attributes(tree) & model) > 8
+        return
+    fields = {name for kind in (Parts, Weights, Layer) for name in kind.__dataclass_fields__}
+    assert attributes(tree) & model - fields - own_attributes(tree) == set()
+    assert "wavenet.layers" not in modules_of(path)
+
+
+@pytest.mark.parametrize("path", ENGINE_FILES, ids=module_name)
+def test_no_file_of_the_engines_names_labels_position_or_mel(path: Path) -> None:
+    words = set(re.findall(r"[a-z]+", path.read_text().lower()))
+    assert words & {"label", "labels", "position", "positions", "mel", "mels"} == set()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)

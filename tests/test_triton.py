@@ -19,13 +19,21 @@ from conftest import (
     some_codes,
     some_labels,
     some_uniforms,
+    steered,
 )
 from test_native import SAMPLINGS, SIZES, assert_drawn
 from triton.runtime.errors import OutOfResources
 
 import wavenet.engines.triton.engine
 from wavenet import Sampling, WaveNet
-from wavenet.engines import Engine, EngineState, EngineUnavailable, build_engine
+from wavenet.conditioning import with_and_without
+from wavenet.engines import (
+    Engine,
+    EngineState,
+    EngineUnavailable,
+    build_engine,
+    take_apart,
+)
 from wavenet.engines.triton.engine import TritonEngine, resources, tile_for
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
@@ -49,9 +57,9 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def engine_of(
     model: WaveNet, batch_size: int, tile: int, dtype: torch.dtype = F32, device: str = "cpu"
-) -> TritonEngine:
-    labels = some_labels(batch_size) if model.labels else None
-    return TritonEngine(model.to(device), batch_size, labels, dtype, tile)
+) -> Any:
+    built = TritonEngine(take_apart(model.to(device)), batch_size, dtype, tile=tile)
+    return steered(built, model, batch_size)
 
 
 def few(settings: dict[str, Any]) -> dict[str, Any]:
@@ -108,25 +116,25 @@ def test_codes_are_those_of_the_model_in_float64(
 
 
 def assert_guided(device: str) -> None:
-    """Against the torch engine in float32: pairs of streams, placed in the middle of clips."""
+    """Against the cached engine in float32: pairs of streams, in the middle of clips."""
     model = small_model(
         dtype=F32, **few({"labels": LABELS, "unlabelled": True, "position_hop": 16})
     ).to(device)
-    pairs = {
-        name: torch.stack([ids, torch.full_like(ids, -1)], dim=1).flatten()
-        for name, ids in some_labels(3).items()
-    }
-    uniforms, codes = some_uniforms(3, 16).repeat_interleave(2, dim=0), []
-    for name in ("triton", "torch"):
-        engine = build_engine(model, 6, pairs, engine=name)
-        engine.place(torch.tensor([[32, 100]] * 4 + [[64, 200]] * 2, device=device))
-        codes.append(engine.sample(uniforms, Sampling(1.1, top_k=200, guidance=1.5)).cpu())
-    assert torch.equal(codes[0][::2], codes[0][1::2])
+    pairs = {name: ids.to(device) for name, ids in with_and_without(some_labels(3)).items()}
+    lengths = torch.tensor([100, 100, 100, 100, 200, 200], device=device)
+    with torch.no_grad():
+        condition = model.timeline(pairs, lengths).between(45, 61)  # the last of frame 2, and on
+    uniforms, how, codes = some_uniforms(3, 16), Sampling(1.1, top_k=200, guidance=1.5), []
+    for name in ("triton", "cached"):
+        engine = build_engine(model, 3, group=2, engine=name)
+        codes.append(engine.sample(uniforms, how, condition).cpu())
+        last = engine.state.last
+        assert torch.equal(last[::2], last[1::2])
     same = (codes[0] == codes[1]).float().cumprod(dim=1).mean()
     assert same > 0.8, "float32 may part on an edge"
-    engine = TritonEngine(model, 6, pairs, F32, tile=1)
+    engine = TritonEngine(take_apart(model), 3, F32, group=2, tile=1)
     with pytest.raises(ValueError, match="pairs of streams"):
-        engine.sample(uniforms, Sampling(guidance=1.0))
+        engine.sample(uniforms, Sampling(guidance=1.0), condition)
 
 
 def test_placed_and_guided_codes_are_those_of_the_torch_engine(interpreter: Interpreter) -> None:
@@ -174,7 +182,7 @@ def test_codes_on_a_gpu_are_those_of_the_model_however_they_are_drawn(sampling: 
 
 def assert_forced(settings: dict[str, Any], tile: int, dtype: torch.dtype, device: str) -> None:
     model, codes = small_model(dtype=F32, **settings), some_codes(3, 30)
-    logits = engine_of(model, 3, tile, dtype, device).force(codes).cpu()
+    logits = engine_of(model, 3, tile, dtype, device).teacher_forced(codes).cpu()
     labels = some_labels(3) if model.labels else None
     with torch.no_grad():
         expected = model.cpu().to(F64)(shifted(model, codes), labels).float()
@@ -209,7 +217,7 @@ def test_forced_logits_on_a_gpu_are_those_of_forward(
 
 
 def assert_state(settings: dict[str, Any], tile: int, dtype: torch.dtype, samples: int) -> None:
-    """It is that of `WaveNet.step` over the same codes, and from the torch engine the stream goes on the same."""
+    """It is that of `WaveNet.step` over the same codes, and from the cached engine the stream goes on the same."""
     model, uniforms = small_model(dtype=F32, **settings), some_uniforms(2, samples + 10)
     engine, labels = engine_of(model, 2, tile, dtype), some_labels(2) if model.labels else None
     heard = engine.sample(uniforms[:, :samples], Sampling())
@@ -219,7 +227,7 @@ def assert_state(settings: dict[str, Any], tile: int, dtype: torch.dtype, sample
             torch.cat([torch.full((2, 1), 128), heard[:, :-1]], dim=1), expected, labels
         )
     assert torch.equal(
-        state.code, heard[:, -1] if samples else torch.full((2,), model.codec.silence)
+        state.last, heard[:, -1] if samples else torch.full((2,), model.codec.silence)
     )
     close = {F32: 1e-5, BF16: 0.05}[dtype]
     for mine, theirs in zip(
@@ -231,7 +239,7 @@ def assert_state(settings: dict[str, Any], tile: int, dtype: torch.dtype, sample
         )
     if dtype == BF16:
         return
-    other = build_engine(model, 2, labels, engine="torch")
+    other = steered(build_engine(model, 2, engine="cached"), model, 2)
     other.state = state
     ours = engine.sample(uniforms[:, samples:], Sampling())
     assert torch.equal(other.sample(uniforms[:, samples:], Sampling()), ours)
@@ -239,7 +247,7 @@ def assert_state(settings: dict[str, Any], tile: int, dtype: torch.dtype, sample
     assert torch.equal(engine.sample(uniforms[:, samples:], Sampling()), ours), (
         "a state can be put back"
     )
-    assert EngineState(*state).code.shape == (2,)
+    assert EngineState(*state).last.shape == (2,)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 13])
@@ -290,11 +298,17 @@ def assert_self_check_refuses(name: str) -> None:
     class Faulty(packed):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            self.tensors[name].mul_(1.05)
+            if name in self.tensors:
+                self.tensors[name].mul_(1.05)
+
+        def steer(self, before: torch.Tensor) -> None:
+            super().steer(before)
+            if name == "constants":
+                self.tensors[name].mul_(1.05)
 
     wavenet.engines.triton.engine.Packed = Faulty  # type: ignore[misc]
     try:
-        with pytest.raises(RuntimeError, match=r"triton engine checked itself .* engine='torch'"):
+        with pytest.raises(RuntimeError, match=r"triton engine checked itself .* engine='cached'"):
             engine_of(model, 2, TILE)
     finally:
         wavenet.engines.triton.engine.Packed = packed  # type: ignore[misc]
@@ -339,17 +353,17 @@ class Cramped:
 def assert_what_does_not_fit_is_unavailable() -> None:
     wavenet.engines.triton.engine.run_streams = Cramped(0)
     with pytest.raises(
-        EngineUnavailable, match=r"does not fit this GPU .*300000.*engine='torch' runs any model"
+        EngineUnavailable, match=r"does not fit this GPU .*300000.*engine='cached' runs any model"
     ):
-        TritonEngine(small_model(dtype=F32), 2, None, F32)
+        TritonEngine(take_apart(small_model(dtype=F32)), 2, F32)
 
 
 def assert_tiles_shrink_until_they_fit() -> None:
     wavenet.engines.triton.engine.MULTIPROCESSORS = 1  # two streams ask for a tile
     wavenet.engines.triton.engine.run_streams = Cramped(1)
-    assert TritonEngine(small_model(dtype=F32, **few({})), 2, None, F32)._tile == 1
+    assert TritonEngine(take_apart(small_model(dtype=F32, **few({}))), 2, F32)._tile == 1
     with pytest.raises(EngineUnavailable):
-        TritonEngine(small_model(dtype=F32, **few({})), 2, None, F32, tile=TILE)
+        TritonEngine(take_apart(small_model(dtype=F32, **few({}))), 2, F32, tile=TILE)
 
 
 def test_a_kernel_that_does_not_fit_is_an_engine_that_cannot_be_had(
@@ -382,7 +396,7 @@ def test_a_model_on_the_cpu_and_other_precisions_are_refused() -> None:
 def test_without_triton_the_error_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wavenet.engines.triton.engine", None)
     with pytest.raises(
-        ValueError, match=r"needs Triton, which cannot be imported .* engine='torch'"
+        ValueError, match=r"needs Triton, which cannot be imported .* engine='cached'"
     ):
         build_engine(small_model(dtype=F32), 1, engine="triton")
 

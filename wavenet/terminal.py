@@ -46,11 +46,11 @@ def add_engine_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def with_progress(chunks: Stream, batch_size: int, sample_rate: int) -> Iterator[Tensor]:
+def with_progress(chunks: Stream, sample_rate: int) -> Iterator[Tensor]:
     """The same chunks, with a bar on stderr: samples/s over all clips, and times real time."""
     from tqdm import tqdm
 
-    total = None if chunks.lengths is None else int(chunks.lengths.max()) * batch_size
+    total = None if chunks.lengths is None else int(chunks.lengths.max()) * len(chunks.lengths)
     with tqdm(total=total, unit=" samples", unit_scale=True, desc="generating") as bar:
         for chunk in chunks:
             bar.update(chunk.numel())

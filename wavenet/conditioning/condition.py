@@ -36,6 +36,8 @@ class Condition(NamedTuple):
 
     def require(self, samples: int) -> None:
         """Raises ValueError where the frames end before so many samples."""
+        if self.hop == 0:
+            return
         frames, here = self.features.shape[-1], frames_of(samples, self.hop, self.offset)
         if frames < here:
             raise ValueError(
@@ -53,9 +55,12 @@ class Condition(NamedTuple):
 
     def pieces(self, samples: int, frames: int) -> Iterator[tuple[int, int, Self]]:
         """The next samples as (start, stop, condition), none of more than so many frames."""
+        if self.hop == 0:
+            yield 0, samples, self  # itself: engines see that they have projected it
+            return
         start, rest = 0, self
         while start < samples:
-            stop = min(samples, start + frames * self.hop - rest.offset if self.hop else samples)
+            stop = min(samples, start + frames * self.hop - rest.offset)
             count = frames_of(stop - start, self.hop, rest.offset)
             yield start, stop, type(self)(rest.features[..., :count], self.hop, rest.offset)
             start, rest = stop, rest.after(stop - start)

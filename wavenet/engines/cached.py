@@ -29,6 +29,7 @@ from wavenet.engines.protocol import (
     EngineState,
     drawn,
     primed,
+    require_condition,
     require_group,
     uniforms_by_sample,
 )
@@ -73,6 +74,7 @@ class CachedEngine:
 
     @torch.inference_mode()
     def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
+        require_condition(self._parts, condition, self._streams, samples.shape[1])
         params, self.state = primed(self._parts, self.state, samples, condition)
         return params
 
@@ -81,6 +83,7 @@ class CachedEngine:
         self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
     ) -> Tensor:
         require_group(sampling, self._group)
+        require_condition(self._parts, condition, self._streams, uniforms.shape[1])
         given = uniforms_by_sample(uniforms, self._parts.output).to(self._memory.last.device)
         run = self._replayed if given.is_cuda else self._stepped
         samples = []

@@ -13,6 +13,7 @@ from wavenet.engines.parts import Parts
 from wavenet.engines.protocol import (
     EngineState,
     drawn,
+    require_condition,
     require_group,
     uniforms_by_sample,
 )
@@ -47,6 +48,7 @@ class NaiveEngine:
 
     @torch.inference_mode()
     def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
+        require_condition(self._parts, condition, len(self._inputs), samples.shape[1])
         self._hear(samples.to(self._inputs.device), condition)
         return self._params(self._inputs[:, :-1])[..., -samples.shape[1] :]
 
@@ -55,6 +57,7 @@ class NaiveEngine:
         self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
     ) -> Tensor:
         require_group(sampling, self._group)
+        require_condition(self._parts, condition, len(self._inputs), uniforms.shape[1])
         start = self._inputs.shape[1]
         given = uniforms_by_sample(uniforms, self._parts.output).to(self._inputs.device)
         for u in given.unbind(1):

@@ -88,7 +88,7 @@ class Weights:
 
     def differing(self) -> Iterator[str]:
         """In what the layers and the input convolution differ, in words."""
-        facts = {
+        facts: dict[str, list[Any]] = {
             "kernel size": [self.input.shape[-1], *(x.taps.shape[-1] for x in self.layers)],
             "residual channels": [self.input.shape[0], *(x.taps.shape[1] for x in self.layers)],
             "gate channels": [layer.skip.shape[1] for layer in self.layers],
@@ -150,7 +150,7 @@ def take_apart(model: WaveNet | Parts) -> Parts:
         return model
     blocks = list(model.stack.blocks)
     obstacles = tuple(_obstacles(model))
-    widths = {block.steer.condition_channels for block in blocks}
+    widths = {block.condition_channels for block in blocks}
     weights = None if obstacles else _weights(model)
     return Parts(model, model.receptive_field, max(widths), weights, obstacles)
 

@@ -91,12 +91,29 @@ def drawn(
     return output.draw(params, uniforms, sampling)
 
 
+def require_condition(
+    parts: Parts, condition: Condition | None, streams: int, samples: int
+) -> None:
+    """Raises ValueError for a condition that is missing, not expected, too short or of other shape."""
+    channels = parts.condition_channels
+    if condition is None and not channels:
+        return
+    if condition is None or condition.features.shape[:2] != (streams, channels):
+        seen = "none" if condition is None else f"one of shape {tuple(condition.features.shape)}"
+        wanted = f"of shape ({streams}, {channels}, frames)" if channels else "at all: none"
+        raise ValueError(
+            f"This model takes a condition {wanted}, but got {seen}. "
+            "Make it by model.condition or model.timeline."
+        )
+    condition.require(samples)
+
+
 def require_group(sampling: Sampling, group: int) -> None:
     """Raises ValueError where guidance is asked for and streams do not come in pairs."""
     if sampling.guidance and group != 2:
         raise ValueError(
-            f"guidance={sampling.guidance} draws from pairs of streams, one with labels and one "
-            f"without, but this engine's groups are of {group}: build it with group=2."
+            f"guidance={sampling.guidance} draws from pairs of streams, one conditional and one "
+            f"unconditional, but this engine's groups are of {group}: build it with group=2."
         )
 
 

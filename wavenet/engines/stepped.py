@@ -16,6 +16,7 @@ from wavenet.engines.protocol import (
     drawn,
     in_dtype_of,
     primed,
+    require_condition,
     require_group,
     uniforms_by_sample,
 )
@@ -33,6 +34,7 @@ class SteppedEngine:
 
     @torch.no_grad()
     def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
+        require_condition(self._parts, condition, len(self.state.last), samples.shape[1])
         params, self.state = primed(self._parts, self.state, samples, condition)
         return params
 
@@ -41,6 +43,7 @@ class SteppedEngine:
         self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
     ) -> Tensor:
         require_group(sampling, self._group)
+        require_condition(self._parts, condition, len(self.state.last), uniforms.shape[1])
         last, state = self.state
         given = uniforms_by_sample(uniforms, self._parts.output).to(last.device)
         samples = []

@@ -60,6 +60,11 @@ class Block(nn.Module):
         return self.condition
 
     @property
+    def condition_channels(self) -> int:
+        """D; 0 for a block without condition."""
+        return self.steer.condition_channels  # type: ignore[no-any-return]
+
+    @property
     def mix(self) -> Any:
         return self.residual
 

@@ -29,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 # clang on Arm has -mcpu for the processor; gcc accepts both options
 NATIVE = "-mcpu=native" if platform.machine().lower() in ("arm64", "aarch64") else "-march=native"
-OPTIONS = ["-std=c++17", "-O3", NATIVE, "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC"]
+# For some AMD processors gcc rounds products of one stream in another way than those of several,
+# unless it is told not to split chains of multiply-adds; clang ignores the parameter.
+SAME_ROUNDING = ["-ffp-contract=fast", "--param=avoid-fma-max-bits=0"]
+OPTIONS = ["-std=c++17", "-O3", NATIVE, *SAME_ROUNDING, "-fno-math-errno", "-shared", "-fPIC"]
 COMPILERS = ["c++", "g++", "clang++"]
 STALE = 3600  # seconds after which a half-written file counts as left by a killed process
 

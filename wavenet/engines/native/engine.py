@@ -22,7 +22,13 @@ from wavenet.engines.before_gate import FRAMES, BeforeGate
 from wavenet.engines.check import check_against_model, require_supported
 from wavenet.engines.native.compiler import library
 from wavenet.engines.parts import Parts, Weights, quantised_copy
-from wavenet.engines.protocol import EngineState, primed, require_group, uniforms_by_sample
+from wavenet.engines.protocol import (
+    EngineState,
+    primed,
+    require_condition,
+    require_group,
+    uniforms_by_sample,
+)
 from wavenet.outputs import Sampling, require_finite
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -57,7 +63,8 @@ class NativeEngine:
     def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
         require_supported(parts, dtype, "native", "cpu", "the CPU", KINDS)
         self._parts = quantised_copy(parts, lambda weight: _kept(weight, dtype), head=False)
-        self._group, streams = group, batch_size * group
+        self._group, self._streams = group, batch_size * group
+        streams = self._streams
         lib = _library(self._parts, dtype)
         weights = Packed(self._parts, lib, dtype)
         self._weights = weights
@@ -90,12 +97,14 @@ class NativeEngine:
 
     @torch.no_grad()
     def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
+        require_condition(self._parts, condition, self._streams, samples.shape[1])
         params, self.state = primed(self._parts, self.state, samples, condition)
         return params
 
     @torch.no_grad()
     def teacher_forced(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
         """As `prime`, sample by sample in this engine's own arithmetic."""
+        require_condition(self._parts, condition, self._streams, samples.shape[1])
         return self._together(
             samples.cpu(), condition, 1, lambda part, rows: part.teacher_forced(rows)
         )
@@ -105,6 +114,7 @@ class NativeEngine:
         self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
     ) -> Tensor:
         require_group(sampling, self._group)
+        require_condition(self._parts, condition, self._streams, uniforms.shape[1])
         given = uniforms_by_sample(uniforms, self._parts.output)[..., 0].float().cpu()
         if not given.shape[1]:
             return given.long()
@@ -123,7 +133,7 @@ class NativeEngine:
         whole, made = condition or Condition(given.new_empty(0)), []
         for start, stop, here in whole.pieces(given.shape[1], FRAMES):
             steered = None if condition is None else here
-            before = self._before_gate(steered, sum(part.batch for part in self._threads))
+            before = self._before_gate(steered, self._streams)
             made.append(self._at_once(given[:, start:stop], before, here, shared, call))
         return made[0] if len(made) == 1 else torch.cat(made, dim=-1)
 

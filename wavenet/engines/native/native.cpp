@@ -450,7 +450,7 @@ int64_t draw(const float* logits, float u, const Sampling& how, float* p, float*
 }
 
 // One code for a group of streams, whose logits (group, Q) lie one behind the other. Of two, the second's are made without
-// labels, and the first's are pushed away from them (classifier-free guidance).
+// a condition, and the first's are pushed away from them (classifier-free guidance).
 int64_t draw_group(const float* logits, int64_t group, float u, const Sampling& how, float* p, float* spare) {
     if (group == 2) {
         const float* without = logits + Q;

@@ -26,6 +26,7 @@ from wavenet.engines.protocol import (
     EngineState,
     EngineUnavailable,
     primed,
+    require_condition,
     require_group,
     uniforms_by_sample,
 )
@@ -122,12 +123,14 @@ class TritonEngine:
 
     @torch.no_grad()
     def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
+        require_condition(self._parts, condition, self._streams, samples.shape[1])
         params, self.state = primed(self._parts, self.state, samples, condition)
         return params
 
     @torch.no_grad()
     def teacher_forced(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
         """As `prime`, sample by sample in this engine's own arithmetic."""
+        require_condition(self._parts, condition, self._streams, samples.shape[1])
         steps, padding = samples.shape[1], len(self._code) - len(samples)
         given = F.pad(samples.to(self._code.device, torch.int32).T, (0, padding)).contiguous()
         shape = (steps, len(self._code), self._weights.sizes["Q"])
@@ -140,6 +143,7 @@ class TritonEngine:
         self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
     ) -> Tensor:
         require_group(sampling, self._group)
+        require_condition(self._parts, condition, self._streams, uniforms.shape[1])
         if self._group > 1 and self._tile == 1:
             raise ValueError("Guidance draws from pairs of streams: they need tiles of 16 or more.")
         given = uniforms_by_sample(uniforms, self._parts.output)[..., 0]
