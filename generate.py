@@ -12,12 +12,18 @@ import torch
 
 from wavenet.audio import load_audio, save_audio, write_pcm
 from wavenet.checkpoints import load_model, model_name, newest_or_bundled, to_device
-from wavenet.engines import ENGINES
 from wavenet.files import new_name
 from wavenet.gallery import write_gallery
-from wavenet.generation import Interruptible, stream, with_progress
+from wavenet.generation import Stream, seconds_of, stream
 from wavenet.model import WaveNet
 from wavenet.plotting import save_plot
+from wavenet.terminal import (
+    Interruptible,
+    add_engine_argument,
+    add_sampling_arguments,
+    sampling_of,
+    with_progress,
+)
 
 STDOUT = Path("-")
 SECONDS = 2.0  # of a clip, from a model that does not plan for its length
@@ -30,25 +36,27 @@ def parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  python generate.py --labels digit=7,speaker=jackson --batch 4 --plot digits.png\n"
         "  python generate.py --gallery digits/\n"
-        "  python generate.py --checkpoint runs/default --out - --seconds inf | ffplay -f s16le -ar 8000 -i -    raw PCM",
+        "  python generate.py --checkpoint runs/default --out - --seconds inf | "
+        "ffplay -f s16le -ar 8000 -i -    raw PCM",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
         "--checkpoint",
-        help="a run, its model/ folder, a .ckpt file, fsdd (bundled: spoken digits) or user/model of the Hugging Face Hub; "
-        "default: the newest in --runs, and where there is none yet, fsdd",
+        help="a run, its model/ folder, a .ckpt file, fsdd (bundled: spoken digits) or user/model "
+        "of the Hugging Face Hub; default: the newest in --runs, and where there is none yet, fsdd",
     )
     p.add_argument("--runs", type=Path, help="where to look for the newest run (runs)")
     p.add_argument(
         "--out",
         type=Path,
-        help="wav to write; with --batch N, N files NAME-0.wav ...; -: raw 16-bit PCM to stdout; default: a new name",
+        help="wav to write; with --batch N, N files NAME-0.wav ...; -: raw 16-bit PCM to stdout; "
+        "default: a new name",
     )
     p.add_argument(
         "--seconds",
         type=float,
-        help="length of each clip, without its prompt; inf with --out -: until Ctrl-C; default: drawn for a model that plans "
-        "its clips, as fsdd does, and 2 for others",
+        help="length of each clip, without its prompt; inf with --out -: until Ctrl-C; default: "
+        "drawn by a model that plans its clips, as fsdd does, and 2 for others",
     )
     p.add_argument(
         "--batch",
@@ -71,38 +79,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--mel-from", type=Path, help="audio whose mel spectrogram steers a model trained for it"
     )
-    p.add_argument(
-        "--temperature",
-        type=float,
-        default=1.0,
-        help="below 1 safer, 0 the likeliest code every time (%(default)s)",
-    )
-    p.add_argument(
-        "--top-k",
-        type=int,
-        default=0,
-        help="draw among the k likeliest codes; 0: all (%(default)s)",
-    )
-    p.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        help="draw among the likeliest codes that reach p; 1: all (%(default)s)",
-    )
-    p.add_argument(
-        "--guidance",
-        type=float,
-        help="stress the labels, 0: not at all; for a model trained for it, as fsdd was (default for such: 0.5)",
-    )
+    add_sampling_arguments(p)
     p.add_argument(
         "--seed", type=int, default=0, help="clip i is drawn from seed + i (%(default)s)"
     )
-    p.add_argument(
-        "--engine",
-        default="auto",
-        choices=["auto", *ENGINES],
-        help="auto: the fastest for this machine (%(default)s)",
-    )
+    add_engine_argument(p)
     p.add_argument(
         "--precision",
         default="float32",
@@ -118,7 +99,8 @@ def parser() -> argparse.ArgumentParser:
         "--gallery",
         type=Path,
         metavar="FOLDER",
-        help="write FOLDER/index.html instead: one page with a player and a spectrogram for every combination of labels",
+        help="write FOLDER/index.html instead: one page with a player and a spectrogram for every "
+        "combination of labels",
     )
     return p
 
@@ -138,61 +120,44 @@ def run(args: argparse.Namespace) -> None:
     source = args.checkpoint or newest_or_bundled(args.runs)
     model = to_device(load_model(source), args.device)
     settings = {
+        "seconds": seconds_of(model, args.seconds, SECONDS),
         "labels": args.labels,
-        "temperature": args.temperature,
-        "top_k": args.top_k,
-        "top_p": args.top_p,
-        "guidance": args.guidance,
         "seed": args.seed,
         "engine": args.engine,
         "precision": args.precision,
+        **sampling_of(args),
     }
     if args.gallery:
-        name = model_name(source)
-        print(
-            write_gallery(
-                args.gallery, model, name, seconds=length(args, model), progress=True, **settings
-            )
-        )
+        settings["watch"] = lambda chunks: with_progress(chunks, *shape_of(chunks, model))
+        print(write_gallery(args.gallery, model, model_name(source), **settings))
     else:
         draw(args, model, settings)
 
 
+def shape_of(chunks: Stream, model: WaveNet) -> tuple[int, int]:
+    """Clips at once and samples a second, for the progress bar."""
+    return 1 if chunks.lengths is None else len(chunks.lengths), model.sample_rate
+
+
 def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> None:
     prompt = load_audio(args.prompt, model.sample_rate) if args.prompt else None
-    mel = (
-        load_audio(args.mel_from, model.sample_rate) if args.mel_from else None
-    )  # refused by a model without mel
+    # refused by a model without mel
+    mel = load_audio(args.mel_from, model.sample_rate) if args.mel_from else None
     chunks = stream(
-        model,
-        chunk_size=CHUNK,
-        seconds=length(args, model),
-        batch_size=args.batch,
-        prompt=prompt,
-        mel=mel,
-        **settings,
+        model, chunk_size=CHUNK, batch_size=args.batch, prompt=prompt, mel=mel, **settings
     )
-    heard = (
-        []
-        if prompt is None
-        else [model.codec.decode(model.codec.encode(prompt)).expand(args.batch, -1)]
-    )
+    heard = []
+    if prompt is not None:  # as the model hears it
+        heard.append(model.output.decode(model.output.encode(prompt)).expand(args.batch, -1))
     with Interruptible(with_progress(chunks, args.batch, model.sample_rate)) as made:
         if args.out == STDOUT:
             write_pcm(sys.stdout.fileno(), chain(heard, made))
         else:
-            write(
-                args,
-                chunks.cut(torch.cat([*heard, *made], dim=1), sum(x.shape[1] for x in heard)),
-                model.sample_rate,
-            )
+            audio = torch.cat([*heard, *made], dim=1)
+            clips = chunks.cut(audio, before=sum(x.shape[1] for x in heard))
+            write(args, clips, model.sample_rate)
     if made.interrupted:
         sys.exit("interrupted: what was made so far is written")
-
-
-def length(args: argparse.Namespace, model: WaveNet) -> float | None:
-    """Seconds of each clip; None: drawn by a model that plans for it."""
-    return args.seconds if args.seconds is not None or model.clip_length else SECONDS
 
 
 def check(args: argparse.Namespace) -> None:
@@ -202,15 +167,18 @@ def check(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     if args.gallery and (args.out or args.batch != 1 or args.prompt or args.mel_from or args.plot):
         raise ValueError(
-            "--gallery draws clips of its own: leave out --out, --batch, --prompt, --mel-from and --plot."
+            "--gallery draws clips of its own: leave out --out, --batch, --prompt, --mel-from and "
+            "--plot."
         )
     if args.out == STDOUT and (args.batch != 1 or args.plot):
         raise ValueError(
-            "--out - writes one stream as it is made: leave out --batch and --plot, or name a wav file."
+            "--out - writes one stream as it is made: leave out --batch and --plot, or name a wav "
+            "file."
         )
     if args.out != STDOUT and args.seconds is not None and not math.isfinite(args.seconds):
         raise ValueError(
-            f"--seconds {args.seconds}: a file needs an end. Give a number, or --out - for a stream."
+            f"--seconds {args.seconds}: a file needs an end. Give a number, or --out - for a "
+            "stream."
         )
 
 

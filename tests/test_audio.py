@@ -21,7 +21,7 @@ def tone(
 
 
 def frequency(audio: torch.Tensor, rate: int) -> float:
-    """The strongest frequency in Hz, to a fraction of a bin."""
+    """The strongest frequency in Hz, interpolated between bins by zero padding."""
     padded = torch.fft.rfft(
         audio.double() * torch.hann_window(len(audio), dtype=torch.float64), n=2**19
     ).abs()
@@ -70,7 +70,7 @@ def test_resampling_keeps_pitch_level_and_duration(tmp_path: Path, rate: int) ->
     assert float(audio[2000:-2000].abs().max()) == pytest.approx(0.5, abs=0.01)
 
 
-def test_resampling_removes_what_the_new_rate_cannot_hold() -> None:
+def test_resampling_removes_frequencies_above_the_new_nyquist_frequency() -> None:
     audio = resample(torch.from_numpy(tone(0.5, 44100, hz=7000)), 44100, 8000)
     assert float(audio[200:-200].abs().max()) < 0.02
 
@@ -132,7 +132,7 @@ def test_an_unusable_file_is_refused_by_name_and_reason(
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".aiff", ".mp3"])
-def test_a_truncated_file_is_used_as_far_as_it_goes_with_a_warning(
+def test_the_samples_of_a_truncated_file_are_used_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
 ) -> None:
     whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
@@ -142,10 +142,8 @@ def test_a_truncated_file_is_used_as_far_as_it_goes_with_a_warning(
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     audio = load_audio(cut)
     assert 4000 < len(audio) < 12000
-    promised = re.search(
-        rf"'{cut}' is cut short: its header promises about (\d+) samples", caplog.text
-    )
-    assert promised is not None and int(promised[1]) == pytest.approx(16000, abs=10)
+    stated = re.search(rf"'{cut}' is cut short: its header states about (\d+) samples", caplog.text)
+    assert stated is not None and int(stated[1]) == pytest.approx(16000, abs=10)
 
 
 def test_saving_and_loading_16_bit_audio_changes_nothing(tmp_path: Path) -> None:
@@ -156,7 +154,7 @@ def test_saving_and_loading_16_bit_audio_changes_nothing(tmp_path: Path) -> None
     assert torch.equal(samples[0], audio)
 
 
-def test_saving_clips_what_lies_beyond_full_scale(tmp_path: Path) -> None:
+def test_saving_clips_samples_beyond_full_scale(tmp_path: Path) -> None:
     save_audio(tmp_path / "a.wav", torch.tensor([2.0, -3.0, math.inf, 0.0]), 8000)
     assert read_audio(tmp_path / "a.wav")[0][0].tolist() == [
         32767 / 32768,
@@ -175,7 +173,7 @@ def test_saving_clips_what_lies_beyond_full_scale(tmp_path: Path) -> None:
         ("a.mp3", torch.zeros(10), "suffix .wav"),
     ],
 )
-def test_saving_refuses_what_would_not_be_sound(
+def test_saving_refuses_invalid_audio_and_other_formats(
     tmp_path: Path, name: str, audio: torch.Tensor, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Properties of the classifier: what it hears is in its input, it learns what can be told apart, one seed gives one."""
+"""Properties of the classifier: its input, its augmentation, and that it learns reproducibly."""
 
 import math
 
@@ -12,7 +12,7 @@ from wavenet.evaluation.scores import accuracy, nearest_distances
 RATE = 8000
 
 
-def test_augmentation_moves_within_bounds_and_leaves_silence_silent() -> None:
+def test_augmentation_shifts_within_bounds_and_leaves_silence_silent() -> None:
     mel = torch.full((50, 3, 41), SILENCE)
     mel[:, :, 20] = 0.0
     moved = augmented(mel)
@@ -23,7 +23,7 @@ def test_augmentation_moves_within_bounds_and_leaves_silence_silent() -> None:
 
 
 def tones(seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """90 clips: the digit is the pitch, the speaker whether there is an octave above it."""
+    """90 clips: the digit is the pitch; the speaker decides whether its octave sounds as well."""
     generator = torch.Generator().manual_seed(seed)
     labels = {"digit": torch.arange(90) % 3, "speaker": torch.arange(90) % 2}
     phase = (2 * math.pi * 300 / RATE) * torch.arange(1600) * 1.6 ** labels["digit"].unsqueeze(1)
@@ -32,20 +32,19 @@ def tones(seed: int) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def test_the_classifier_learns_a_separable_corpus_the_same_way_each_time() -> None:
-    (mel, labels), (unheard, theirs) = tones(0), tones(1)
+    (mel, labels), (new_mel, new_labels) = tones(0), tones(1)
     counts = {"digit": 3, "speaker": 2}
     state = torch.get_rng_state()
     classifier = train_classifier(mel, labels, counts, epochs=15, seed=3)
     assert torch.equal(torch.get_rng_state(), state)
-    features, heard = hear(classifier, unheard)
-    assert min(accuracy(heard, theirs).values()) > 0.95
+    features, probabilities = hear(classifier, new_mel)
+    assert min(accuracy(probabilities, new_labels).values()) > 0.95
     again, other = (train_classifier(mel, labels, counts, epochs=15, seed=seed) for seed in (3, 4))
-    assert torch.equal(hear(again, unheard)[0], features) and not torch.equal(
-        hear(other, unheard)[0], features
-    )
+    assert torch.equal(hear(again, new_mel)[0], features)
+    assert not torch.equal(hear(other, new_mel)[0], features)
 
 
-def test_a_copy_between_two_frames_is_nearer_than_any_other_clip() -> None:
+def test_a_copy_shifted_by_a_fraction_of_a_frame_is_nearer_than_noise() -> None:
     corpus = 0.5 * torch.randn(6, 2000) * torch.linspace(1, 0, 2000)
     copy = torch.nn.functional.pad(corpus[3], (33, 0))[:2000]
     queries = log_mel(torch.stack([copy, 0.5 * torch.randn(2000)]), RATE)
@@ -53,7 +52,7 @@ def test_a_copy_between_two_frames_is_nearer_than_any_other_clip() -> None:
     assert distances[0] < 0.7 * distances[1]
 
 
-def test_what_the_codec_makes_of_silence_is_silent() -> None:
+def test_silence_is_still_silent_after_the_codec() -> None:
     codec = MuLaw()
     assert (log_mel(codec.decode(codec.encode(torch.zeros(1, 1600))), RATE) == SILENCE).all()
     assert (log_mel(0.01 * torch.randn(1, 1600), RATE) > SILENCE).double().mean() > 0.9

@@ -1,4 +1,4 @@
-"""The command `train.py`: what it fills in, its help, its subcommands, and its errors in one message."""
+"""The command `train.py`: arguments it fills in, help, subcommands, and errors in one message."""
 
 import os
 import pickle
@@ -27,7 +27,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which one run was made. Not written to."""
+    """The folder in which one run was made. Tests do not write to it."""
     place = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -37,7 +37,7 @@ def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, the present folder."""
+    """A copy of the folder with the finished run, as the working directory."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -66,7 +66,7 @@ def refused_in_one_line(*args: object) -> str:
     return message
 
 
-# --- what is filled in ---
+# --- arguments that are filled in ---
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,7 @@ def refused_in_one_line(*args: object) -> str:
         ),
     ],
 )
-def test_fit_with_the_default_config_is_meant_where_nothing_else_is_said(
-    given: list[str], completed: list[str]
-) -> None:
+def test_fit_and_the_default_config_are_filled_in(given: list[str], completed: list[str]) -> None:
     assert complete_arguments(given, DEFAULT) == completed
 
 
@@ -131,7 +129,7 @@ def test_last_is_the_newest_run_of_that_name_with_its_own_settings(
 
 
 @pytest.mark.parametrize(("name", "called"), [((), ""), (("--name=b",), " called b")])
-def test_last_without_a_run_says_where_it_looked(
+def test_last_without_a_run_names_the_folder_that_was_searched(
     name: tuple[str, ...], called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -143,7 +141,7 @@ def test_last_without_a_run_says_where_it_looked(
 
 
 @pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu"])
-def test_the_default_precision_is_one_that_trains(accelerator: str) -> None:
+def test_the_default_precision_is_valid(accelerator: str) -> None:
     assert default_precision(accelerator) in ("32-true", "bf16-mixed")
 
 
@@ -151,26 +149,11 @@ def test_the_default_precision_is_one_that_trains(accelerator: str) -> None:
 
 
 def test_help_shows_the_ways_to_start_and_the_settings() -> None:
+    ways = ["python train.py --ckpt_path last", "python train.py validate", "fit --help"]
+    settings = ["--data.root", "--model.cycles", "--ema.decay", "--trainer.max_steps"]
     for args, says in (
-        (
-            ["--help"],
-            [
-                "python train.py --ckpt_path last",
-                "python train.py validate",
-                "fit --help",
-                "--config",
-            ],
-        ),
-        (
-            ["fit", "--help"],
-            [
-                "--data.root",
-                "--model.cycles",
-                "--ema.decay",
-                "--trainer.max_steps",
-                "--checkpoint.",
-            ],
-        ),
+        (["--help"], [*ways, "--config"]),
+        (["fit", "--help"], [*settings, "--checkpoint."]),
     ):
         command = [sys.executable, str(REPOSITORY / "train.py"), *args]
         done = subprocess.run(
@@ -181,7 +164,7 @@ def test_help_shows_the_ways_to_start_and_the_settings() -> None:
             assert text in done.stdout, text
 
 
-def test_every_setting_of_ours_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_setting_of_this_library_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         train("fit", "--help")
     assert stopped.value.code in (0, None)
@@ -266,7 +249,7 @@ def test_a_checkpoint_is_scored_with_the_settings_of_its_run(
     assert sorted(place.rglob("*")) == before, "scoring leaves nothing behind"
 
 
-def test_a_run_keeps_settings_that_start_another_like_it(corpus: Path, place: Path) -> None:
+def test_the_config_of_a_run_starts_a_new_run(corpus: Path, place: Path) -> None:
     train("--ckpt_path", "last", "--trainer.max_steps=5")
     settings = yaml.safe_load((place / "runs/default/config.yaml").read_text())
     assert settings["data"]["root"] == str(corpus) and settings["trainer"]["max_steps"] == 5
@@ -294,23 +277,22 @@ def test_an_empty_folder_says_so(here: Path) -> None:
     assert "holds no audio (.wav" in refused_in_one_line(*arguments(here / "empty"))
 
 
-def test_a_folder_of_other_files_says_what_it_found(here: Path) -> None:
+def test_a_folder_without_audio_is_refused_with_the_types_found(here: Path) -> None:
     (here / "texts").mkdir()
     (here / "texts" / "a.txt").write_text("not audio")
     assert "1 of .txt" in refused_in_one_line(*arguments(here / "texts"))
 
 
 @pytest.mark.parametrize("setting", ["--model.fused=true", "--model.init_from=nowhere/at/all"])
-def test_what_cannot_be_trained_with_is_refused_before_there_is_a_run(
+def test_settings_that_cannot_be_used_are_refused_before_a_run_is_created(
     corpus: Path, here: Path, setting: str
 ) -> None:
     message = refused_in_one_line(*arguments(corpus), setting)
-    assert ("needs a GPU" in message or "no such model" in message) and not list(
-        here.glob("runs/*")
-    )
+    assert "needs a GPU" in message or "no such model" in message
+    assert not list(here.glob("runs/*"))
 
 
-def test_a_run_that_is_refused_leaves_no_folder_and_the_next_has_its_name(
+def test_a_refused_run_leaves_no_folder_and_the_next_run_gets_its_name(
     corpus: Path, here: Path
 ) -> None:
     refused(*arguments(here / "nowhere"))
@@ -319,7 +301,9 @@ def test_a_run_that_is_refused_leaves_no_folder_and_the_next_has_its_name(
     assert [path.name for path in (here / "runs").iterdir()] == ["default"]
 
 
-def test_labels_that_match_nothing_say_which_files(corpus: Path, here: Path) -> None:
+def test_a_label_pattern_without_matches_is_refused_with_the_files(
+    corpus: Path, here: Path
+) -> None:
     message = refused_in_one_line(*arguments(corpus), "--data.label_pattern=(?P<who>x+)_")
     assert "misses 12 of 12 files, such as '0_a_0.wav'" in message
 
@@ -331,7 +315,9 @@ def test_a_missing_checkpoint_is_named(corpus: Path, here: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.6, 0.9, 0.999])
-def test_a_checkpoint_cut_short_is_refused_with_the_other_one(place: Path, kept: float) -> None:
+def test_a_truncated_checkpoint_is_refused_and_the_other_one_named(
+    place: Path, kept: float
+) -> None:
     path = place / "runs/default/checkpoints/last.ckpt"
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
@@ -341,7 +327,7 @@ def test_a_checkpoint_cut_short_is_refused_with_the_other_one(place: Path, kept:
 
 
 class Payload:
-    """Unpickled, it would make a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -366,11 +352,11 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(
     assert "last.ckpt" in message and "was refused" in message
     assert not ran.exists()
     torch.load(path, weights_only=False) if how == "torch" else pickle.loads(path.read_bytes())
-    assert ran.exists(), "the payload works where it is let"
+    assert ran.exists(), "the payload works if unpickling is allowed"
 
 
 @pytest.mark.parametrize("content", [{"weights": torch.zeros(3)}, [1, 2, 3]])
-def test_a_file_of_something_else_is_refused(place: Path, content: object) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(place: Path, content: object) -> None:
     torch.save(content, place / "other.ckpt")
     message = refused_in_one_line("validate", "--ckpt_path=other.ckpt")
     assert "other.ckpt is not a training checkpoint of this library" in message
@@ -381,7 +367,7 @@ def test_a_file_of_something_else_is_refused(place: Path, content: object) -> No
 def test_a_checkpoint_of_other_labels_is_refused_with_both(
     place: Path, command: str, digits: str
 ) -> None:
-    """Two digits make tables of the same size, which would load."""
+    """With two digits, the embedding tables have the same size and would load."""
     other = write_corpus(place / "other", digits)
     message = refused_in_one_line(command, "--ckpt_path", "last", f"--data.root={other}")
     assert "'0', '1'" in message and "'7', '8'" in message
@@ -400,15 +386,13 @@ def test_a_checkpoint_of_another_size_is_refused(place: Path) -> None:
     assert "residual_channels = 4" in message and "residual_channels = 8" in message
 
 
-def test_the_traceback_is_there_where_it_is_asked_for(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_traceback_is_shown_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WAVENET_TRACEBACK", "1")
     with pytest.raises(ValueError, match="does not exist"):
         train(*arguments(here / "nowhere"))
 
 
-def test_an_error_of_the_command_is_its_last_words_and_its_status(here: Path) -> None:
+def test_an_error_is_the_last_message_of_the_command_and_its_status(here: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "train.py"), *arguments(here / "nowhere")]
     done = subprocess.run(
         command, env=environment(), cwd=here, capture_output=True, text=True, timeout=120

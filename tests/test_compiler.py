@@ -1,4 +1,4 @@
-"""Properties of compiled libraries: made once, never loaded damaged, safe beside other processes, clear where impossible."""
+"""Compiled libraries: compiled once, never loaded damaged, safe with several processes, errors."""
 
 import ctypes
 import os
@@ -27,7 +27,8 @@ print(library(pathlib.Path(sys.argv[1]), {}).answer())
 def source(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.cpp"
     path.write_text(
-        'extern "C" int answer() { return 42; }\n#ifdef SIZE\nextern "C" int size() { return SIZE; }\n#endif\n'
+        'extern "C" int answer() { return 42; }\n'
+        '#ifdef SIZE\nextern "C" int size() { return SIZE; }\n#endif\n'
     )
     return path
 
@@ -40,16 +41,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def compilations(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
-    """The commands that were run to compile, in order."""
+    """The compiler commands that were run, in order."""
     commands: list[list[str]] = []
     run = subprocess.run
 
-    def noted(command: list[str], **kwargs: object) -> object:
+    def recorded(command: list[str], **kwargs: object) -> object:
         if "-o" in command:
             commands.append(command)
         return run(command, **kwargs)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(subprocess, "run", noted)
+    monkeypatch.setattr(subprocess, "run", recorded)
     yield commands
 
 
@@ -88,10 +89,10 @@ def test_other_constants_source_options_or_compilers_make_another_library(
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
-def test_a_damaged_library_is_made_anew(
+def test_a_damaged_library_is_compiled_again(
     source: Path, cache: Path, compilations: list[list[str]], damage: str
 ) -> None:
-    """Found by its content's hash, before the loader could crash on it."""
+    """The hash of its content shows the damage before the loader could crash on the file."""
     process(source).wait()
     (path,) = cache.iterdir()
     content = path.read_bytes()
@@ -105,7 +106,7 @@ def test_a_damaged_library_is_made_anew(
     assert len(compilations) == 1 and path.read_bytes() == content
 
 
-def test_a_library_of_another_machine_is_made_anew_once_then_refused(
+def test_a_library_that_does_not_load_is_compiled_once_more_then_refused(
     source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, compilations: list[list[str]]
 ) -> None:
     def refuse(path: str) -> ctypes.CDLL:
@@ -123,7 +124,7 @@ def test_several_processes_may_compile_at_once(source: Path, cache: Path) -> Non
     assert [path.suffix for path in cache.iterdir()] == [".so"]
 
 
-def test_a_process_killed_while_compiling_leaves_nothing_that_matters(
+def test_a_process_killed_while_compiling_does_no_harm(
     source: Path, cache: Path, tmp_path: Path
 ) -> None:
     slow = tmp_path / "slow"
@@ -137,16 +138,15 @@ def test_a_process_killed_while_compiling_leaves_nothing_that_matters(
     killed.wait()
     (part,) = cache.iterdir()
     assert part.suffix == ".part"
-    assert library(source, {}).answer() == 42 and part.exists(), (
-        "perhaps somebody's who is still at work"
-    )
+    assert library(source, {}).answer() == 42
+    assert part.exists(), "another process may still be writing it"
     os.utime(part, (0, 0))
     library(source, {"SIZE": 1})
-    assert not part.exists(), "nobody's after an hour"
+    assert not part.exists(), "stale after an hour"
 
 
 @pytest.mark.parametrize("kind", ["read-only", "a file", "full"])
-def test_a_folder_that_cannot_be_written_costs_a_compilation_a_process(
+def test_without_a_writable_folder_each_process_compiles_once(
     source: Path, tmp_path: Path, kind: str
 ) -> None:
     folder = tmp_path / "there"
@@ -159,10 +159,10 @@ def test_a_folder_that_cannot_be_written_costs_a_compilation_a_process(
     started = process(source, WAVENET_CACHE=str(folder), TMPDIR=str(tmp_path))
     out, err = started.communicate()
     assert out == "42\n", err
-    assert not list(tmp_path.glob("wavenet-*")), "gone with the process"
+    assert not list(tmp_path.glob("wavenet-*")), "removed when the process exits"
 
 
-def test_what_the_compiler_says_is_passed_on(source: Path, cache: Path) -> None:
+def test_the_compiler_s_message_is_passed_on(source: Path, cache: Path) -> None:
     source.write_text("this is no C++;")
     with pytest.raises(CompilerError, match=r"(?s)refused the engine's source.*tiny\.cpp.*error"):
         library(source, {})

@@ -1,4 +1,4 @@
-"""Properties of the evaluation: what is read and asked for, a small corpus from end to end, what is refused."""
+"""Properties of the evaluation: reading and generating clips, a small corpus end to end, errors."""
 
 import json
 from pathlib import Path
@@ -34,18 +34,13 @@ def corpus(root: Path) -> Path:
 
 def test_real_clips_are_cut_padded_and_labelled_in_the_models_order(tmp_path: Path) -> None:
     net = model(labels={"speaker": SPEAKERS[::-1], "digit": ["2", "1", "0"]})
-    clips = read_clips(
-        net, corpus(tmp_path), TRAINING_PATTERN, 0.3
-    )  # takes 10 (a) and 11 (b) of three digits
+    # takes 10 (speaker a) and 11 (speaker b) of three digits
+    clips = read_clips(net, corpus(tmp_path), TRAINING_PATTERN, 0.3)
     assert clips.audio.shape == (6, 2400)
-    assert (
-        clips.labels["digit"].tolist() == [2, 2, 1, 1, 0, 0]
-        and clips.labels["speaker"].tolist() == [1, 0] * 3
-    )
-    assert (
-        clips.audio[:, :1770].abs().amax(1).min() > 0.3
-        and clips.audio[:, 1950:].abs().max() < 0.001
-    )
+    assert clips.labels["digit"].tolist() == [2, 2, 1, 1, 0, 0]
+    assert clips.labels["speaker"].tolist() == [1, 0] * 3
+    assert clips.audio[:, :1770].abs().amax(1).min() > 0.3
+    assert clips.audio[:, 1950:].abs().max() < 0.001
     assert len(read_clips(net, tmp_path, HELD_OUT_PATTERN, 0.1).audio) == 15
     assert clips.lengths.tolist() == [
         800 + 97 * take + 31 * digit for digit in (0, 1, 2) for take in (10, 11)
@@ -53,24 +48,19 @@ def test_real_clips_are_cut_padded_and_labelled_in_the_models_order(tmp_path: Pa
     assert read_clips(net, tmp_path, TRAINING_PATTERN, 0.1).lengths.tolist() == [800] * 6
 
 
-def test_every_digit_by_every_speaker_is_asked_for_and_no_clip_twice() -> None:
+def test_every_digit_by_every_speaker_is_generated_and_all_clips_differ() -> None:
     clips = generate_clips(model(), 2, 60, seed=5, engine="torch")
     cells = [*zip(clips.labels["digit"].tolist(), clips.labels["speaker"].tolist(), strict=True)]
-    assert (
-        cells == sorted(cells)
-        and all(cells.count(cell) == 2 for cell in cells)
-        and len(set(cells)) == 6
-    )
+    assert cells == sorted(cells) and len(set(cells)) == 6
+    assert all(cells.count(cell) == 2 for cell in cells)
     assert clips.audio.shape == (12, 60) and len(clips.audio.unique(dim=0)) == 12
 
 
 def test_generated_clips_can_end_where_real_ones_of_their_labels_do() -> None:
     real_labels = {"digit": torch.tensor([0, 0, 1, 2]), "speaker": torch.tensor([0, 0, 0, 1])}
     real = Clips(torch.zeros(4, 9), torch.tensor([3, 5, 9, 7]), real_labels)
-    labels = {
-        "digit": torch.tensor([0, 0, 1, 2]),
-        "speaker": torch.tensor([0, 0, 0, 0]),
-    }  # no (2, 0): any length will do
+    # There is no real clip (2, 0): any real length is used.
+    labels = {"digit": torch.tensor([0, 0, 1, 2]), "speaker": torch.tensor([0, 0, 0, 0])}
     ended = end_as(Clips(torch.ones(4, 9), torch.full((4,), 9), labels), real, silence=0.25)
     assert ended.lengths.tolist() == [3, 5, 9, 7]
     for audio, length in zip(ended.audio, (3, 5, 9, 7), strict=True):
@@ -83,15 +73,12 @@ def test_batches_do_not_change_a_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(generate_clips(model(), 1, 40, seed=1, engine="torch").audio, whole.audio)
 
 
-def test_a_model_that_plans_its_clips_ends_them_itself_and_silence_follows() -> None:
+def test_a_model_with_clip_lengths_draws_them_and_silence_follows() -> None:
     prior = {"log_mean": 4.0, "log_std": 0.4, "offsets": {"digit": [0.0] * 3, "speaker": [0.0] * 2}}
     net = model(position_hop=16, clip_length=prior)
     clips = generate_clips(net, 3, 60, seed=1, engine="torch")
-    assert (
-        clips.audio.shape == (18, 60)
-        and int(clips.lengths.max()) == 60
-        and len(clips.lengths.unique()) > 5
-    )
+    assert clips.audio.shape == (18, 60)
+    assert int(clips.lengths.max()) == 60 and len(clips.lengths.unique()) > 5
     for clip, length in zip(clips.audio, clips.lengths.tolist(), strict=True):
         assert len(clip[length:].unique()) <= 1 and len(clip[:length].unique()) > 5
 
@@ -120,16 +107,15 @@ def test_the_command_prints_a_table_and_writes_its_figures(
     assert [sum(row) for row in result["confusion"]] == [4, 4, 4]
     assert set(result["accuracy"]) == set(result["scores"]) == {"training", "held_out", "generated"}
     assert result["scores"]["training"]["fid"] < 1e-3 < result["scores"]["generated"]["fid"]
-    assert (
-        result["settings"]["temperature"] == 0.9 and result["distances"]["generated"]["minimum"] > 0
-    )
+    assert result["settings"]["temperature"] == 0.9
+    assert result["distances"]["generated"]["minimum"] > 0
     for picture in ("clips.png", "confusion.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("held out", "generated", "FID", "mIS", "nearer than"))
 
 
-def test_what_cannot_be_evaluated_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_invalid_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
     root = corpus(tmp_path)
     with pytest.raises(
         ValueError, match=r"'_99' matches no wav file under .* Change the pattern or --root"
@@ -156,11 +142,12 @@ def test_what_cannot_be_evaluated_is_refused_with_what_to_do(tmp_path: Path) -> 
         generate_clips(model(), 0, 9)
 
 
-def test_clips_that_are_held_out_and_not_are_refused(tmp_path: Path) -> None:
+def test_clips_in_both_sets_are_refused(tmp_path: Path) -> None:
     model().save_pretrained(tmp_path / "model")
     with pytest.raises(
         SystemExit,
-        match=r"error: 30 clips match --training-pattern and --held-out-pattern.* apart\.",
+        match=r"error: 30 clips match both --training-pattern and --held-out-pattern, such as "
+        r".*Change the patterns so that no clip matches both\.",
     ):
         main(
             [

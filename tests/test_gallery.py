@@ -1,6 +1,6 @@
-"""The gallery is one page that needs nothing else: its sounds are what generate gives, its pictures are whole PNGs.
+"""The gallery is one self-contained page: audio as `generate` gives it, and pictures as PNGs.
 
-The page is read by an HTML parser, and each data URI is decoded.
+The tests read the page with an HTML parser and decode each data URI.
 """
 
 import base64
@@ -29,7 +29,7 @@ SECONDS = 0.03
 
 
 class Page(HTMLParser):
-    """The tags with their attributes, the text, and whether each tag is closed in its turn."""
+    """The tags with their attributes, and the text; asserts that tags are closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def decoded(uri: str, kind: str) -> bytes:
 
 
 def sounds(page: Page) -> list[Tensor]:
-    """Each player's samples as integers; every one a 16-bit mono wav at the model's 8 kHz."""
+    """The samples of each player as integers; asserts that each is 16-bit mono at 8 kHz."""
     heard = []
     for player in page.all("audio"):
         content = io.BytesIO(decoded(player["src"], "audio/wav"))
@@ -96,7 +96,7 @@ def model_with(labels: dict[str, Sequence[str]] | None) -> WaveNet:
     return small_model(dtype=torch.float32, labels=labels)
 
 
-# --- what is heard ---
+# --- audio ---
 
 
 @pytest.mark.parametrize("batch", [64, 4, 1])
@@ -128,20 +128,18 @@ def test_each_player_holds_what_generate_gives_for_its_labels_and_seed(
     assert len({tuple(clip.tolist()) for clip in heard}) == 6
 
 
-def test_clips_of_a_model_that_plans_them_have_their_own_lengths_and_the_page_says_how(
-    tmp_path: Path,
-) -> None:
+def test_a_model_with_clip_lengths_draws_the_length_of_each_clip(tmp_path: Path) -> None:
     prior = {"log_mean": 6.0, "log_std": 0.3, "offsets": {"digit": [0.0] * 3, "speaker": [0.0] * 2}}
     model = small_model(
         dtype=torch.float32, labels=LABELS, position_hop=16, unlabelled=True, clip_length=prior
     )
     page = written(tmp_path, model, seconds=None, seed=2)
     assert len({len(clip) for clip in sounds(page)}) > 3
-    said = " ".join(page.words)
-    assert "clips as long as the corpus's" in said and "guidance 0.5" in said
+    text = " ".join(page.words)
+    assert "lengths as in the corpus" in text and "guidance 0.5" in text
 
 
-def test_labels_given_hold_for_all_clips_and_the_rest_is_shown(tmp_path: Path) -> None:
+def test_given_labels_apply_to_all_clips_and_the_others_are_varied(tmp_path: Path) -> None:
     model = model_with(LABELS)
     page = written(tmp_path, model, labels={"speaker": "bob"})
     assert [player["aria-label"] for player in page.all("audio")] == [
@@ -159,7 +157,7 @@ def test_labels_given_hold_for_all_clips_and_the_rest_is_shown(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("labels", "given"), [(None, {}), (LABELS, {"digit": "1", "speaker": "ann"})]
 )
-def test_with_nothing_left_to_choose_there_is_a_row_of_takes(
+def test_without_a_free_label_the_page_has_a_row_of_takes(
     tmp_path: Path, labels: Any, given: dict[str, str]
 ) -> None:
     model = model_with(labels)
@@ -182,7 +180,7 @@ def speakers(count: int) -> WaveNet:
     )
 
 
-def test_up_to_200_combinations_are_whole_and_so_is_a_label_alone() -> None:
+def test_up_to_200_combinations_are_all_shown_and_every_category_of_a_single_label() -> None:
     assert (
         len(combinations(speakers(66), {}, 7)) == 198
         and len(combinations(speakers(67), {}, 7)) == 3
@@ -190,14 +188,14 @@ def test_up_to_200_combinations_are_whole_and_so_is_a_label_alone() -> None:
     assert len(combinations(speakers(250), {"digit": "1"}, 7)) == 250
 
 
-def test_beyond_200_combinations_the_first_label_is_whole_and_the_others_are_drawn_as_generate_draws_them(
+def test_above_200_combinations_the_first_label_is_complete_and_the_others_are_drawn_as_by_generate(
     tmp_path: Path,
 ) -> None:
     model = speakers(67)
     page = written(tmp_path, model, seed=7)
     heard = sounds(page)
     assert len(heard) == 3 and page.all("table") == [] and "There are 201 combinations" in page.text
-    assert "every digit, each with speaker drawn from the seed" in page.text
+    assert "every digit, each with a random speaker, drawn from the seed" in page.text
     for index, clip in enumerate(heard):
         alone = wavenet.generate(
             model, seconds=SECONDS, labels={"digit": str(index)}, seed=7 + index, engine="torch"
@@ -208,10 +206,10 @@ def test_beyond_200_combinations_the_first_label_is_whole_and_the_others_are_dra
     ]
 
 
-# --- what is seen ---
+# --- the page ---
 
 
-def test_the_page_needs_nothing_from_outside_and_says_so_to_the_browser(tmp_path: Path) -> None:
+def test_the_page_loads_nothing_from_outside_and_its_policy_forbids_it(tmp_path: Path) -> None:
     page = written(tmp_path, model_with(LABELS))
     addresses = [
         value
@@ -251,7 +249,7 @@ def test_every_picture_and_player_has_a_name_and_the_page_a_language_and_a_title
     assert "width=device-width" in str(page.all("meta"))
 
 
-def test_the_caption_says_model_temperature_and_seed(tmp_path: Path) -> None:
+def test_the_caption_states_model_temperature_and_seed(tmp_path: Path) -> None:
     model = model_with(LABELS)
     page = written(tmp_path, model, name="runs of mine", temperature=0.85, seed=42, top_p=0.9)
     terms = dict(
@@ -261,9 +259,8 @@ def test_the_caption_says_model_temperature_and_seed(tmp_path: Path) -> None:
             strict=False,
         )
     )
-    assert terms["model"].startswith("runs of mine, ") and terms["audio"].startswith(
-        "0.03 s a clip at 8 kHz"
-    )
+    assert terms["model"].startswith("runs of mine, ")
+    assert terms["audio"].startswith("0.03 s per clip, 8 kHz")
     assert (
         terms["temperature"] == "0.85"
         and terms["seed"].startswith("42,")
@@ -272,7 +269,7 @@ def test_the_caption_says_model_temperature_and_seed(tmp_path: Path) -> None:
     assert "top-k" not in terms
 
 
-def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
+def test_names_are_escaped(tmp_path: Path) -> None:
     evil = ['"><script>alert(1)</script>', "a&b", "$body"]
     page = written(
         tmp_path, model_with({"digit": evil, "speaker": ["<b>", "c"]}), name="<i>$notes</i>"
@@ -283,7 +280,7 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("time", [1, 7, 8000, 20001])
-def test_a_spectrogram_is_a_whole_png_low_frequencies_below(time: int) -> None:
+def test_a_spectrogram_is_a_valid_png_with_low_frequencies_at_the_bottom(time: int) -> None:
     tone = 0.5 * torch.sin(torch.arange(time) * 2 * torch.pi * 500 / 8000)
     content = spectrogram_png(tone, 8000)
     picture = torch.from_numpy(imread(io.BytesIO(content), format="png"))[..., :3].sum(-1)
@@ -302,7 +299,7 @@ def test_silence_is_dark_and_not_an_error() -> None:
 def test_sixty_clips_of_a_second_stay_well_under_5_megabytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noise: what compresses worst."""
+    """With noise, which compresses worst."""
     monkeypatch.setattr(
         gallery, "generate_each", lambda model, choices, **_: 0.3 * torch.randn(len(choices), 8000)
     )
@@ -311,7 +308,7 @@ def test_sixty_clips_of_a_second_stay_well_under_5_megabytes(
     assert len(Page(path.read_text()).all("audio")) == 60 and 1e6 < path.stat().st_size < 4e6
 
 
-# --- what it says where it cannot ---
+# --- errors ---
 
 
 @pytest.mark.parametrize(
@@ -324,7 +321,7 @@ def test_sixty_clips_of_a_second_stay_well_under_5_megabytes(
         ({"engine": "fast"}, "fast.*auto"),
     ],
 )
-def test_what_cannot_be_drawn_leaves_no_page(
+def test_invalid_settings_are_refused_and_leave_no_page(
     tmp_path: Path, settings: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ValueError, match=says):

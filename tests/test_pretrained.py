@@ -1,6 +1,6 @@
-"""Names of models: bundled ones load and are what they say, folders go first, user/model is the Hub's, slips are named.
+"""Names of models: bundled models load as described, folders have priority, errors are helpful.
 
-Nothing here needs a network or huggingface_hub: the Hub is a folder and a recorder.
+Nothing here needs a network or huggingface_hub: a folder and a recorder replace the Hub.
 """
 
 import json
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from wavenet import WaveNet, pretrained
 from wavenet.checkpoints import load_model, model_name, newest_or_bundled
 
 REPOSITORY = Path(__file__).parent.parent
-LIMIT = 4_000_000  # bytes of weights that a clone and a wheel carry for each model
+LIMIT = 4_000_000  # bytes of weights for each model in a clone and in a wheel
 
 
 @pytest.fixture(autouse=True)
@@ -34,51 +35,45 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 # --- bundled ---
 
 
-def test_every_folder_beside_the_names_is_a_bundled_model() -> None:
-    assert [
-        path.name
-        for path in sorted(pretrained.HERE.iterdir())
-        if path.is_dir() and path.name[0] != "_"
-    ] == (pretrained.bundled())
+def test_every_folder_in_pretrained_is_a_bundled_model() -> None:
+    folders = sorted(path.name for path in pretrained.HERE.iterdir() if path.is_dir())
+    assert [name for name in folders if name[0] != "_"] == pretrained.bundled()
     assert pretrained.DEFAULT in pretrained.bundled()
 
 
 @pytest.mark.parametrize("name", pretrained.bundled())
-def test_a_bundled_model_is_whole_small_and_float32(name: str) -> None:
+def test_a_bundled_model_is_complete_small_and_float32(name: str) -> None:
     folder = pretrained.HERE / name
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", *pretrained.FILES]
     assert (folder / "model.safetensors").stat().st_size < LIMIT
     with safe_open(folder / "model.safetensors", "pt") as weights:
-        stored = {
-            key: (weights.get_tensor(key).shape, weights.get_tensor(key).dtype)
-            for key in weights.keys()
-        }
+        tensors = {key: weights.get_tensor(key) for key in list(weights.keys())}
+    stored = {key: (value.shape, value.dtype) for key, value in tensors.items()}
     model = WaveNet(**json.loads((folder / "config.json").read_text())["model"])
-    assert stored == {
-        key: (value.shape, torch.float32) for key, value in model.state_dict().items()
-    }, "strict"
+    expected = {key: (value.shape, torch.float32) for key, value in model.state_dict().items()}
+    assert stored == expected
 
 
 @pytest.mark.parametrize("name", pretrained.bundled())
-def test_a_bundled_model_is_trained_speaks_and_is_the_same_by_every_door(name: str) -> None:
+def test_a_bundled_model_is_trained_and_the_same_by_every_way_of_loading(name: str) -> None:
     model = WaveNet.from_pretrained(name)
     assert not model.training and all(
         value.isfinite().all() for value in model.state_dict().values()
     )
     first = wavenet.generate(model, num_samples=40, seed=3, engine="torch")
-    for door in (
+    for other in (
         WaveNet.from_pretrained(pretrained.HERE / name),
         load_model(name),
         load_model(Path(name)),
     ):
-        assert torch.equal(wavenet.generate(door, num_samples=40, seed=3, engine="torch"), first)
+        assert torch.equal(wavenet.generate(other, num_samples=40, seed=3, engine="torch"), first)
     choice = {label: categories[0] for label, categories in model.labels.items()}
     silence = torch.zeros(1, 400)
     assert wavenet.bits_per_sample(model, silence, choice) < 6, "an untrained model needs 8 bits"
 
 
 @pytest.mark.parametrize("name", pretrained.bundled())
-def test_the_card_says_data_licence_recipe_and_limits_of_this_very_model(name: str) -> None:
+def test_the_card_states_data_licence_recipe_and_limits_of_the_model(name: str) -> None:
     card = (pretrained.HERE / name / "README.md").read_text()
     model = WaveNet.from_pretrained(name)
     for said in (
@@ -92,27 +87,25 @@ def test_the_card_says_data_licence_recipe_and_limits_of_this_very_model(name: s
     ):
         assert said in card, said
     assert (REPOSITORY / "configs" / f"{name}.yaml").is_file()
-    assert (
-        f"{model.num_parameters / 1e6:.2f} M" in card and f"{model.receptive_field} samples" in card
-    )
+    assert f"{model.num_parameters / 1e6:.2f} M" in card
+    assert f"{model.receptive_field} samples" in card
     for label, categories in model.labels.items():
         assert f"`{label}` {categories[0]}" in card and categories[-1] in card
 
 
-def test_fsdd_speaks_every_digit_in_every_voice() -> None:
+def test_fsdd_has_ten_digits_and_six_speakers() -> None:
     model = WaveNet.from_pretrained("fsdd")
-    assert (
-        model.labels["digit"] == [str(digit) for digit in range(10)]
-        and len(model.labels["speaker"]) == 6
-    )
-    assert model.sample_rate == 8000
+    assert model.labels["digit"] == [str(digit) for digit in range(10)]
+    assert len(model.labels["speaker"]) == 6 and model.sample_rate == 8000
     card = (pretrained.HERE / "fsdd" / "README.md").read_text()
     assert "CC BY-SA 4.0" in card and "Zohar Jackson" in card and "cc-by-sa-4.0" in card
 
 
 def test_the_package_ships_the_models() -> None:
     setup = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert "wavenet.pretrained" in setup["packages"]
+    assert (pretrained.HERE / "__init__.py").is_file(), "setuptools finds only packages with one"
+    found = setup["packages"]["find"]["include"]
+    assert any(fnmatch("wavenet.pretrained", pattern) for pattern in found)
     shipped = {
         path
         for glob in setup["package-data"]["wavenet.pretrained"]
@@ -129,21 +122,19 @@ def test_the_package_ships_the_models() -> None:
     } <= set(tracked)
 
 
-# --- which one a name means ---
+# --- which model a name means ---
 
 
-def test_an_existing_folder_of_a_bundled_name_goes_first(tmp_path: Path) -> None:
+def test_an_existing_folder_has_priority_over_a_bundled_model_of_its_name(tmp_path: Path) -> None:
     small_model(dtype=torch.float32).save_pretrained(tmp_path / "fsdd")
     assert WaveNet.from_pretrained("fsdd").labels == {}
     (tmp_path / "fsdd" / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"fsdd has no config\.json"):
         WaveNet.from_pretrained("fsdd")
-    assert load_model(newest_or_bundled()).labels, (
-        "what is taken by default does not depend on the folder's contents"
-    )
+    assert load_model(newest_or_bundled()).labels, "the default is the bundled model, by its path"
 
 
-def test_a_file_of_a_bundled_name_does_not_stand_in_the_way(tmp_path: Path) -> None:
+def test_a_file_of_a_bundled_name_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "fsdd").touch()
     assert "digit" in WaveNet.from_pretrained("fsdd").labels
 
@@ -152,7 +143,7 @@ def test_a_file_of_a_bundled_name_does_not_stand_in_the_way(tmp_path: Path) -> N
     "name", ["fsd", "FSDD", "a/b/c", "/nowhere/x", "", "https://huggingface.co/a/b"]
 )
 @pytest.mark.parametrize("load", [WaveNet.from_pretrained, load_model])
-def test_an_unknown_name_lists_what_there_is(name: str, load: Any, hub: "Hub") -> None:
+def test_an_unknown_name_lists_what_is_accepted(name: str, load: Any, hub: "Hub") -> None:
     with pytest.raises(FileNotFoundError) as raised:
         load(name or "nothing")
     message = str(raised.value)
@@ -162,13 +153,13 @@ def test_an_unknown_name_lists_what_there_is(name: str, load: Any, hub: "Hub") -
     assert hub.asked == [] and ("ckpt" in message) == (load == load_model)
 
 
-def test_a_file_is_no_saved_model(tmp_path: Path) -> None:
+def test_a_file_is_not_a_saved_model(tmp_path: Path) -> None:
     (tmp_path / "x.ckpt").touch()
     with pytest.raises(FileNotFoundError, match=r"x\.ckpt: this is a file"):
         WaveNet.from_pretrained("x.ckpt")
 
 
-def test_without_a_run_the_bundled_model_is_taken_and_said(
+def test_without_a_run_the_bundled_model_is_used_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", logger="wavenet"):
@@ -194,9 +185,7 @@ def test_without_a_run_the_bundled_model_is_taken_and_said(
         ("ann/model", "ann/model"),
     ],
 )
-def test_a_models_name_is_without_the_folders_around_it(
-    tmp_path: Path, source: str, name: str
-) -> None:
+def test_a_model_s_name_leaves_out_parent_folders(tmp_path: Path, source: str, name: str) -> None:
     (tmp_path / "runs" / "mine" / "model").mkdir(parents=True)
     (tmp_path / "x.ckpt").touch()
     assert model_name(source) == name
@@ -206,7 +195,7 @@ def test_a_models_name_is_without_the_folders_around_it(
 
 
 class Hub:
-    """Stands for huggingface_hub: repositories are folders, and what is asked for or uploaded is written down."""
+    """Replaces huggingface_hub: repositories are folders; requests and uploads are recorded."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -244,8 +233,8 @@ class Address(str):
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub = Hub(tmp_path / "hub")
-    names = {name: getattr(hub, name) for name in ("snapshot_download", "HfApi")}
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(**names))  # type: ignore[arg-type]
+    module: Any = SimpleNamespace(snapshot_download=hub.snapshot_download, HfApi=hub.HfApi)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
     yield hub
 
 
@@ -256,9 +245,7 @@ def test_a_model_goes_to_the_hub_and_comes_back_bit_for_bit(tmp_path: Path, hub:
         hub.uploaded = {}
         assert model.push_to_hub(repo_id, private=private) == "https://huggingface.co/ann/voice"
         assert hub.made[-1] == (repo_id, private, True)
-        assert hub.uploaded == contents(tmp_path / "here"), (
-            "save_pretrained's two files, as they are"
-        )
+        assert hub.uploaded == contents(tmp_path / "here"), "the two files of save_pretrained"
     (hub.folder / "ann" / "voice").mkdir(parents=True)
     for name, content in hub.uploaded.items():
         (hub.folder / "ann" / "voice" / name).write_bytes(content)
@@ -270,7 +257,7 @@ def test_a_model_goes_to_the_hub_and_comes_back_bit_for_bit(tmp_path: Path, hub:
     assert load_model("ann/voice").config == model.config
 
 
-def test_a_folder_here_goes_before_the_hub_and_a_slip_in_a_path_is_not_asked_for(
+def test_a_folder_has_priority_over_the_hub_and_a_mistyped_path_is_not_looked_up(
     tmp_path: Path, hub: Hub
 ) -> None:
     small_model(dtype=torch.float32).save_pretrained(tmp_path / "runs" / "mine")
@@ -282,9 +269,9 @@ def test_a_folder_here_goes_before_the_hub_and_a_slip_in_a_path_is_not_asked_for
     assert hub.asked == []
 
 
-def test_what_the_hub_does_not_have_is_said_with_its_reason(hub: Hub) -> None:
+def test_a_failed_download_is_reported_with_its_reason(hub: Hub) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"ann/nothing is no folder here.*404 Client Error.*fsdd"
+        FileNotFoundError, match=r"ann/nothing is not a folder here.*404 Client Error.*fsdd"
     ):
         WaveNet.from_pretrained("ann/nothing")
 
@@ -292,11 +279,11 @@ def test_what_the_hub_does_not_have_is_said_with_its_reason(hub: Hub) -> None:
 def test_without_the_extra_the_error_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # type: ignore[arg-type]  # importing it raises
-    for door in (WaveNet.from_pretrained, load_model, small_model().push_to_hub):
+    # With None there, importing the module raises ModuleNotFoundError.
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # type: ignore[arg-type]
+    for function in (WaveNet.from_pretrained, load_model, small_model().push_to_hub):
         with pytest.raises(ValueError, match=r"ann/voice.*pip install 'wavenet\[hub\]'"):
-            door("ann/voice")
-    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    assert any(requirement.startswith("huggingface_hub") for requirement in extras["hub"])
+            function("ann/voice")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extra = project["optional-dependencies"]["hub"]
+    assert any(requirement.startswith("huggingface_hub") for requirement in extra)

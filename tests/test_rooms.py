@@ -14,15 +14,13 @@ PACKAGE = REPOSITORY / "wavenet"
 # From the cellar up. A room imports only from floors under its own; rooms of one floor do not know each other.
 FLOORS = [
     {"version"},
-    {"files", "pretrained"},
-    {"outputs", "conditioning", "ops"},
-    {"layers"},
+    {"files", "ops", "triton_common"},
+    {"outputs", "pretrained"},
+    {"conditioning", "layers", "saving"},
     {"model"},
-    {"saving"},
-    {"likelihood", "checkpoints"},
-    {"engines"},
+    {"likelihood", "checkpoints", "engines"},
     {"generation"},
-    {"audio", "plotting"},
+    {"audio", "plotting", "terminal"},
     {"corpus", "evaluation", "gallery"},
     {"training"},
 ]
@@ -32,6 +30,8 @@ ONLY: dict[str, set[str]] = {  # rooms that could see more, and do not
     "plotting": {"files"},
     "ops": set(),
     "conditioning": set(),
+    "layers": {"ops"},
+    "engines": {"conditioning", "layers", "model", "outputs", "triton_common", "files"},
     "corpus": {"audio", "conditioning", "files", "outputs"},
 }
 WITH_LIGHTNING = {"training"}

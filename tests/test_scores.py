@@ -1,4 +1,4 @@
-"""Properties of the scores: cases worked out by hand, and copies that are found."""
+"""Properties of the scores: cases computed by hand, and copies of training clips that are found."""
 
 import math
 
@@ -22,7 +22,7 @@ UNDECIDED = torch.full((20, 4), 0.25, dtype=torch.float64)
 
 
 def gaussian(mean: list[float], covariance: Tensor) -> Tensor:
-    """Points whose mean and covariance are exactly those asked for, however few they are."""
+    """50 points with exactly this mean and covariance."""
     points = torch.randn(50, len(mean), dtype=torch.float64)
     points -= points.mean(0)
     white = points @ torch.linalg.inv(torch.linalg.cholesky(points.T.cov())).T
@@ -33,18 +33,16 @@ def some_mel(count: int, frames: int = 30) -> Tensor:
     return SILENCE + 8 * torch.rand(count, 5, frames)
 
 
-def test_frechet_distance_of_diagonal_gaussians_is_that_of_their_deviations() -> None:
+def test_frechet_distance_of_diagonal_gaussians_is_the_known_formula() -> None:
     one = gaussian([0.0, 1.0, -2.0], torch.diag(torch.tensor([4.0, 1.0, 9.0]).double()))
     other = gaussian([3.0, 1.0, 2.0], torch.diag(torch.tensor([1.0, 1.0, 0.25]).double()))
     assert frechet_distance(one, other) == pytest.approx(9 + 16 + (2 - 1) ** 2 + 0 + (3 - 0.5) ** 2)
 
 
 def test_frechet_distance_of_covariances_that_do_not_commute() -> None:
-    one, other = (
-        torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double(),
-        torch.tensor([[5.0, 0.0], [0.0, 1.0]]).double(),
-    )
-    product = one @ other  # the trace of a 2 x 2 root: sqrt(trace + 2 sqrt(determinant))
+    one = torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double()
+    other = torch.tensor([[5.0, 0.0], [0.0, 1.0]]).double()
+    product = one @ other  # the root of a 2 x 2 matrix has trace sqrt(trace + 2 sqrt(determinant))
     root = math.sqrt(float(product.trace()) + 2 * math.sqrt(float(torch.linalg.det(product))))
     expected = float(one.trace() + other.trace()) - 2 * root
     measured = frechet_distance(gaussian([0.0, 0.0], one), gaussian([0.0, 0.0], other))
@@ -74,12 +72,11 @@ def test_modified_inception_score_is_the_mean_divergence_over_all_pairs() -> Non
     assert math.isfinite(modified_inception_score(PERFECT))
 
 
-def test_am_score_is_missing_digits_plus_undecidedness() -> None:
+def test_am_score_adds_missing_digits_and_uncertainty() -> None:
     assert am_score(PERFECT, PERFECT) == pytest.approx(0)
     assert am_score(UNDECIDED, PERFECT) == pytest.approx(math.log(4))
-    half = torch.tensor(
-        [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]
-    ).double()  # spread as in training, each between two digits
+    # as frequent as in training, but each clip is between two digits
+    half = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]).double()
     assert am_score(half, PERFECT) == pytest.approx(math.log(2))
     skewed = torch.eye(2).double()[[0, 0, 0, 1]]  # KL((1/2, 1/2) || (3/4, 1/4))
     assert am_score(skewed, torch.eye(2).double()) == pytest.approx(
@@ -87,11 +84,11 @@ def test_am_score_is_missing_digits_plus_undecidedness() -> None:
     )
 
 
-def test_confusion_and_accuracy_count_what_was_heard_where_another_was_asked() -> None:
-    heard = torch.eye(3)[[0, 1, 1, 2]]
-    asked = torch.tensor([0, 0, 1, 2])
-    assert confusion(heard, asked) == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
-    assert accuracy({"digit": heard}, {"digit": asked}) == {"digit": 0.75}
+def test_confusion_and_accuracy_count_predictions_by_requested_digit() -> None:
+    predicted = torch.eye(3)[[0, 1, 1, 2]]
+    requested = torch.tensor([0, 0, 1, 2])
+    assert confusion(predicted, requested) == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert accuracy({"digit": predicted}, {"digit": requested}) == {"digit": 0.75}
 
 
 def test_nearest_distance_is_the_root_mean_square_in_the_unit_of_the_spectrogram() -> None:
@@ -101,7 +98,7 @@ def test_nearest_distance_is_the_root_mean_square_in_the_unit_of_the_spectrogram
 
 
 @pytest.mark.parametrize("shift", [0, 1, -3, SHIFT, -SHIFT])
-def test_a_planted_copy_is_found_however_it_was_shifted(shift: int) -> None:
+def test_a_shifted_copy_of_a_training_clip_is_found(shift: int) -> None:
     silent = torch.full((7, 5, SHIFT), SILENCE)
     training = torch.cat([silent, some_mel(7), silent], dim=2)
     queries = torch.cat(
@@ -117,11 +114,10 @@ def test_a_copy_shifted_too_far_is_not_found() -> None:
     assert nearest_distances(training.roll(SHIFT + 1, dims=2), training, SHIFT, SILENCE).min() > 1
 
 
-def test_a_copy_is_found_whatever_comes_after_it() -> None:
+def test_a_copy_is_found_whatever_follows_it() -> None:
     training = torch.cat([some_mel(7), torch.full((7, 5, 20), SILENCE)], dim=2)
-    goes_on = training[2:3].clone()
-    goes_on[:, :, 30:] = some_mel(1, frames=20)
-    assert nearest_distances(goes_on, training, SHIFT, SILENCE) < 1e-5
-    assert (
-        nearest_distances(training[2:3], goes_on, SHIFT, SILENCE) > 1
-    )  # its own frames are all of them
+    longer = training[2:3].clone()
+    longer[:, :, 30:] = some_mel(1, frames=20)
+    assert nearest_distances(longer, training, SHIFT, SILENCE) < 1e-5
+    # The other way round, all frames of the longer clip count.
+    assert nearest_distances(training[2:3], longer, SHIFT, SILENCE) > 1

@@ -1,23 +1,43 @@
-"""WaveNet: dilated causal convolutions over mu-law audio, exact likelihood, cached sampling.
+"""WaveNet: dilated causal convolutions, exact likelihood in bits per sample, cached sampling.
 
-Needs torch alone. Training (`wavenet.training`, `wavenet.training.data`) and files (`wavenet.audio`) are imported by name.
+Needs torch alone. Training (`wavenet.training`) and files (`wavenet.audio`) are imported by name.
 """
 
-from wavenet.conditioning.labels import label_ids
+from wavenet.conditioning import Condition, label_ids
 from wavenet.generation import generate, stream
-from wavenet.layers import CausalConv1d, ResidualBlock, ResidualStack, dilation_cycles
+from wavenet.layers import (
+    Added,
+    Block,
+    CausalConv1d,
+    CentredConv1d,
+    FiLM,
+    Gated,
+    Residual,
+    ResidualBlock,
+    ResidualStack,
+    Stack,
+    dilation_cycles,
+)
 from wavenet.likelihood import bits_per_sample, nats_per_sample
-from wavenet.model import WaveNet
-from wavenet.outputs.mulaw import MuLaw
-from wavenet.outputs.sampling import Sampling
+from wavenet.model import Config, WaveNet
+from wavenet.outputs import MuLaw, Sampling
 from wavenet.version import __version__
 
 __all__ = [
+    "Added",
+    "Block",
     "CausalConv1d",
+    "CentredConv1d",
+    "Condition",
+    "Config",
+    "FiLM",
+    "Gated",
     "MuLaw",
+    "Residual",
     "ResidualBlock",
     "ResidualStack",
     "Sampling",
+    "Stack",
     "WaveNet",
     "__version__",
     "bits_per_sample",

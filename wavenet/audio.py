@@ -1,7 +1,7 @@
-"""Owns the way between audio files and tensors: reading any format and rate, resampling, writing wav.
+"""Owns the conversion between audio files and tensors: reading, resampling, writing wav.
 
-Knows nothing of codes, models or data sets. Shapes: C channels, T time. torchaudio, soundfile and numpy are imported
-where they are used, so that `import wavenet` needs torch alone.
+Knows nothing of codes, models or data sets. Shapes: C channels, T time. torchaudio, soundfile and
+numpy are imported only in the functions that use them, so that `import wavenet` needs only torch.
 """
 
 import io
@@ -19,24 +19,23 @@ from wavenet.files import write_whole
 
 logger = logging.getLogger(__name__)
 
-STREAM_SIZE = 0xFFFFFFFF  # the size a wav written to a pipe declares: unknown, not a promise
-LARGEST_DENOMINATOR = (
-    1000  # the filter bank grows with the ratio's terms; 44.1, 48, 96 and 192 kHz need 640 at most
-)
+STREAM_SIZE = 0xFFFFFFFF  # the size in the header of a wav that was written to a pipe: unknown
+# The resampling filter bank grows with the terms of the ratio; 44.1 to 192 kHz need at most 640.
+LARGEST_DENOMINATOR = 1000
 
 
 def read_audio(path: str | Path) -> tuple[Tensor, int]:
-    """One audio file (wav, flac, ogg, mp3, aiff, any bit depth) -> ((C, T) float32, sample rate in Hz).
+    """One audio file (wav, flac, ogg, mp3, aiff, any bit depth) -> ((C, T) float32, rate in Hz).
 
-    Integer formats come out in [-1, 1); float formats as they are. A file that ends before its header says is used as
-    far as it goes, with a warning. Raises ValueError, naming the file, if it is missing, not audio, empty, or has
-    samples that are NaN or infinite.
+    Integer formats are scaled to [-1, 1); float formats are not scaled. If a file is shorter than
+    its header states, the samples that exist are used, with a warning. Raises ValueError, naming
+    the file, if it is missing, not audio, empty, or has samples that are NaN or infinite.
     """
     path = Path(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise ValueError(f"'{path}' {found}; give the path of an audio file.")
-    samples, rate, promised = _decode(path)
+    samples, rate, declared = _decode(path)
     if samples.numel() == 0:
         raise ValueError(f"'{path}' is empty (0 samples); record or export it again, or remove it.")
     if not torch.isfinite(samples).all():
@@ -44,33 +43,33 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
         raise ValueError(
             f"'{path}' has {bad} samples that are NaN or infinite; repair or remove it."
         )
-    if promised > samples.shape[1]:
+    if declared > samples.shape[1]:
         logger.warning(
-            "'%s' is cut short: its header promises about %d samples and it holds %d; those are used.",
-            *(path, promised, samples.shape[1]),
+            "'%s' is cut short: its header states about %d samples, the file has %d; using those.",
+            *(path, declared, samples.shape[1]),
         )
     return samples, rate
 
 
 def _decode(path: Path) -> tuple[Tensor, int, int]:
-    """(C, T) samples, rate in Hz, and how many samples per channel the header promises."""
+    """(C, T) samples, rate in Hz, and the number of samples per channel that the header states."""
     import soundfile
 
     try:
         with soundfile.SoundFile(path) as file:
             samples = file.read(dtype="float32", always_2d=True)  # (T, C)
-            return (
-                torch.from_numpy(samples).T,
-                file.samplerate,
-                _promised(file.extra_info, file.frames),
-            )
+            declared = _declared(file.extra_info, file.frames)
+            return torch.from_numpy(samples).T, file.samplerate, declared
     except soundfile.SoundFileError as error:
         reason = str(error).split(": ")[-1].strip()
         raise ValueError(f"'{path}' cannot be read as audio: {reason}") from error
 
 
-def _promised(header_log: str, frames: int) -> int:
-    """Samples per channel by the header. libsndfile corrects wav and aiff sizes itself and says so in its log."""
+def _declared(header_log: str, frames: int) -> int:
+    """Samples per channel that the header states.
+
+    libsndfile corrects the sizes of wav and aiff files itself; the stated size is only in its log.
+    """
     corrected = re.search(r"\b(?:data|SSND) : (\d+) \(should be (\d+)\)", header_log)
     if corrected is None or int(corrected[1]) == STREAM_SIZE or int(corrected[2]) == 0:
         return frames
@@ -78,10 +77,10 @@ def _promised(header_log: str, frames: int) -> int:
 
 
 def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
-    """(..., T) at `from_rate` Hz -> (..., ceil(T * to_rate / from_rate)) at `to_rate` Hz, band-limited.
+    """(..., T) at `from_rate` Hz -> (..., ceil(T * to_rate / from_rate)), band-limited.
 
-    Rates with hardly a common divisor (11127 to 16000) use the nearest ratio of denominator up to 1000: off by
-    less than a cent in pitch.
+    If the exact ratio of the rates has a denominator above 1000 (11127 to 16000 Hz), the nearest
+    ratio with a smaller one is used: an error in pitch of less than a cent.
     """
     for name, rate in (("from_rate", from_rate), ("to_rate", to_rate)):
         if isinstance(rate, bool) or not isinstance(rate, int) or rate <= 0:
@@ -93,13 +92,14 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
     ratio = Fraction(to_rate, from_rate).limit_denominator(LARGEST_DENOMINATOR)
     if ratio == 0:
         raise ValueError(
-            f"Cannot resample from {from_rate} Hz to {to_rate} Hz: the rates differ by more than 1000 times."
+            f"Cannot resample from {from_rate} Hz to {to_rate} Hz: the rates differ by a factor of "
+            "more than 1000."
         )
     return torchaudio.functional.resample(audio, ratio.denominator, ratio.numerator)
 
 
 def load_audio(path: str | Path, sample_rate: int | None = None) -> Tensor:
-    """One audio file -> (T,) float32 mono (the mean of its channels), resampled to `sample_rate` Hz if that is given.
+    """One audio file -> (T,) float32 mono (the mean of its channels), at `sample_rate` Hz if given.
 
     Raises ValueError as `read_audio` does.
     """
@@ -113,9 +113,10 @@ def load_audio(path: str | Path, sample_rate: int | None = None) -> Tensor:
 
 
 def save_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
-    """Write (T,) audio as a 16-bit PCM wav at `sample_rate` Hz, clipped to [-1, 1), creating parent folders.
+    """Writes (T,) audio as a 16-bit PCM wav at `sample_rate` Hz, clipped to [-1, 1).
 
-    The file appears whole or not at all. Raises ValueError for another shape, NaN, and a suffix other than .wav.
+    Creates parent folders. The file appears complete or not at all. Raises ValueError for another
+    shape, for NaN, and for a suffix other than .wav.
     """
     path = Path(path)
     if path.suffix.lower() != ".wav":
@@ -128,7 +129,7 @@ def save_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
 
 
 def wav_bytes(audio: Tensor, sample_rate: int) -> bytes:
-    """(T,) audio -> the bytes of a 16-bit PCM wav at `sample_rate` Hz. Raises ValueError as `pcm16` does."""
+    """(T,) audio -> a 16-bit PCM wav at `sample_rate` Hz. Raises ValueError as `pcm16` does."""
     import soundfile
 
     buffer = io.BytesIO()
@@ -137,11 +138,14 @@ def wav_bytes(audio: Tensor, sample_rate: int) -> bytes:
 
 
 def pcm16(audio: Tensor) -> Tensor:
-    """(T,) audio -> (T,) int16, clipped to [-1, 1). Raises ValueError for another shape or type, and for NaN."""
+    """(T,) audio -> (T,) int16, clipped to [-1, 1).
+
+    Raises ValueError for another shape or type, and for NaN.
+    """
     if audio.dim() != 1 or not audio.is_floating_point():
         raise ValueError(
-            f"one stream of floating-point audio of shape (time,) is wanted, but got {audio.dtype} {tuple(audio.shape)}; "
-            "save the streams of a batch one by one."
+            "one stream of floating-point audio of shape (time,) is needed, but got "
+            f"{audio.dtype} {tuple(audio.shape)}; save the streams of a batch one by one."
         )
     audio = audio.detach().cpu().double()
     if torch.isnan(audio).any():
@@ -150,9 +154,9 @@ def pcm16(audio: Tensor) -> Tensor:
 
 
 def write_pcm(pipe: int, chunks: Iterable[Tensor]) -> None:
-    """Chunks (1, n) -> raw 16-bit little-endian PCM to a file descriptor, each as soon as it is made.
+    """Writes chunks (1, n) to a file descriptor as raw 16-bit little-endian PCM, each immediately.
 
-    Returns when the chunks end, or when a player closes the pipe.
+    Returns when the chunks end, or when the reader closes the pipe.
     """
     for chunk in chunks:
         left = memoryview(pcm16(chunk[0]).numpy().astype("<i2").tobytes())

@@ -1,9 +1,8 @@
-"""Owns finding and reading what a run has left: exports and training checkpoints. Runs no code from any of them.
+"""Owns finding and reading the files of a run: exports and training checkpoints.
 
-Knows nothing of training; needs torch alone.
+Runs no code from these files. Knows nothing of training; needs only torch.
 """
 
-import inspect
 import logging
 import os
 import pickle
@@ -12,20 +11,21 @@ from typing import Any
 
 import torch
 
-from wavenet.model import WaveNet
+from wavenet.model import Config, WaveNet
 from wavenet.pretrained import DEFAULT, HERE
 from wavenet.version import __version__
 
 logger = logging.getLogger(__name__)
 
-RUNS = Path("runs")  # where train.py puts them
+RUNS = Path("runs")  # the default folder of runs, as in train.py
 
 
 def load_model(path: str | os.PathLike[str]) -> WaveNet:
-    """The model, in eval mode, of an export (`runs/NAME/model`), a run (`runs/NAME`) or a training checkpoint (`.ckpt`).
+    """A model in eval mode.
 
-    A name that is no path is one of `WaveNet.from_pretrained`: a bundled model, "fsdd", or "user/model" of the Hub.
-    A training checkpoint gives its averaged weights. Raises FileNotFoundError or ValueError with what to do.
+    path: an export (`runs/NAME/model`), a run (`runs/NAME`), a training checkpoint (`.ckpt`), which
+    gives its averaged weights, or a name for `WaveNet.from_pretrained`: a bundled model, "fsdd", or
+    "user/model" of the Hub. Raises FileNotFoundError or ValueError; the message says what to do.
     """
     source = Path(path)
     if source.is_file():
@@ -34,23 +34,27 @@ def load_model(path: str | os.PathLike[str]) -> WaveNet:
         return WaveNet.from_pretrained(source / "model" if (source / "model").is_dir() else path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error} A run (runs/NAME) or its .ckpt file will do too."
+            f"{error} A run (runs/NAME) or its .ckpt file works too."
         ) from error
 
 
 def to_device(model: WaveNet, name: str) -> WaveNet:
-    """The model there; "auto" is cuda where there is one. Raises ValueError for a device that is not to be had."""
+    """The model on this device; "auto" is cuda if available, else cpu.
+
+    Raises ValueError if the device is not available.
+    """
     try:
         return model.to(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
         raise ValueError(
-            f"--device {name} is not to be had ({str(error).splitlines()[0]}). Leave --device out, or give cpu."
+            f"--device {name} is not available ({str(error).splitlines()[0]}). "
+            "Leave out --device, or give cpu."
         ) from error
 
 
 def _from_training(path: Path) -> WaveNet:
     checkpoint = read_checkpoint(path)
-    known = inspect.signature(WaveNet.__init__).parameters
+    known = Config.names()
     hyper = {name: value for name, value in checkpoint["hyper_parameters"].items() if name in known}
     model = WaveNet(**hyper)
     prefix = "wavenet."
@@ -58,9 +62,10 @@ def _from_training(path: Path) -> WaveNet:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
+        written_by = checkpoint.get("wavenet_version", "of an unknown version")
         raise ValueError(
-            f"{path} was written by wavenet {checkpoint.get('wavenet_version', 'of an unknown version')}, and its weights "
-            f"do not fit the model of this one, {__version__}. Export it with that version: {error}"
+            f"{path} was written by wavenet {written_by}, and its weights do not fit the model of "
+            f"this version, {__version__}. Export the model with that version: {error}"
         ) from error
     return model.eval()
 
@@ -68,7 +73,8 @@ def _from_training(path: Path) -> WaveNet:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A training checkpoint as plain tensors, numbers and names.
 
-    Raises FileNotFoundError where there is none, ValueError where it is cut short, holds code, or is something else.
+    Raises FileNotFoundError if the file does not exist, ValueError if it is cut short, contains
+    code, or is not a training checkpoint.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such checkpoint.")
@@ -76,27 +82,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} was refused: it is not a plain checkpoint of tensors and numbers, and loading it could run code from "
-            "it. Use it only with the program that wrote it, if you trust that."
+            f"{path} was refused: it contains more than tensors, numbers and names, so loading it "
+            "could run code. If you trust its source, load it with the program that wrote it."
         ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-    ) as error:  # what a zip without its end raises, by where it was cut
+    except (RuntimeError, EOFError, OSError) as error:  # depends on where the zip file was cut
+        reason = (str(error) or "it is empty").splitlines()[0]
         raise ValueError(
-            f"{path} is cut short or damaged ({(str(error) or 'it is empty').splitlines()[0]}). "
-            "Take an older checkpoint: best.ckpt lies beside last.ckpt."
+            f"{path} is cut short or damaged ({reason}). Use another checkpoint: best.ckpt and "
+            "last.ckpt are in the same folder."
         ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(
-        checkpoint
-    ):
+    needed = {"state_dict", "hyper_parameters"}
+    if not isinstance(checkpoint, dict) or not needed <= set(checkpoint):
         raise ValueError(f"{path} is not a training checkpoint of this library.")
     return checkpoint
 
 
 def newest_checkpoint(runs: Path, name: str | None = None) -> Path:
-    """The newest RUNS/*/checkpoints/last.ckpt, of runs called NAME or NAME-2, ... where a name is given."""
+    """The newest RUNS/*/checkpoints/last.ckpt; with a name, only of the runs NAME, NAME-2, ..."""
     found = [
         path
         for path in runs.glob("*/checkpoints/last.ckpt")
@@ -106,7 +108,7 @@ def newest_checkpoint(runs: Path, name: str | None = None) -> Path:
         called = f" called {name}" if name else ""
         raise FileNotFoundError(
             f"--ckpt_path last: there is no run{called} with a checkpoint in {runs}. "
-            "Leave --ckpt_path out to start one, or give the path of a .ckpt file."
+            "Leave out --ckpt_path to start a run, or give the path of a .ckpt file."
         )
     return max(found, key=lambda path: path.stat().st_mtime)
 
@@ -122,20 +124,21 @@ def newest_export(runs: Path) -> Path:
     if not found:
         raise FileNotFoundError(
             f"There is no trained model in {runs} yet. Train one with: python train.py\n"
-            f"or say where one lies: python generate.py --checkpoint PATH (--checkpoint {DEFAULT}: the bundled one)"
+            "or give the path of one: python generate.py --checkpoint PATH "
+            f"(--checkpoint {DEFAULT}: the bundled model)"
         )
     return max(found, key=lambda path: path.stat().st_mtime).parent
 
 
 def newest_or_bundled(runs: Path | None = None) -> Path:
-    """The newest RUNS/*/model; where no folder was asked for and runs/ has none, the folder of the bundled model."""
+    """The newest RUNS/*/model; without `runs`, the newest in runs/, else the bundled model."""
     try:
         return newest_export(runs or RUNS)
     except FileNotFoundError:
         if runs is not None:
             raise
     logger.info(
-        "no run in %s/ yet: this is the bundled model %s. Train your own with: python train.py",
+        "no run in %s/ yet: using the bundled model %s. Train your own with: python train.py",
         RUNS,
         DEFAULT,
     )
@@ -143,7 +146,7 @@ def newest_or_bundled(runs: Path | None = None) -> Path:
 
 
 def model_name(source: str | os.PathLike[str]) -> str:
-    """What to call the model that `load_model` takes from there: its run, file or name, without the folders around it."""
+    """A short name for the model that `load_model` loads from `source`, without parent folders."""
     path = Path(source)
     if not path.exists():
         return str(source)  # bundled, or user/model of the Hub

@@ -1,14 +1,14 @@
-"""Owns the gallery: one HTML page, whole in one file, on which all of a model's labels can be heard and seen.
+"""Owns the gallery: one HTML file with a clip and its spectrogram for every label of a model.
 
-Knows neither the command line nor where a model comes from. The page asks for nothing from a network: sounds and
-pictures are in it, and its content security policy allows no others.
+Knows nothing of the command line or of loading models. The page loads nothing from a network: it
+contains its audio and pictures, and its content security policy allows no others.
 """
 
 import base64
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from html import escape
 from itertools import product
 from pathlib import Path
@@ -18,19 +18,22 @@ from typing import Any
 from torch import Tensor
 
 from wavenet.audio import wav_bytes
-from wavenet.conditioning.labels import label_ids
+from wavenet.conditioning import label_ids
 from wavenet.files import write_whole
-from wavenet.generation import draw_labels, generate_each, guidance_for
+from wavenet.generation import Stream, draw_labels, generate_each, sampling_for
 from wavenet.model import WaveNet
 from wavenet.plotting import spectrogram_png
 
-LARGEST = 200  # combinations of labels shown in full
-TAKES = 8  # clips of a model that leaves nothing to choose
+LARGEST = 200  # the most combinations of labels that are all shown
+TAKES = 8  # clips on the page if no label is left to vary
 
 
 @dataclass(frozen=True)
 class Clip:
-    """labels: of the clip, each of the model's. seed: what `generate` gives this clip from, alone. audio: (time,)."""
+    """One clip. audio: (time,). labels: a category for each label of the model.
+
+    seed: `generate` with this seed and these labels gives this clip.
+    """
 
     labels: dict[str, str]
     seed: int
@@ -44,47 +47,40 @@ def write_gallery(
     *,
     seconds: float | None = None,
     labels: Mapping[str, str] | None = None,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    guidance: float | None = None,
     seed: int = 0,
     engine: str = "auto",
     precision: str = "float32",
-    progress: bool = False,
+    watch: Callable[[Stream], Iterator[Tensor]] = iter,
+    **sampling: Any,
 ) -> Path:
-    """FOLDER/index.html, and its path: a clip for every combination of the labels not given in `labels`.
+    """Writes FOLDER/index.html and returns its path.
 
-    Clip number n, in the page's order, is `generate` with its labels and seed + n, and with `seconds` as it takes them.
-    `name` is what the page calls the model. Raises ValueError as `generate` does; the file appears whole or not at all.
+    The page has a clip for every combination of the labels that `labels` does not fix. Clip number
+    n is what `generate` gives for its labels, `seconds` and seed + n. `name`: the model's name on
+    the page. watch: see `generate_each`. Raises ValueError as `generate` does; the file appears
+    complete or not at all.
     """
-    given = dict(labels or {})
-    sampling: dict[str, Any] = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "guidance": guidance_for(model, guidance),
-    }
-    how: dict[str, Any] = {"engine": engine, "precision": precision, "progress": progress}
+    given, how = dict(labels or {}), asdict(sampling_for(model, **sampling))
     choices = combinations(model, given, seed)
-    audio = generate_each(model, choices, seed=seed, seconds=seconds, **sampling, **how)
+    run: dict[str, Any] = {"engine": engine, "precision": precision, "watch": watch}
+    audio = generate_each(model, choices, seed=seed, seconds=seconds, **run, **how)
     clips = [
         Clip(choice, seed + n, sound)
         for n, (choice, sound) in enumerate(zip(choices, audio, strict=True))
     ]
     path = Path(folder) / "index.html"
-    write_whole(
-        path,
-        page(clips, model, name, given, {"seconds": seconds, "seed": seed, **sampling}).encode(),
-    )
+    settings = {"seconds": seconds, "seed": seed, **how}
+    write_whole(path, page(clips, model, name, given, settings).encode())
     return path
 
 
 def combinations(model: WaveNet, given: Mapping[str, str], seed: int) -> list[dict[str, str]]:
-    """The labels of each clip: every combination of those left free, the first label slowest.
+    """The labels of each clip: every combination of the labels that `given` does not fix.
 
-    More than LARGEST: the first free label in full, the others as `generate` draws them from the seed.
-    None free: TAKES times the same. Raises ValueError for a label or category that the model does not know.
+    The first label varies slowest. If there are more than LARGEST combinations: every category of
+    the first free label, and the other labels as `generate` draws them from the seed. If no label
+    is free: the same labels TAKES times. Raises ValueError for a label or category that the model
+    does not know.
     """
     label_ids(model.labels, given, 1)
     free = {name: categories for name, categories in model.labels.items() if name not in given}
@@ -113,7 +109,7 @@ def page(
     given: Mapping[str, str],
     settings: Mapping[str, Any],
 ) -> str:
-    """The page's text. given: labels that all clips share. settings: of `generate`, as the caption says them."""
+    """The HTML text. given: labels of all clips. settings: those of `generate`, for the caption."""
     free = {label: categories for label, categories in model.labels.items() if label not in given}
     whole = len(free) > 1 and not _too_many(free)
     body = (
@@ -134,12 +130,12 @@ def _caption(
 ) -> str:
     facts = {
         "model": f"{name}, {model.num_parameters / 1e6:.2f} M parameters",
-        "audio": f"{_duration(settings['seconds'])} at {model.sample_rate / 1000:g} kHz, generated",
+        "audio": f"{_duration(settings['seconds'])}, {model.sample_rate / 1000:g} kHz, generated",
         "temperature": f"{settings['temperature']:g}",
         "top-k": f"{settings['top_k']}" if settings["top_k"] else "",
         "top-p": f"{settings['top_p']:g}" if settings["top_p"] < 1 else "",
         "guidance": f"{settings['guidance']:g}" if settings["guidance"] else "",
-        "seed": f"{settings['seed']}, and one more for each clip after the first",
+        "seed": f"{settings['seed']}, one higher for each following clip",
         "all clips": _words(given, list(given)),
     }
     return "".join(
@@ -148,21 +144,26 @@ def _caption(
 
 
 def _duration(seconds: float | None) -> str:
-    return "clips as long as the corpus's" if seconds is None else f"{seconds:g} s a clip"
+    return "lengths as in the corpus" if seconds is None else f"{seconds:g} s per clip"
 
 
 def _notes(free: Mapping[str, Sequence[str]]) -> str:
     if not _too_many(free):
         return ""
     first, *others = free
+    count = math.prod(map(len, free.values()))
     return (
-        f"<p>There are {math.prod(map(len, free.values()))} combinations of labels. This page has every "
-        f"{escape(first)}, each with {escape(' and '.join(others))} drawn from the seed.</p>"
+        f"<p>There are {count} combinations of labels. This page has every {escape(first)}, "
+        f"each with a random {escape(' and '.join(others))}, drawn from the seed.</p>"
     )
 
 
 def _table(clips: Sequence[Clip], free: Mapping[str, Sequence[str]], sample_rate: int) -> str:
-    """Rows are the first label, columns the combinations of the others. Roles: a narrow screen takes the table apart."""
+    """Rows are the first label, columns the combinations of the others.
+
+    The role attributes keep it a table for screen readers on narrow screens, where the style sheet
+    changes the display of its parts.
+    """
     first, *others = free
     width = len(clips) // len(free[first])
     rows = [clips[start : start + width] for start in range(0, len(clips), width)]
@@ -192,7 +193,10 @@ def _row(clips: Sequence[Clip], names: Sequence[str], sample_rate: int) -> str:
 
 
 def _figure(clip: Clip, names: Sequence[str], shown: Sequence[str], sample_rate: int) -> str:
-    """Picture, player and caption. names: labels that tell this clip from others. shown: those the caption needs."""
+    """Picture, player and caption of one clip.
+
+    names: the labels that differ between clips. shown: those of them that the caption shows.
+    """
     what = _words(clip.labels, names) or f"seed {clip.seed}"
     picture = _data("image/png", spectrogram_png(clip.audio, sample_rate))
     sound = _data("audio/wav", wav_bytes(clip.audio, sample_rate))

@@ -1,6 +1,8 @@
-"""Owns the exact likelihood of a clip: every sample, from silence context. Knows nothing of training or files.
+"""Owns the exact likelihood of a clip: every sample, from silence context.
 
-bits per sample = -1/T sum_t log2 p(x_t | x_0, ..., x_{t-1}),  of the mu-law codes; 8 bits is the uniform guess.
+    bits per sample = -1/T sum_t log2 p(x_t | x_0, ..., x_{t-1})
+
+8 bits is the uniform guess over 256 codes. Knows nothing of training or files.
 """
 
 import math
@@ -9,9 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from wavenet.conditioning.labels import advanced, label_ids
+from wavenet.conditioning import advanced, label_ids
 from wavenet.model import WaveNet
-from wavenet.outputs.sampling import negative_log_likelihood
 
 
 def nats_per_sample(
@@ -21,25 +22,25 @@ def nats_per_sample(
     chunk_size: int = 16384,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """codes (B, T) -> -ln p of each, (B, T) float32, in chunks of `chunk_size` samples through `model.step`.
+    """Samples (B, T) -> -ln p of each, (B, T), in chunks of `chunk_size` through `model.step`.
 
-    lengths (B,): of the clips, which a model with a position_hop is told; T where none are given.
-    Memory grows with chunk_size and not with T, but for the result. The value does not depend on chunk_size.
+    lengths (B,): of the clips, for a model with a position_hop; T where none are given.
+    Memory grows with chunk_size and not with T, but for the result. The value does not depend on
+    chunk_size.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, but got {chunk_size}.")
     codes = codes.long()
-    silence = codes.new_full((codes.shape[0], 1), model.codec.silence)
+    silence = codes.new_full((codes.shape[0], 1), model.output.silence)
     inputs = torch.cat([silence, codes[:, :-1]], dim=1)
     state = model.init_state(codes.shape[0])
     position = model.beginning(len(codes), codes.shape[1] if lengths is None else lengths)
     nats = []
-    for given, wanted in zip(
-        inputs.split(chunk_size, dim=1), codes.split(chunk_size, dim=1), strict=True
-    ):
-        logits, state = model.step(given, state, labels, position=position)
+    pieces = zip(inputs.split(chunk_size, dim=1), codes.split(chunk_size, dim=1), strict=True)
+    for given, wanted in pieces:
+        params, state = model.step(given, state, labels, position=position)
         position = advanced(position, given.shape[1])
-        nats.append(negative_log_likelihood(logits, wanted))
+        nats.append(model.output.nats(params, wanted))
     return torch.cat(nats, dim=1)
 
 
@@ -56,7 +57,8 @@ def bits_per_sample(
 
     Args:
         model: in the dtype and on the device to be judged.
-        audio: (T,) or (B, T) in [-1, 1] at the model's sample rate; or mu-law codes, integers of the same shape.
+        audio: (T,) or (B, T) in [-1, 1] at the model's sample rate; or samples, integers of the same
+            shape.
         labels: category names, {"digit": "7"} for all clips or {"digit": ["7", "8"]}.
         lengths: samples of each clip where they differ; what lies beyond is not counted.
         chunk_size: samples a forward pass; memory for time, the value stays the same.
@@ -66,19 +68,19 @@ def bits_per_sample(
     clips = audio.unsqueeze(0) if audio.dim() == 1 else audio
     if clips.dim() != 2 or clips.shape[1] == 0:
         raise ValueError(
-            f"bits_per_sample takes audio of shape (time,) or (batch, time), but got {tuple(audio.shape)}."
+            f"bits_per_sample takes audio of shape (time,) or (batch, time), but got "
+            f"{tuple(audio.shape)}."
         )
     counts = torch.as_tensor([clips.shape[1]] * len(clips) if lengths is None else lengths)
     if counts.shape != (len(clips),) or counts.min() < 1 or counts.max() > clips.shape[1]:
         raise ValueError(
-            f"lengths must be {len(clips)} numbers in 1..{clips.shape[1]}, but got {counts.tolist()}."
+            f"lengths must be {len(clips)} numbers in 1..{clips.shape[1]}, but got "
+            f"{counts.tolist()}."
         )
     device = next(model.parameters()).device
-    codes = (model.codec.encode(clips) if clips.is_floating_point() else clips).to(device)
-    ids = {
-        name: value.to(device)
-        for name, value in label_ids(model.labels, labels or {}, len(clips)).items()
-    }
+    codes = (model.output.encode(clips) if clips.is_floating_point() else clips).to(device)
+    given = label_ids(model.labels, labels or {}, len(clips))
+    ids = {name: value.to(device) for name, value in given.items()}
     nats = nats_per_sample(model, codes, ids, chunk_size, counts.to(device)).double()
     counted = torch.arange(clips.shape[1], device=device) < counts.to(device)[:, None]
     return float(nats[counted].sum() / counted.sum() / math.log(2))

@@ -1,4 +1,4 @@
-"""Owns the pictures of audio: waveform over spectrogram. Needs matplotlib; knows nothing of models."""
+"""Owns pictures of audio: waveform and spectrogram. Needs matplotlib; knows nothing of models."""
 
 import math
 import os
@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FLOOR_DB = -80.0  # of the spectrogram, below its loudest point
-PIXELS = 256  # greatest width of a small spectrogram
-PNG_LEVELS = 64  # of its colours, 1.3 dB each
+FLOOR_DB = -80.0  # the lowest level of a spectrogram, relative to its loudest point
+PIXELS = 256  # the largest width of a small spectrogram
+PNG_LEVELS = 64  # colours of a small spectrogram, 1.3 dB each
 
 
 def spectrogram_db(audio: Tensor, sample_rate: int) -> tuple[Tensor, int]:
-    """audio (T,) -> power in dB relative to the loudest point, (bins, frames), and the hop in samples; 32 ms Hann window."""
+    """audio (T,) -> power in dB relative to the loudest point (bins, frames); hop in samples.
+
+    The window is a Hann window of 32 ms.
+    """
     window = max(16, round(0.032 * sample_rate))
     hop = max(1, window // 8)
     padded = torch.nn.functional.pad(audio.float(), (window // 2, window - window // 2))
@@ -28,9 +31,10 @@ def spectrogram_db(audio: Tensor, sample_rate: int) -> tuple[Tensor, int]:
 
 
 def spectrogram_png(audio: Tensor, sample_rate: int) -> bytes:
-    """audio (T,) -> a small PNG of its spectrogram, one pixel a bin and frame, low frequencies below, without axes.
+    """audio (T,) -> a small PNG of its spectrogram, low frequencies at the bottom, without axes.
 
-    At most PIXELS frames wide, in PNG_LEVELS colours: under 20 kB for a second at 8 kHz.
+    One pixel per bin and frame, at most PIXELS frames wide, in PNG_LEVELS colours: less than 20 kB
+    for one second at 8 kHz.
     """
     from matplotlib import colormaps
 
@@ -42,11 +46,13 @@ def spectrogram_png(audio: Tensor, sample_rate: int) -> bytes:
 
 
 def _png(picture: Tensor, palette: bytes) -> bytes:
-    """picture (height, width) uint8, indices of the palette's colours (3 bytes each) -> PNG. ISO/IEC 15948, 8-bit indexed."""
+    """picture (height, width) uint8, indices into palette (3 bytes per colour) -> 8-bit PNG.
+
+    By the standard, ISO/IEC 15948.
+    """
     height, width = picture.shape
-    lines = (
-        torch.nn.functional.pad(picture, (1, 0)).numpy().tobytes()
-    )  # each begins with its filter, 0: none
+    # Each line starts with the number of its filter; 0: no filter.
+    lines = torch.nn.functional.pad(picture, (1, 0)).numpy().tobytes()
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
     chunks = {b"IHDR": header, b"PLTE": palette, b"IDAT": zlib.compress(lines, 9), b"IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -59,7 +65,7 @@ def _png(picture: Tensor, palette: bytes) -> bytes:
 
 
 def plot_clips(clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str]) -> Any:
-    """A figure with one column a clip, waveform above spectrogram. clips: each (T,) in [-1, 1]."""
+    """A figure with one column per clip (T,), in [-1, 1]: waveform above spectrogram."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(6.0, 3.0 * len(clips)), 4.2), layout="constrained")
@@ -82,7 +88,7 @@ def plot_clips(clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str])
 def plot_spectrograms(
     rows: Mapping[str, Sequence[Tensor]], sample_rate: int, titles: Sequence[str]
 ) -> Any:
-    """A figure of spectrograms, one named row of clips under the other; clips in a column share their title."""
+    """A figure of spectrograms, one row for each name in `rows`, one column for each title."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.6 * len(titles) + 0.8, 1.9 * len(rows) + 0.4), layout="constrained")
@@ -114,12 +120,12 @@ def _show_spectrogram(picture: Any, audio: Tensor, sample_rate: int) -> None:
 def save_plot(
     path: str | os.PathLike[str], clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str]
 ) -> None:
-    """`plot_clips` as a PNG, written whole."""
+    """Writes `plot_clips` as a PNG; the file appears complete or not at all."""
     save_figure(path, plot_clips(clips, sample_rate, titles))
 
 
 def save_figure(path: str | os.PathLike[str], figure: Any) -> None:
-    """A matplotlib figure as a PNG, written whole."""
+    """Writes a matplotlib figure as a PNG; the file appears complete or not at all."""
     import io
 
     from wavenet.files import write_whole

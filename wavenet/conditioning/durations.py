@@ -1,26 +1,38 @@
-"""Owns how long a corpus's clips are: ln(samples) is normal, about a mean plus an offset for each category of each label.
+"""Owns how long a corpus's clips are: `ClipLength`, fitted to a corpus and drawn from.
 
-Knows nothing of files or networks. A model that is conditioned on its position in the clip draws its clips' lengths from it.
+A model that knows its position in the clip draws the lengths of its clips from it.
+Knows nothing of files or networks.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# {"log_mean", "log_std": floats, "offsets": {"digit": [a float a category]}}, of ln(samples)
-ClipLength = Mapping[str, Any]
-
 ROUNDS = 20  # of the fit, each taking the labels in turn
 WIDEST = 2.0  # standard deviations: no draw lies further out
 
 
+@dataclass(frozen=True)
+class ClipLength:
+    """ln(samples) is normal, about a mean plus an offset for each category of each label.
+
+    log_mean, log_std: of ln(samples).
+    offsets: label name -> one number for each of its categories.
+    """
+
+    log_mean: float
+    log_std: float
+    offsets: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
 def fit_clip_length(
     lengths: Tensor, ids: Mapping[str, Tensor], categories: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
-    """lengths (N,) in samples and each clip's categories, name -> (N,) integers -> plain numbers, fit for JSON.
+) -> ClipLength:
+    """lengths (N,) in samples and each clip's categories, name -> (N,) integers.
 
     Least squares, one label after the other. A category that no clip has gets no offset.
     """
@@ -36,54 +48,57 @@ def fit_clip_length(
             counts = ids[name].bincount(minlength=len(table)).clamp(min=1)
             table.copy_(ids[name].bincount(rest, len(table)) / counts)
             rest -= table[ids[name]]
-    numbers = {"log_mean": float(mean), "log_std": float(rest.std(correction=0))}
-    return {
-        **{name: round(value, 4) for name, value in numbers.items()},
-        "offsets": {
-            name: [round(value, 4) for value in table.tolist()] for name, table in offsets.items()
-        },
-    }
+    return ClipLength(
+        round(float(mean), 4),
+        round(float(rest.std(correction=0)), 4),
+        {name: [round(value, 4) for value in table.tolist()] for name, table in offsets.items()},
+    )
 
 
 def draw_lengths(
     clip_length: ClipLength, ids: Mapping[str, Tensor], batch_size: int, seed: int
 ) -> Tensor:
     """Lengths in samples, (batch_size,) int64, the i-th from seed + i. ids: name -> (batch_size,)."""
-    logs = torch.full((batch_size,), clip_length["log_mean"], dtype=torch.float64)
-    for name, offsets in clip_length["offsets"].items():
+    logs = torch.full((batch_size,), clip_length.log_mean, dtype=torch.float64)
+    for name, offsets in clip_length.offsets.items():
         logs += torch.tensor(offsets, dtype=torch.float64)[ids[name].cpu()]
     noise = [
         torch.randn((), generator=torch.Generator().manual_seed(seed + index))
         for index in range(batch_size)
     ]
-    logs += clip_length["log_std"] * torch.stack(noise).double().clamp(-WIDEST, WIDEST)
+    logs += clip_length.log_std * torch.stack(noise).double().clamp(-WIDEST, WIDEST)
     return logs.exp().round().long().clamp(min=1)
 
 
 def checked_clip_length(
-    given: ClipLength | None, labels: Mapping[str, Sequence[str]]
-) -> dict[str, Any] | None:
-    """A plain copy. Raises ValueError for anything but what `fit_clip_length` gives for these labels."""
+    given: ClipLength | Mapping[str, Any] | None, labels: Mapping[str, Sequence[str]]
+) -> ClipLength | None:
+    """A plain copy, also of the same as a mapping, as it stands in files.
+
+    Raises ValueError for anything but what `fit_clip_length` gives for these labels.
+    """
     if given is None:
         return None
     try:
-        numbers = {name: float(given[name]) for name in ("log_mean", "log_std")}
-        offsets = {
-            str(name): [float(value) for value in values]
-            for name, values in given["offsets"].items()
-        }
+        fields = vars(given) if isinstance(given, ClipLength) else given
+        made = ClipLength(
+            float(fields["log_mean"]),
+            float(fields["log_std"]),
+            {str(n): [float(value) for value in row] for n, row in fields["offsets"].items()},
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"clip_length must be what fit_clip_length gives, but got {given!r} ({error!r})."
         ) from error
-    finite = all(
-        math.isfinite(value)
-        for value in [*numbers.values(), *(x for row in offsets.values() for x in row)]
-    )
-    if not finite or {name: len(row) for name, row in offsets.items()} != {
-        name: len(row) for name, row in labels.items()
-    }:
+    _require_these_labels(made, labels)
+    return made
+
+
+def _require_these_labels(made: ClipLength, labels: Mapping[str, Sequence[str]]) -> None:
+    numbers = [made.log_mean, made.log_std, *(x for row in made.offsets.values() for x in row)]
+    sizes, wanted = ({n: len(row) for n, row in rows.items()} for rows in (made.offsets, labels))
+    if sizes != wanted or not all(math.isfinite(number) for number in numbers):
         raise ValueError(
-            f"clip_length {given!r} does not belong to the labels {dict(labels)!r}, or is not finite."
+            f"{made!r} does not belong to the labels {dict(labels)!r}, or is not finite. "
+            "clip_length must be what fit_clip_length gives for these labels."
         )
-    return {**numbers, "offsets": offsets}

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from wavenet.conditioning.labels import NOT_TOLD
+from wavenet.conditioning import NO_LABEL
 from wavenet.corpus.checks import require_positive
 from wavenet.corpus.decoding import PCM
 
@@ -217,7 +217,7 @@ class CropBatches(_RowDataset):
         """The labels, all those of a row left out together."""
         drawn = np.random.default_rng([self.seed, 2, number]).random(self.batch_size)
         told = torch.from_numpy(drawn >= self.label_dropout)
-        return {name: ids.where(told, NOT_TOLD) for name, ids in labels.items()}
+        return {name: ids.where(told, NO_LABEL) for name, ids in labels.items()}
 
     def _plan(self, number: int) -> np.ndarray:
         """(batches, B) clips of one pass: shuffled, then like lengths together within pools."""

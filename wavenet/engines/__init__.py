@@ -1,119 +1,89 @@
-"""Owns the ways to run a model sample by sample, and the choice among them. Knows nothing of seeds, prompts or files.
+"""Owns the ways to run a model sample by sample, and the choice among them.
 
-For the same model, uniforms and labels every engine gives the same codes as `naive`, up to ties within float error.
+For the same model, uniforms and condition every engine gives the same samples as `naive`, up to ties
+within float error. An engine is handed a model's parts and a `Condition`: it does not know what the
+condition was made from. Knows nothing of seeds, prompts or files.
 """
 
-import copy
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor, cat, dtype, int64, isfinite, nn, randint, randn, stack, zeros
-from torch.nn.functional import linear
 
-from wavenet.conditioning.labels import NOT_TOLD
-from wavenet.engines.native.compiler import CompilerError
-from wavenet.layers import CausalConv1d
-from wavenet.model import ModelState, WaveNet
-from wavenet.outputs.sampling import Sampling, refuse_not_finite
+from wavenet.engines.parts import Network, Parts, quantised_copy, take_apart
+from wavenet.engines.protocol import Engine, EngineState, EngineUnavailable, TeacherForced
+from wavenet.model import WaveNet
 
+__all__ = [
+    "ENGINES",
+    "PRECISIONS",
+    "Engine",
+    "EngineState",
+    "EngineUnavailable",
+    "Network",
+    "Parts",
+    "TeacherForced",
+    "build_engine",
+    "quantised_copy",
+    "take_apart",
+]
 logger = logging.getLogger(__name__)
 
-CHECKED = 12  # samples of an engine's check against the model
 PRECISIONS = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float64": torch.float64,
     "int8": torch.int8,
 }
+EngineKind = Callable[..., Engine]  # (parts, batch_size, dtype, group)
 
 
-class EngineUnavailable(ValueError):
-    """An engine cannot be had on this machine, or not for this model; `auto` then takes another."""
-
-
-class EngineState(NamedTuple):
-    """All that an engine remembers, in the model's canonical form: it can be taken from one engine and given to another.
-
-    code: (B,) int64, the last code, which the model has not been fed yet (silence at the start).
-    model: the model's state before that code.
-    """
-
-    code: Tensor
-    model: ModelState
-
-
-class Engine(Protocol):
-    """B streams side by side. Weights are copied when the engine is built: later changes to the model do not reach it.
-
-    Where the model has a position_hop, the streams are told where they are by `place`, again in every frame.
-    """
-
-    state: EngineState
-
-    def __init__(
-        self,
-        model: WaveNet,
-        batch_size: int,
-        labels: Mapping[str, Tensor] | None,
-        dtype: torch.dtype,
-    ) -> None: ...
-
-    def place(self, position: Tensor) -> None:
-        """position (B, 2): of each stream's next sample in its clip, and the clip's samples. It holds for that frame.
-
-        Until then they stand at the beginning of a clip of one sample. ValueError for a model without a position_hop.
-        """
-        ...
-
-    def prime(self, codes: Tensor) -> Tensor:
-        """Teacher forced: the next n codes (B, n), given -> their logits (B, Q, n); logits[..., i] predicts codes[:, i]."""
-        ...
-
-    def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
-        """Free running: uniforms (B, n) in [0, 1) -> the next n codes (B, n)."""
-        ...
-
-
-def _naive() -> type[Engine]:
+def _naive() -> EngineKind:
     from wavenet.engines.naive import NaiveEngine
 
     return NaiveEngine
 
 
-def _torch() -> type[Engine]:  # from here on `torch` in this file is engines/torch.py
-    from wavenet.engines.cached import TorchEngine
+def _step() -> EngineKind:
+    from wavenet.engines.stepped import SteppedEngine
 
-    return TorchEngine
+    return SteppedEngine
 
 
-def _native() -> type[Engine]:
+def _cached() -> EngineKind:
+    from wavenet.engines.cached import CachedEngine
+
+    return CachedEngine
+
+
+def _native() -> EngineKind:
     from wavenet.engines.native.engine import NativeEngine
 
     return NativeEngine
 
 
-def _triton() -> type[Engine]:
+def _triton() -> EngineKind:
     try:
         from wavenet.engines.triton.engine import TritonEngine
     except ImportError as error:
         raise EngineUnavailable(
-            f"The triton engine needs Triton, which cannot be imported here ({error}). It comes with torch for CUDA on "
-            "Linux; engine='torch' runs everywhere."
+            f"The triton engine needs Triton, which cannot be imported here ({error}). It comes "
+            "with torch for CUDA on Linux; engine='cached' runs everywhere."
         ) from error
     return TritonEngine
 
 
-ENGINES: dict[str, Callable[[], type[Engine]]] = {
+ENGINES: dict[str, Callable[[], EngineKind]] = {
     "naive": _naive,
-    "torch": _torch,
+    "step": _step,
+    "cached": _cached,
     "native": _native,
     "triton": _triton,
 }
+OLDER_NAMES = {"torch": "cached"}
 
-
-# By device: the engine that `auto` takes, how it works, and what is said where it cannot be had.
+# By device: the engine that `auto` takes first, how it works, and what is said where it is not
+# available.
 FASTEST = {
     "cpu": (
         "native",
@@ -129,188 +99,64 @@ FASTEST = {
 
 
 def build_engine(
-    model: WaveNet,
+    model: WaveNet | Parts,
     batch_size: int,
-    labels: Mapping[str, Tensor] | None = None,
     *,
+    group: int = 1,
     engine: str = "auto",
     precision: str = "float32",
 ) -> Engine:
-    """The engine of that name for `batch_size` streams, on the model's device. `auto` takes the fastest and logs which.
+    """The engine of that name for `batch_size` draws at a time, on the model's device.
 
-    labels: name -> (B,) int64. precision: "float32", "bfloat16" or "float64", of weights and activations,
-    or "int8", which the native engine alone has.
+    group: streams that share each draw, 1 or 2; see `Engine`. `auto` takes the fastest engine that
+    runs the model here, and logs which and why. precision: "float32", "bfloat16" or "float64", of
+    weights and activations, or "int8", which the native engine alone has.
     Threads of the CPU engines: torch.get_num_threads().
-    Raises ValueError for an unknown engine or precision, and where a named engine cannot be had, with the remedy.
+    Raises ValueError for an unknown engine or precision, and where a named engine is not available,
+    with the remedy.
     """
+    engine = engine_name(engine)
     if precision not in PRECISIONS:
         raise ValueError(f"Unknown precision {precision!r}; there are: {', '.join(PRECISIONS)}.")
-    if engine != "auto" and engine not in ENGINES:
-        raise ValueError(f"Unknown engine {engine!r}; there are: auto, {', '.join(ENGINES)}.")
+    if group not in (1, 2):
+        raise ValueError(f"A group is of 1 stream, or of 2 for guidance, but got group={group!r}.")
     if precision == "int8":
         if engine not in ("auto", "native"):
             raise ValueError(
-                f"Only the native engine computes in int8; the {engine} engine has float32 and bfloat16."
+                f"Only the native engine computes in int8; the {engine} engine has float32 and "
+                "bfloat16."
             )
         engine = "native"
-    device = next(model.parameters()).device
-    labels = {name: ids.to(device) for name, ids in labels.items()} if labels else None
+    parts = take_apart(model)
     if engine == "auto":
-        return _best(model, batch_size, labels, precision)
-    return ENGINES[engine]()(model, batch_size, labels, PRECISIONS[precision])
+        return _best(parts, batch_size, group, precision)
+    return ENGINES[engine]()(parts, batch_size, PRECISIONS[precision], group)
 
 
-def _best(
-    model: WaveNet, batch_size: int, labels: Mapping[str, Tensor] | None, precision: str
-) -> Engine:
-    """The fastest that can be had: `native` on a CPU, `triton` on CUDA, else `torch`; one log line says which and why."""
-    device, kind = next(model.parameters()).device, PRECISIONS[precision]
+def engine_name(name: str) -> str:
+    """The name as `ENGINES` has it, or "auto". Raises ValueError for one that there is not."""
+    name = OLDER_NAMES.get(name, name)
+    if name != "auto" and name not in ENGINES:
+        raise ValueError(f"Unknown engine {name!r}; there are: auto, {', '.join(ENGINES)}.")
+    return name
+
+
+def _best(parts: Parts, batch_size: int, group: int, precision: str) -> Engine:
+    """`native` on a CPU or `triton` on CUDA, else `cached`, else `step`; one log line says which."""
+    device, kind = parts.device, PRECISIONS[precision]
     why = f"cached, the fastest there is for {precision} on {device}"
+    candidates = []
     if precision != "float64" and device.type in FASTEST:
         name, how, instead = FASTEST[device.type]
+        candidates.append((name, how, instead))
+    candidates.append(("cached", "", "any model"))
+    for name, how, instead in candidates:
         try:
-            engine = ENGINES[name]()(model, batch_size, labels, kind)
-        except (CompilerError, EngineUnavailable) as error:
+            engine = ENGINES[name]()(parts, batch_size, kind, group)
+        except EngineUnavailable as error:
             why = f"{instead}, but: {str(error).splitlines()[0]}"
         else:
-            logger.info("engine: %s (%s), %s, batch %d", name, how, precision, batch_size)
+            logger.info("engine: %s (%s), %s, batch %d", name, how or why, precision, batch_size)
             return engine
-    logger.info("engine: torch (%s), %s, batch %d", why, precision, batch_size)
-    return _torch()(model, batch_size, labels, kind)
-
-
-# What engines share: how they take a model apart, and how they check themselves against it
-
-
-class BeforeGate:
-    """What each layer adds before its gate whatever the input: bias and condition. Its weights are taken once.
-
-    halves: how an engine lays out (2G, ...), the filter's half first; as it is, where none is given.
-    """
-
-    def __init__(
-        self, model: WaveNet, halves: Callable[[Tensor], Tensor] = lambda rows: rows
-    ) -> None:
-        self._model, blocks = model, model.stack.blocks
-        self._biases = stack([halves(bias_of(block.dilated)) for block in blocks])[:, None]
-        weights = [
-            halves(block.condition.weight[..., 0])
-            for block in blocks
-            if block.condition is not None
-        ]
-        self._weights = cat(weights) if weights else None  # (L * 2G, condition channels)
-
-    def __call__(
-        self, labels: Mapping[str, Tensor] | None, batch_size: int, position: Tensor | None
-    ) -> Tensor:
-        """(L, B, 2G)."""
-        condition = self._model.condition(labels, position=position)
-        if condition is None or self._weights is None:
-            return self._biases.expand(-1, batch_size, -1)
-        added = linear(condition[..., 0], self._weights).unflatten(1, (len(self._biases), -1))
-        return self._biases + added.transpose(0, 1)
-
-
-def paired(labels: Mapping[str, Tensor] | None) -> bool:
-    """Whether streams come in pairs for guidance, of which the second is not told its labels (see `Sampling`)."""
-    if not labels:
-        return False
-    return all(len(ids) % 2 == 0 and bool((ids[1::2] == NOT_TOLD).all()) for ids in labels.values())
-
-
-def bias_of(convolution: CausalConv1d) -> Tensor:
-    assert convolution.bias is not None
-    return convolution.bias
-
-
-def refuse(
-    model: WaveNet, dtype: dtype, name: str, device: str, where: str, kinds: Iterable[dtype]
-) -> None:
-    """Raises ValueError for a model on another device, a dtype the engine has not, and weights that are not finite."""
-    seen = next(model.parameters()).device
-    if seen.type != device:
-        raise ValueError(
-            f"The {name} engine runs on {where}, but the model is on {seen}: move it with model.{device}()."
-        )
-    *others, last = (str(kind).removeprefix("torch.") for kind in kinds)
-    if dtype not in kinds:
-        raise ValueError(
-            f"The {name} engine computes in {', '.join(others)} or {last}, but precision "
-            f"{str(dtype).removeprefix('torch.')} was asked for: the torch engine has it."
-        )
-    for weight, parameter in model.named_parameters():
-        if not isfinite(parameter).all():
-            raise ValueError(
-                f"The model's weight {weight} is not finite (NaN or infinity): it is damaged or its training diverged. "
-                "Take an earlier checkpoint."
-            )
-
-
-def rounded(model: WaveNet, kept: Callable[[Tensor], Tensor], head: bool) -> WaveNet:
-    """A float32 copy of the model whose products have the weights that an engine keeps; the head's too, or as they are."""
-    model = copy.deepcopy(model).float().eval().requires_grad_(False)
-    blocks = [
-        layer
-        for block in model.stack.blocks
-        for layer in (block.dilated, block.residual, block.skip)
-    ]
-    for layer in (model.embedding, model.input, *blocks, *(model.head if head else ())):
-        if isinstance(layer, nn.Embedding | CausalConv1d):
-            layer.weight.copy_(kept(layer.weight))
-    return model
-
-
-def prime(
-    model: WaveNet,
-    labels: Mapping[str, Tensor] | None,
-    position: Tensor | None,
-    before: EngineState,
-    codes: Tensor,
-) -> tuple[Tensor, EngineState]:
-    """`Engine.prime` in parallel over time, by the model itself: the logits, and the state that the model leaves."""
-    codes = codes.to(before.code.device)
-    inputs = cat([before.code[:, None], codes[:, :-1]], dim=1)
-    window, blocks = before.model
-    kind = model.embedding.weight.dtype
-    kept = (window.to(kind), tuple(block.to(kind) for block in blocks))
-    logits, state = model.step(inputs, kept, labels, position=position)
-    return logits, EngineState(codes[:, -1], state)
-
-
-class Forced(Engine, Protocol):
-    """An engine with an arithmetic of its own, which can be compared with the model's."""
-
-    def force(self, codes: Tensor) -> Tensor:
-        """As `prime`, sample by sample in this engine's own arithmetic: what it would draw from."""
-        ...
-
-
-def check_against_model(
-    engine: Forced, model: WaveNet, batch_size: int, tolerance: float, name: str, where: str
-) -> None:
-    """The logits of the first samples, from a random past, against the model's. Leaves the engine in some other state.
-
-    tolerance: relative to the largest logit above 1. Raises RuntimeError where they differ by more.
-    """
-    generator = Generator().manual_seed(0)
-    device = next(model.parameters()).device
-
-    def noise(like: Tensor) -> Tensor:
-        return randn(like.shape, generator=generator).to(device)
-
-    window, blocks = model.init_state(batch_size)
-    code = zeros(batch_size, dtype=int64, device=device)
-    engine.state = EngineState(code, (noise(window), tuple(noise(block) for block in blocks)))
-    codes = randint(model.codec.classes, (batch_size, CHECKED), generator=generator).to(device)
-    start = engine.state
-    mine = engine.force(codes)
-    engine.state = start
-    theirs = engine.prime(codes)
-    refuse_not_finite(theirs)
-    error = float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1))
-    if not error <= tolerance:
-        raise RuntimeError(
-            f"The {name} engine checked itself against model.forward and was off by {error:.1e} of the largest logit "
-            f"(allowed: {tolerance:.0e}). Do not use it here: engine='torch' gives the right result. Please report this "
-            f"with your {where}."
-        )
+    logger.info("engine: step (%s), %s, batch %d", why, precision, batch_size)
+    return ENGINES["step"]()(parts, batch_size, kind, group)

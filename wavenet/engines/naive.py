@@ -1,76 +1,93 @@
-"""Owns the reference engine: the whole receptive field through `model.forward` for every sample. Slow, obviously right."""
+"""Owns the reference engine: the whole receptive field through the model for every sample.
 
-import copy
-from collections.abc import Mapping
+Slow, obviously right, and for any model.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from wavenet.conditioning.labels import advanced
-from wavenet.engines import EngineState
-from wavenet.model import ModelState, WaveNet
-from wavenet.outputs.sampling import Sampling, refuse_not_finite
+from wavenet.conditioning import Condition
+from wavenet.engines.parts import Parts
+from wavenet.engines.protocol import (
+    EngineState,
+    drawn,
+    require_group,
+    uniforms_by_sample,
+)
+from wavenet.outputs import Sampling, require_finite
 
 
 class NaiveEngine:
     """Keeps every input since the start, and asks the model again for each sample."""
 
-    def __init__(
-        self,
-        model: WaveNet,
-        batch_size: int,
-        labels: Mapping[str, Tensor] | None,
-        dtype: torch.dtype,
-    ) -> None:
-        self._model = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
-        self._labels = labels
-        device = next(model.parameters()).device
-        self._inputs = torch.full((batch_size, 1), model.codec.silence, device=device)
-        self._position = model.beginning(batch_size, 1)  # of the first of the inputs' targets
-        self._before: ModelState | None = (
-            None  # the state before the first of the inputs; None is the zero state
+    def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
+        self._parts, self._group = parts.copied(dtype), group
+        shape = (batch_size * group, 1)
+        self._inputs = torch.full(shape, parts.output.silence, device=parts.device)
+        self._features: Tensor | None = (
+            None  # (streams, D, inputs - 1), of the inputs that were fed
         )
+        self._before: Any = None  # the state before the first of the inputs; None is the zero state
 
     @property
     def state(self) -> EngineState:
-        before = self._before or self._model.init_state(len(self._inputs))
+        before = self._before or self._parts.network.init_state(len(self._inputs))
         inputs = self._inputs.clone()  # no inference tensor leaves the engine
         if inputs.shape[1] > 1:
-            _, before = self._model.step(
-                inputs[:, :-1], before, self._labels, position=self._position
-            )
+            fed = None if self._features is None else Condition(self._features.clone(), 1)
+            _, before = self._parts.network.predict_step(inputs[:, :-1], before, fed)
         return EngineState(inputs[:, -1], before)
 
     @state.setter
     def state(self, state: EngineState) -> None:
-        self._position = advanced(self._position, self._inputs.shape[1] - 1)
-        self._inputs, self._before = state.code[:, None].clone(), state.model
-
-    def place(self, position: Tensor) -> None:
-        self._position = advanced(position.to(self._inputs.device), 1 - self._inputs.shape[1])
+        self._inputs, self._before = state.last[:, None].clone(), state.model
+        self._features = None
 
     @torch.inference_mode()
-    def prime(self, codes: Tensor) -> Tensor:
-        self._inputs = torch.cat([self._inputs, codes.to(self._inputs.device)], dim=1)
-        return self._logits(self._inputs[:, :-1])[..., -codes.shape[1] :]
+    def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
+        self._hear(samples.to(self._inputs.device), condition)
+        return self._params(self._inputs[:, :-1])[..., -samples.shape[1] :]
 
     @torch.inference_mode()
-    def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
+    def sample(
+        self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
+    ) -> Tensor:
+        require_group(sampling, self._group)
         start = self._inputs.shape[1]
-        for u in uniforms.to(self._inputs.device).unbind(1):
-            logits = self._logits(self._inputs, last=True)
-            refuse_not_finite(logits)
-            code = sampling.draw(logits, u)
-            self._inputs = torch.cat([self._inputs, code[:, None]], dim=1)
-        return self._inputs[:, start:].clone()
+        given = uniforms_by_sample(uniforms, self._parts.output).to(self._inputs.device)
+        for u in given.unbind(1):
+            self._feed(condition)
+            params = self._params(self._inputs, last=True)
+            require_finite(params)
+            sample = drawn(self._parts.output, params, u, sampling, self._group)
+            sample = sample.repeat_interleave(self._group)
+            self._inputs = torch.cat([self._inputs, sample[:, None]], dim=1)
+            condition = None if condition is None else condition.after(1)
+        return self._inputs[:: self._group, start:].clone()
 
-    def _logits(self, inputs: Tensor, last: bool = False) -> Tensor:
+    def _hear(self, samples: Tensor, condition: Condition | None) -> None:
+        """Takes samples as the next inputs, and what steers the ones before them."""
+        self._feed(condition, samples.shape[1])
+        self._inputs = torch.cat([self._inputs, samples], dim=1)
+
+    def _feed(self, condition: Condition | None, samples: int = 1) -> None:
+        if condition is None:
+            return
+        kind = next(self._parts.network.parameters()).dtype
+        more = condition.over(samples).to(self._inputs.device, kind).expand(-1, -1, samples)
+        before = [] if self._features is None else [self._features]
+        self._features = torch.cat([*before, more], dim=-1)
+
+    def _params(self, inputs: Tensor, last: bool = False) -> Tensor:
+        """(streams, Q, T) of all inputs, or (streams, Q) of the last one."""
+        network, features = self._parts.network, self._features
         if self._before is not None:
-            logits, _ = self._model.step(
-                inputs, self._before, self._labels, position=self._position
-            )
+            steered = None if features is None else Condition(features, 1)
+            params, _ = network.predict_step(inputs, self._before, steered)
         else:  # once the receptive field is full, what lies before it changes nothing
-            heard = inputs[:, -self._model.receptive_field :] if last else inputs
-            position = advanced(self._position, inputs.shape[1] - heard.shape[1])
-            logits = self._model(heard, self._labels, position=position)
-        return logits[..., -1] if last else logits
+            first = max(0, inputs.shape[1] - self._parts.receptive_field) if last else 0
+            steered = None if features is None else Condition(features[..., first:], 1)
+            params = network.predict(inputs[:, first:], steered)
+        return params[..., -1] if last else params

@@ -1,1 +1,1 @@
-"""Owns how good a model is: generated clips against real ones. Knows nothing of training."""
+"""Owns the evaluation of a model: generated clips against real ones. Knows nothing of training."""

@@ -1,6 +1,7 @@
-"""Owns a small classifier of log-mel spectrograms: which digit, which speaker. Knows nothing of WaveNet, files or scores.
+"""Owns a small classifier of log-mel spectrograms: which digit, which speaker.
 
-Shapes: N clips, T time, M mel bands, F mel frames, D features. torchaudio is imported where it is used.
+Knows nothing of WaveNet, files or scores. Shapes: N clips, T time, M mel bands, F mel frames,
+D features. torchaudio is imported only in the functions that use it.
 """
 
 import math
@@ -11,20 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SILENCE = math.log(1e-5)  # the least log-mel power: mu-law rounding near silence lies under it
+SILENCE = math.log(1e-5)  # the smallest log-mel power: mu-law rounding near silence is below it
 DECIBELS = 10 / math.log(10)  # dB per unit of log-mel power
-SHIFT = 8  # frames of 10 ms: how far a clip may lie from where another one lies
+SHIFT = 8  # frames of 10 ms: the largest shift in time between two clips that are compared
 GAIN = 6.0 / DECIBELS  # the augmentation's gain is up to +-6 dB
 FEATURES = 64
-SMOOTHING = (
-    0.01  # of the labels: keeps a modified inception score from measuring how far logits can grow
-)
+# Label smoothing. Without it the modified inception score measures how large the logits grow.
+SMOOTHING = 0.01
 
 
 def log_mel(audio: Tensor, sample_rate: int) -> Tensor:
-    """audio (N, T) -> natural log of the mel power (N, M, F): 40 bands, 32 ms windows every 10 ms, at least SILENCE.
+    """audio (N, T) -> natural log of the mel power (N, M, F), at least SILENCE.
 
-    From 80 Hz up: the codec's silence is a constant a little off 0, and a window spreads that over 62 Hz.
+    40 bands, 32 ms windows every 10 ms. The bands start at 80 Hz: the codec's silence is a small
+    constant, and the window spreads a constant over 62 Hz.
     """
     from torchaudio.transforms import MelSpectrogram
 
@@ -42,7 +43,10 @@ def log_mel(audio: Tensor, sample_rate: int) -> Tensor:
 
 
 class Classifier(nn.Module):
-    """log-mel (N, M, F) -> features (N, FEATURES) -> logits, one linear head a label: name -> (N, categories)."""
+    """log-mel (N, M, F) -> features (N, FEATURES) -> logits, name -> (N, categories).
+
+    Each label has one linear head.
+    """
 
     def __init__(
         self,
@@ -63,9 +67,8 @@ class Classifier(nn.Module):
 
     def forward(self, mel: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The features, which the Frechet distance compares, and the logits."""
-        hidden = self.trunk(mel.unsqueeze(1)).mean(
-            dim=3
-        )  # (N, C, bands): what was heard, whenever it was
+        # (N, C, bands): the mean over time, because a word may start anywhere in its clip
+        hidden = self.trunk(mel.unsqueeze(1)).mean(dim=3)
         features = self.features(hidden.flatten(1))
         return features, {
             name: head(features) for name, head in zip(self.names, self.heads, strict=True)
@@ -86,9 +89,10 @@ def train_classifier(
     epochs: int = 20,
     seed: int = 0,
 ) -> Classifier:
-    """A classifier of mel (N, M, F), in eval mode; the same seed gives the same one. labels: name -> (N,) ids.
+    """A classifier of mel (N, M, F), in eval mode; the same seed gives the same classifier.
 
-    A fixed number of epochs, each clip shifted and amplified anew: the held-out clips choose nothing.
+    labels: name -> (N,) ids. It trains for a fixed number of epochs, with a new random shift and
+    gain for each clip in each epoch. The held-out clips are not used to choose anything.
     """
     if epochs < 1:
         raise ValueError(f"The classifier needs at least one epoch, but got {epochs}.")
@@ -114,13 +118,16 @@ def _loss(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def _batches(count: int, size: int, epochs: int) -> Iterator[Tensor]:
-    """Rows of whole batches, in a new order each epoch; what is left over waits for the next."""
+    """Rows of full batches, in a new random order each epoch; an incomplete batch is dropped."""
     for _ in range(epochs):
         yield from torch.randperm(count)[: count - count % size].split(size)
 
 
 def augmented(mel: Tensor) -> Tensor:
-    """mel (N, M, F), each moved by up to SHIFT frames and amplified by up to GAIN; what moves in is silence."""
+    """mel (N, M, F), each clip shifted by up to SHIFT frames, with a gain of up to +-GAIN.
+
+    Frames that enter by the shift are silence.
+    """
     frames = torch.arange(mel.shape[2]) + torch.randint(2 * SHIFT + 1, (len(mel), 1))
     index = frames.unsqueeze(1).expand_as(mel)
     moved = F.pad(mel, (SHIFT, SHIFT), value=SILENCE).gather(2, index)
@@ -130,7 +137,7 @@ def augmented(mel: Tensor) -> Tensor:
 
 @torch.no_grad()
 def hear(classifier: Classifier, mel: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """mel (N, M, F) -> features (N, D), and probabilities name -> (N, categories); float64."""
+    """mel (N, M, F) -> features (N, D) and probabilities, name -> (N, categories); float64."""
     heard = [classifier(chunk) for chunk in mel.split(256)]
     probabilities = {
         n: torch.cat([logits[n] for _, logits in heard]).double().softmax(1)

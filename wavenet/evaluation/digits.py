@@ -1,9 +1,10 @@
-"""Owns how good a model of spoken digits is, in the field's terms: a classifier of real clips judges generated ones.
+"""Owns the evaluation of a model of spoken digits, by a classifier trained on real clips.
 
     python -m wavenet.evaluation --checkpoint runs/fsdd --root DIR --out FOLDER
 
-Knows nothing of training a WaveNet or of its likelihood (`python train.py test` gives its bits per sample), nor of formulas
-and networks. Shapes: N clips, T time. matplotlib is imported where it is used.
+Knows nothing of training a WaveNet or of its likelihood (`python train.py test` gives the bits per
+sample), nor of the formulas and the classifier's network. Shapes: N clips, T time. matplotlib is
+imported only in the functions that use it.
 """
 
 import argparse
@@ -22,7 +23,6 @@ from torch import Tensor
 
 from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
-from wavenet.engines import ENGINES
 from wavenet.evaluation.classifier import DECIBELS, SHIFT, SILENCE, hear, log_mel, train_classifier
 from wavenet.evaluation.scores import (
     accuracy,
@@ -37,23 +37,24 @@ from wavenet.files import write_whole
 from wavenet.generation import generate_each
 from wavenet.model import WaveNet
 from wavenet.plotting import plot_spectrograms, save_figure
+from wavenet.terminal import add_engine_argument, add_sampling_arguments, sampling_of
 
 logger = logging.getLogger(__name__)
 
-LABELS = (
-    "digit",
-    "speaker",
-)  # what is asked of the model and heard by the classifier; the scores are the first one's
-LABEL_PATTERN = (
-    r"(?P<digit>\d)_(?P<speaker>[a-z]+)_\d+\.wav$"  # the Free Spoken Digit Dataset's names
-)
+# Clips are generated with these labels, and the classifier predicts them. Scores use the first one.
+LABELS = ("digit", "speaker")
+# File names of the Free Spoken Digit Dataset
+LABEL_PATTERN = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_\d+\.wav$"
 TRAINING_PATTERN = r"_\d\d+\.wav$"  # indices 10 and up; 0 to 4 are the corpus's own test split
 HELD_OUT_PATTERN = r"_[5-9]\.wav$"
 
 
 @dataclass(frozen=True)
 class Clips:
-    """audio (N, T), silence from lengths (N,) on; labels name -> (N,) ids in the order of the model's categories."""
+    """audio (N, T), silent after the first lengths (N,) samples; labels: name -> (N,) ids.
+
+    An id is the index of a category in the model's list.
+    """
 
     audio: Tensor
     lengths: Tensor
@@ -62,7 +63,7 @@ class Clips:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one set of clips: the distances and scores that Kong et al. 2021 and Goel et al. 2022 report for SC09."""
+    """The scores of one set of clips that Kong et al. 2021 and Goel et al. 2022 report for SC09."""
 
     fid: float
     inception: float
@@ -72,7 +73,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Distances:
-    """From each clip of a set to its nearest training clip, dB RMS over the log-mel spectrogram."""
+    """Quartiles of the distance from each clip of a set to its nearest training clip.
+
+    In dB RMS over the log-mel spectrogram.
+    """
 
     minimum: float
     lower_quartile: float
@@ -82,11 +86,13 @@ class Distances:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found. Sets are "training", "held_out" and "generated"; fractions lie in [0, 1].
+    """The results of `evaluate`. Sets: "training", "held_out", "generated"; fractions in [0, 1].
 
-    accuracy: set -> label name -> fraction the classifier hears as labelled (generated: as asked).
-    confusion: confusion[asked][heard] counts generated clips by digit.
-    nearer: fraction of generated clips nearer to a training clip than the 1st percentile of the held-out clips is.
+    accuracy: set -> label name -> fraction of clips that the classifier assigns to their label (the
+        label of a generated clip is the requested one).
+    confusion: confusion[requested][classified] counts generated clips by digit.
+    nearer: fraction of generated clips whose distance to the nearest training clip is below the 1st
+        percentile of the held-out clips' distances.
     """
 
     accuracy: dict[str, dict[str, float]]
@@ -97,16 +103,17 @@ class Evaluation:
     generated: Clips
 
 
-# --- Clips -----------------------------------------------------------------------------------------------------------
+# --- Clips ---
 
 
 def read_clips(
     model: WaveNet, root: Path, pattern: str, seconds: float, label_pattern: str = LABEL_PATTERN
 ) -> Clips:
-    """The wav files under `root` whose path matches `pattern`, cut or padded with silence to `seconds`.
+    """The wav files under `root` with a path that matches `pattern`, cut or padded to `seconds`.
 
-    They pass through the model's codec, so that no score tells its rounding from the model's faults. Raises ValueError
-    where no file matches, or one whose labels `label_pattern` does not give or the model does not know.
+    The padding is silence. The audio is encoded and decoded with the model's codec, so that the
+    scores do not count the codec's rounding as a fault of the model. Raises ValueError if no file
+    matches, if `label_pattern` does not give a file's labels, or if the model does not know them.
     """
     require_labels(model)
     paths = find_clips(root, pattern)
@@ -152,8 +159,9 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def require_labels(model: WaveNet) -> None:
     if missing := [name for name in LABELS if name not in model.labels]:
         raise ValueError(
-            f"The evaluation asks for every digit by every speaker, but the model has no label {' and no '.join(missing)}; "
-            f"its labels are {list(model.labels)}. Train one with --data.label_pattern '{LABEL_PATTERN}'."
+            "The evaluation generates every digit by every speaker, but the model has no label "
+            f"{' and no '.join(missing)}; its labels are {list(model.labels)}. "
+            f"Train one with --data.label_pattern '{LABEL_PATTERN}'."
         )
 
 
@@ -163,8 +171,9 @@ def _labels_of(path: str, pattern: re.Pattern[str], model: WaveNet) -> dict[str,
     for name in LABELS:
         if found.get(name) not in model.labels[name]:
             raise ValueError(
-                f"'{path}': --label-pattern {pattern.pattern!r} gives the {name} {found.get(name)!r}, and the model knows "
-                f"{', '.join(model.labels[name])}. Change the pattern, or narrow --training-pattern and --held-out-pattern."
+                f"'{path}': --label-pattern {pattern.pattern!r} gives the {name} "
+                f"{found.get(name)!r}, and the model knows {', '.join(model.labels[name])}. Change "
+                "the pattern, or narrow --training-pattern and --held-out-pattern."
             )
     return found
 
@@ -172,16 +181,19 @@ def _labels_of(path: str, pattern: re.Pattern[str], model: WaveNet) -> dict[str,
 def generate_clips(
     model: WaveNet, clips_per_cell: int, total: int, seed: int = 0, **settings: Any
 ) -> Clips:
-    """`clips_per_cell` clips of every digit by every speaker, clip i from seed + i. settings: see `wavenet.generate`.
+    """`clips_per_cell` clips of every digit by every speaker, clip i from seed + i.
 
-    As long as a model that plans for it draws them, but at most `total` samples, and silent from there to `total`.
+    A model with a clip length draws the length of each clip, and silence follows up to `total`
+    samples, where longer clips are cut. Other models generate `total` samples.
+    settings: see `wavenet.generate`.
     """
     from tqdm import tqdm
 
     require_labels(model)
     if clips_per_cell < 1:
         raise ValueError(
-            f"There must be at least one clip of each digit by each speaker, but got {clips_per_cell=}."
+            "There must be at least one clip of each digit by each speaker, "
+            f"but got {clips_per_cell=}."
         )
     counts = [len(model.labels[name]) for name in LABELS]
     cells = torch.cartesian_prod(*map(torch.arange, counts)).repeat_interleave(
@@ -191,11 +203,10 @@ def generate_clips(
         {name: model.labels[name][i] for name, i in zip(LABELS, cell, strict=True)}
         for cell in cells.tolist()
     ]
-    much = {} if model.clip_length else {"num_samples": total}
-    made = generate_each(model, choices, seed=seed, **much, **settings)
-    clips = [
-        clip[:total] for clip in tqdm(made, "generating", len(choices), unit="clip", disable=None)
-    ]
+    length = {} if model.draws_lengths else {"num_samples": total}
+    generated = generate_each(model, choices, seed=seed, **length, **settings)
+    bar = tqdm(generated, "generating", len(choices), unit="clip", disable=None)
+    clips = [clip[:total] for clip in bar]
     return Clips(
         _padded(clips, total, _silence(model)),
         torch.tensor([*map(len, clips)]),
@@ -204,7 +215,7 @@ def generate_clips(
 
 
 def _padded(clips: Sequence[Tensor], total: int, value: float) -> Tensor:
-    """Clips (time,) -> (N, total), `value` behind each."""
+    """Clips (time,) -> (N, total), each padded at its end with `value`."""
     return torch.stack([F.pad(clip, (0, total - len(clip)), value=value) for clip in clips])
 
 
@@ -213,9 +224,11 @@ def _silence(model: WaveNet) -> float:
 
 
 def end_as(clips: Clips, real: Clips, silence: float) -> Clips:
-    """The clips, silent from where a real clip of the same labels ends, or any real clip where there is none of them.
+    """The clips, each silenced after the length of a real clip with the same labels.
 
-    A corpus cut to the word teaches a model no end: it speaks on. The real clips are taken in turn.
+    If no real clip has these labels, any real clip is used; candidates are used in turn. A model
+    trained on clips that are cut at the end of the word never sees what follows a word, and does
+    not stop after it.
     """
     lengths = []
     for turn, ids in enumerate(zip(*clips.labels.values(), strict=True)):
@@ -232,7 +245,7 @@ def end_as(clips: Clips, real: Clips, silence: float) -> Clips:
     )
 
 
-# --- All together ----------------------------------------------------------------------------------------------------
+# --- Evaluation ---
 
 
 def evaluate(
@@ -246,35 +259,41 @@ def evaluate(
     real_lengths: bool = False,
     **settings: Any,
 ) -> Evaluation:
-    """Generates clips as long as the real ones, trains a classifier on the real training clips, and compares.
+    """Generates clips, trains a classifier on the real training clips, and compares the sets.
 
-    training, held_out: from `read_clips`, one length. real_lengths: see `end_as`. settings: temperature, top_p, engine ...,
-    see `wavenet.generate`.
+    training, held_out: from `read_clips`, all clips of the same length. real_lengths: see `end_as`.
+    settings: temperature, top_p, engine ...; see `wavenet.generate`.
     """
     generated = generate_clips(model, clips_per_cell, training.audio.shape[1], seed, **settings)
     if real_lengths:
         generated = end_as(generated, training, _silence(model))
-    sets = {"training": training, "held_out": held_out, "generated": generated}
+    return _compare(
+        {"training": training, "held_out": held_out, "generated": generated}, model, epochs, seed
+    )
+
+
+def _compare(sets: Mapping[str, Clips], model: WaveNet, epochs: int, seed: int) -> Evaluation:
+    training, generated = sets["training"], sets["generated"]
     mels = {name: log_mel(clips.audio, model.sample_rate) for name, clips in sets.items()}
+
+    # Scores of generated clips mean little if the classifier fails on real ones: log that first.
     categories = {name: len(model.labels[name]) for name in LABELS}
     classifier = train_classifier(
         mels["training"], training.labels, categories, epochs=epochs, seed=seed
     )
     heard = {name: hear(classifier, mel) for name, mel in mels.items()}
-    rates = accuracy(heard["held_out"][1], held_out.labels)
-    logger.info(
-        "classifier on real held-out clips: %s",
-        ", ".join(f"{n} {rate:.1%}" for n, rate in rates.items()),
-    )
+    rates = {name: accuracy(heard[name][1], clips.labels) for name, clips in sets.items()}
+    shown = ", ".join(f"{name} {rate:.1%}" for name, rate in rates["held_out"].items())
+    logger.info("classifier on real held-out clips: %s", shown)
+
     distances = {name: _nearest(mels[name], mels["training"]) for name in ("held_out", "generated")}
+    limit = distances["held_out"].quantile(0.01)
     return Evaluation(
-        accuracy={name: accuracy(heard[name][1], clips.labels) for name, clips in sets.items()},
+        accuracy=rates,
         confusion=confusion(heard["generated"][1][LABELS[0]], generated.labels[LABELS[0]]),
         scores={name: _scores(heard[name], heard["training"]) for name in sets},
         distances={name: _summary(values) for name, values in distances.items()},
-        nearer=float(
-            (distances["generated"] < distances["held_out"].quantile(0.01)).double().mean()
-        ),
+        nearer=float((distances["generated"] < limit).double().mean()),
         generated=generated,
     )
 
@@ -282,6 +301,7 @@ def evaluate(
 def _scores(
     heard: tuple[Tensor, dict[str, Tensor]], training: tuple[Tensor, dict[str, Tensor]]
 ) -> Scores:
+    """heard, training: features and probabilities, as `hear` returns them."""
     digits, reference = heard[1][LABELS[0]], training[1][LABELS[0]]
     scores = (
         inception_score(digits),
@@ -301,25 +321,25 @@ def _summary(distances: Tensor) -> Distances:
 
 
 def table(result: Evaluation, digits: Sequence[str]) -> str:
-    """What a person reads: one row a set, then the digits heard where another was asked for."""
+    """The text that is printed: the scores of each set, then the confusion matrix of the digits."""
     columns = "".join(f"{column:>9}" for column in (*LABELS, "FID", "IS", "mIS", "AM"))
     lines = [f"{'clips':<12}{columns}   nearest training clip"]
     for name, scores in result.scores.items():
         rates = "".join(f"{result.accuracy[name][label]:>9.1%}" for label in LABELS)
-        row = f"{scores.fid:9.2f}{scores.inception:9.2f}{scores.modified_inception:9.1f}{scores.am:9.3f}"
-        lines.append(f"{name.replace('_', ' '):<12}{rates}{row}{_ends(result.distances.get(name))}")
+        row = f"{scores.fid:9.2f}{scores.inception:9.2f}"
+        row += f"{scores.modified_inception:9.1f}{scores.am:9.3f}"
+        distances = _distances(result.distances.get(name))
+        lines.append(f"{name.replace('_', ' '):<12}{rates}{row}{distances}")
     lines.append(
-        f"generated clips nearer than the 1st percentile of held-out ones: {result.nearer:.1%}"
+        f"generated clips nearer than the 1st percentile of held-out clips: {result.nearer:.1%}"
     )
     lines.append("asked  heard" + "".join(f"{digit:>5}" for digit in digits))
-    rows = zip(digits, result.confusion, strict=True)
-    return "\n".join(
-        lines
-        + [f"{digit:<12}" + "".join(f"{count:5d}" for count in counts) for digit, counts in rows]
-    )
+    for digit, counts in zip(digits, result.confusion, strict=True):
+        lines.append(f"{digit:<12}" + "".join(f"{count:5d}" for count in counts))
+    return "\n".join(lines)
 
 
-def _ends(near: Distances | None) -> str:
+def _distances(near: Distances | None) -> str:
     return (
         "   min {:.1f}, quartiles {:.1f} {:.1f} {:.1f} dB".format(*asdict(near).values())
         if near
@@ -330,7 +350,7 @@ def _ends(near: Distances | None) -> str:
 def write(
     folder: Path, result: Evaluation, held_out: Clips, model: WaveNet, settings: Mapping[str, Any]
 ) -> None:
-    """evaluation.json, clips.png (generated over real clips of the same labels) and confusion.png."""
+    """Writes evaluation.json, clips.png (generated clips above real ones) and confusion.png."""
     found = {k: v for k, v in asdict(result).items() if k != "generated"}
     content = {
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()},
@@ -344,19 +364,20 @@ def write(
 
 
 def _pairs(generated: Clips, real: Clips, model: WaveNet) -> Any:
-    """One column a digit that has a real clip, by one speaker after the other."""
+    """A figure with a column for each digit that has a real clip; the speakers take turns."""
     rows: dict[str, list[Tensor]] = {"generated": [], "real": []}
     titles = []
-    for digit, name in enumerate(model.labels["digit"]):
-        ours = (real.labels["digit"] == digit).nonzero().flatten().tolist()
-        for one in ours[len(ours) * digit // len(model.labels["digit"]) :][:1]:
-            speaker = int(real.labels["speaker"][one])
-            other = (
-                (generated.labels["digit"] == digit) & (generated.labels["speaker"] == speaker)
-            ).nonzero()[0]
+    digits = model.labels["digit"]
+    for digit, name in enumerate(digits):
+        # Real clips are sorted by speaker: a later start for each digit reaches other speakers.
+        candidates = (real.labels["digit"] == digit).nonzero().flatten().tolist()
+        for row in candidates[len(candidates) * digit // len(digits) :][:1]:
+            speaker = int(real.labels["speaker"][row])
+            same_digit = generated.labels["digit"] == digit
+            same = (same_digit & (generated.labels["speaker"] == speaker)).nonzero()
             titles.append(f"{name} {model.labels['speaker'][speaker]}")
-            rows["generated"].append(generated.audio[int(other)])
-            rows["real"].append(real.audio[one])
+            rows["generated"].append(generated.audio[int(same[0])])
+            rows["real"].append(real.audio[row])
     return plot_spectrograms(rows, model.sample_rate, titles)
 
 
@@ -371,11 +392,20 @@ def _confusion_picture(counts: list[list[int]], digits: Sequence[str]) -> Any:
     return figure
 
 
+# --- The command ---
+
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m wavenet.evaluation",
         description="Judge generated spoken digits against real ones.",
     )
+    _add_data_options(p)
+    _add_generation_options(p)
+    return p
+
+
+def _add_data_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--checkpoint", type=Path, required=True, help="a run, its model/ folder or a .ckpt file"
     )
@@ -383,62 +413,67 @@ def parser() -> argparse.ArgumentParser:
         "--root", type=Path, required=True, help="folder of real clips, digit_speaker_index.wav"
     )
     p.add_argument(
-        "--label-pattern", default=LABEL_PATTERN, help="groups digit and speaker (%(default)s)"
+        "--label-pattern",
+        default=LABEL_PATTERN,
+        help="regular expression with the groups digit and speaker (%(default)s)",
     )
     p.add_argument(
         "--training-pattern",
         default=TRAINING_PATTERN,
-        help="of clips the model has heard (%(default)s)",
+        help="paths of the clips the model was trained on (%(default)s)",
     )
     p.add_argument(
         "--held-out-pattern",
         default=HELD_OUT_PATTERN,
-        help="of clips it has not heard (%(default)s)",
+        help="paths of clips the model was not trained on (%(default)s)",
     )
     p.add_argument(
         "--out", type=Path, help="folder for evaluation.json, clips.png and confusion.png"
     )
+
+
+def _add_generation_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--clips-per-cell", type=int, default=10, help="of each digit by each speaker (%(default)s)"
+        "--clips-per-cell",
+        type=int,
+        default=10,
+        help="clips of each digit by each speaker (%(default)s)",
     )
     p.add_argument(
         "--seconds",
         type=float,
         default=1.0,
-        help="length of every clip, real ones padded (%(default)s)",
+        help="length of every clip; real clips are cut or padded to it (%(default)s)",
     )
     p.add_argument(
         "--real-lengths",
         action="store_true",
-        help="end generated clips where real ones end: a model may know no end",
+        help="silence each generated clip after the length of a real one, for models that do "
+        "not learn where a clip ends",
     )
-    p.add_argument(
-        "--temperature", type=float, default=1.0, help="see python generate.py --help (%(default)s)"
-    )
-    p.add_argument(
-        "--top-p", type=float, default=1.0, help="see python generate.py --help (%(default)s)"
-    )
-    p.add_argument("--guidance", type=float, help="see python generate.py --help")
-    p.add_argument("--engine", default="auto", choices=["auto", *ENGINES])
+    add_sampling_arguments(p)
+    add_engine_argument(p)
     p.add_argument(
         "--epochs",
         type=int,
         default=20,
-        help="of the classifier over the training clips (%(default)s)",
+        help="passes of the classifier over the training clips (%(default)s)",
     )
     p.add_argument(
-        "--seed", type=int, default=0, help="of the classifier, and of the first clip (%(default)s)"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the classifier and of the first clip (%(default)s)",
     )
-    return p
 
 
 def run(args: argparse.Namespace) -> None:
     model = load_model(args.checkpoint)
-    if both := {*find_clips(args.root, args.training_pattern)} & {
-        *find_clips(args.root, args.held_out_pattern)
-    }:
+    training_paths = {*find_clips(args.root, args.training_pattern)}
+    if both := training_paths & {*find_clips(args.root, args.held_out_pattern)}:
         raise ValueError(
-            f"{len(both)} clips match --training-pattern and --held-out-pattern, such as '{min(both)}'. Tell them apart."
+            f"{len(both)} clips match both --training-pattern and --held-out-pattern, such as "
+            f"'{min(both)}'. Change the patterns so that no clip matches both."
         )
     training = read_clips(model, args.root, args.training_pattern, args.seconds, args.label_pattern)
     held_out = read_clips(model, args.root, args.held_out_pattern, args.seconds, args.label_pattern)
@@ -450,10 +485,8 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         epochs=args.epochs,
         real_lengths=args.real_lengths,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        guidance=args.guidance,
         engine=args.engine,
+        **sampling_of(args),
     )
     print(table(result, model.labels[LABELS[0]]))
     if args.out:
@@ -462,7 +495,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    logging.basicConfig(format="%(message)s")  # engines would say the same of every batch
+    # INFO for this module only: the engines would log the same line for every batch.
+    logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)
     try:
         run(parser().parse_args(arguments))

@@ -1,7 +1,7 @@
-"""Owns how sets of clips are compared: the scores of the field, from features and probabilities that a classifier gave.
+"""Owns the published scores that compare sets of clips, from a classifier's output.
 
-Knows nothing of audio, classifiers or models; needs torch alone. Shapes: N, R clips, D features, K categories, M mel bands,
-F mel frames. Everything is computed in float64.
+Knows nothing of audio, classifiers or models; needs only torch. Shapes: N, R clips, D features,
+K categories, M mel bands, F mel frames. Everything is computed in float64.
 """
 
 import math
@@ -13,14 +13,16 @@ from torch import Tensor
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of the features' means and covariances. (N, D) each; FID.
+    """FID: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), from features (N, D) of two sets.
 
-    Heusel et al. 2017, eq. 6. 0 where the two agree; few clips bias it upwards, so compare sets of one size. The trace of
-    (C1 C2)^(1/2) is that of (C1^(1/2) C2 C1^(1/2))^(1/2), which is symmetric.
+    m: mean, C: covariance (Heusel et al. 2017, eq. 6). It is 0 where both agree. Few clips bias it
+    upwards, so compare sets of the same size. The trace of (C1 C2)^(1/2) is computed as that of
+    (C1^(1/2) C2 C1^(1/2))^(1/2), which is equal to it and symmetric.
     """
     if min(len(one), len(other)) < 2:
         raise ValueError(
-            f"A covariance needs at least 2 clips a set, but got {len(one)} and {len(other)}; give more."
+            f"A covariance needs at least 2 clips a set, but got {len(one)} and {len(other)}; "
+            "give more."
         )
     one, other = one.double(), other.double()
     first, second = one.T.cov(), other.T.cov()
@@ -29,7 +31,7 @@ def frechet_distance(one: Tensor, other: Tensor) -> float:
     distance = (
         (one.mean(0) - other.mean(0)).square().sum() + first.trace() + second.trace() - 2 * cross
     )
-    return float(distance.clamp_min(0))  # rounding can take it just below
+    return float(distance.clamp_min(0))  # rounding can make it slightly negative
 
 
 def _square_root(matrix: Tensor) -> Tensor:
@@ -38,28 +40,30 @@ def _square_root(matrix: Tensor) -> Tensor:
 
 
 def inception_score(probabilities: Tensor) -> float:
-    """exp(E_x KL(p(y|x) || E_x p(y|x))): 1 at worst, K where clips are unmistakable and evenly spread. (N, K).
+    """exp(E_x KL(p(y|x) || E_x p(y|x))) of probabilities (N, K); Salimans et al. 2016, section 4.
 
-    Salimans et al. 2016, section 4.
+    From 1, the worst, to K, where every clip is clear and all categories are equally frequent.
     """
     marginal = probabilities.mean(0)
     return float((_entropy(marginal) - _entropy(probabilities).mean()).exp())
 
 
 def modified_inception_score(probabilities: Tensor) -> float:
-    """exp(E_x E_x' KL(p(y|x) || p(y|x'))), over all pairs of clips: variety within digits counts as well. (N, K).
+    """exp(E_x E_x' KL(p(y|x) || p(y|x'))) of probabilities (N, K), over all pairs of clips.
 
-    Gurumurthy et al. 2017, section 5, without regard to class as Kong et al. 2021, appendix C. Under 1e-20 counts as 1e-20.
-    The least probabilities decide it: clips that are like no real one can raise it, so read it beside the others.
+    It also rewards variety within a digit. Gurumurthy et al. 2017, section 5, here over all classes
+    together, as in Kong et al. 2021, appendix C. Probabilities below 1e-20 count as 1e-20. The
+    smallest probabilities dominate it, so clips unlike any real one can raise it: read it together
+    with the other scores.
     """
     cross = -(probabilities.mean(0) * probabilities.clamp_min(1e-20).log().mean(0)).sum()
     return float((cross - _entropy(probabilities).mean()).exp())
 
 
 def am_score(probabilities: Tensor, training: Tensor) -> float:
-    """KL(E_training p(y|x) || E_x p(y|x)) + E_x H(p(y|x)): 0 where clips are unmistakable and as frequent as in training.
+    """KL(E_training p(y|x) || E_x p(y|x)) + E_x H(p(y|x)); Zhou et al. 2018, eq. 21. (N, K) each.
 
-    Zhou et al. 2018, eq. 21. (N, K) each.
+    0 where every clip is clear and the categories are as frequent as in the training clips.
     """
     wanted, marginal = training.mean(0), probabilities.mean(0)
     divergence = (torch.xlogy(wanted, wanted) - wanted * marginal.clamp_min(1e-20).log()).sum()
@@ -72,22 +76,23 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def nearest_distances(mel: Tensor, training: Tensor, shift: int, silence: float) -> Tensor:
-    """From each clip of mel (N, M, F) to the nearest of training (R, M, F): (N,) float64, RMS in the unit of mel.
+    """The distance of each clip of mel (N, M, F) to its nearest clip of training (R, M, F).
 
-    Each clip is moved by every whole number of frames up to `shift`, either way; `silence` is what moves in, and what
-    pads a training clip. The distance is over a training clip's own frames, up to the last that is not all silence:
+    (N,) float64, RMS in the unit of mel. Each clip is shifted by every whole number of frames up to
+    `shift`, in both directions; `silence` fills the gap, and is the padding of the training clips.
+    Only a training clip's own frames count, up to its last frame that is not all silence:
 
         training    [ s e v e n . . . . . ]
-        clip        [ s e v e n h m m s e ]      a copy, whatever comes after it
+        clip        [ s e v e n h m m s e ]      a copy, whatever follows it
     """
-    own = (
-        (training > silence).any(dim=1).flip(1).cummax(dim=1).values.flip(1).double()
-    )  # (R, F): 1 up to its last frame
+    # (R, F): 1 up to the last frame of each training clip that is not silent, 0 after it
+    own = (training > silence).any(dim=1).flip(1).cummax(dim=1).values.flip(1).double()
     references = (training.double() * own.unsqueeze(1)).flatten(1)
     size = training.shape[1] * own.sum(dim=1).clamp_min(1)
     padded = F.pad(mel, (shift, shift), value=silence).double()
     nearest = torch.full((len(mel),), math.inf, dtype=torch.float64)
     for moved in padded.unfold(2, mel.shape[2], 1).unbind(2):  # (N, M, F) each
+        # |a - b|^2 = a^2 - 2 a b + b^2 over own frames: products, instead of a tensor (N, R, M, F)
         squares = (
             moved.square().sum(1) @ own.T
             - 2 * moved.flatten(1) @ references.T

@@ -1,4 +1,6 @@
-"""Owns the map between audio and mu-law codes, and the one silence code. Knows nothing of models or files.
+"""Owns the categorical output over mu-law codes: audio to codes and back, likelihood, draw.
+
+Knows nothing of models or files.
 
 Source: ITU-T G.711's companding curve as WaveNet uses it (van den Oord et al. 2016, section 2.2), with the rounding of
 `torchaudio.functional.mu_law_encoding`, code for code.
@@ -6,19 +8,24 @@ Source: ITU-T G.711's companding curve as WaveNet uses it (van den Oord et al. 2
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from wavenet import ops
+from wavenet.outputs.sampling import Sampling
 
 
 @dataclass(frozen=True)
 class MuLaw:
-    """Mu-law companding to `classes` codes (mu = classes - 1).
+    """A categorical distribution over `classes` mu-law codes (mu = classes - 1).
 
     codes = floor((f(audio) + 1) / 2 * mu + 1/2),   f(x) = sign(x) ln(1 + mu |x|) / ln(1 + mu)
     """
 
     classes: int = 256
+    uniforms: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.classes, bool) or not isinstance(self.classes, int) or self.classes < 2:
@@ -27,16 +34,21 @@ class MuLaw:
             )
 
     @property
+    def channels(self) -> int:
+        """Q: one logit a code."""
+        return self.classes
+
+    @property
     def mu(self) -> int:
         return self.classes - 1
 
     @property
     def silence(self) -> int:
-        """The code of audio 0.0: what a model hears before the first sample (128 for 256 classes)."""
+        """The code of audio 0.0, which a model hears first (128 for 256 classes)."""
         return math.floor(self.mu / 2 + 0.5)
 
     def encode(self, audio: Tensor) -> Tensor:
-        """Audio in [-1, 1] (any shape, floating point; clipped beyond) -> codes, int64, same shape.
+        """Audio in [-1, 1] (floating point; clipped beyond) -> codes, int64, the same shape.
 
         Raises ValueError for NaN and for audio that is not floating point.
         """
@@ -45,21 +57,22 @@ class MuLaw:
                 f"MuLaw.encode takes floating-point audio in [-1, 1], but got {audio.dtype}. "
                 "Divide integer PCM by its full scale first (16-bit: 32768)."
             )
-        if audio.dtype in (
-            torch.float16,
-            torch.bfloat16,
-        ):  # too coarse near zero for the curve's slope
+        if audio.dtype in (torch.float16, torch.bfloat16):  # too coarse for the slope at zero
             audio = audio.float()
         if torch.isnan(audio).any():
             raise ValueError(
-                f"MuLaw.encode got {int(torch.isnan(audio).sum())} NaN samples; repair or drop this audio."
+                f"MuLaw.encode got {int(torch.isnan(audio).sum())} NaN samples; repair or drop "
+                "this audio."
             )
         audio = audio.clamp(-1.0, 1.0)
         compressed = torch.sign(audio) * torch.log1p(self.mu * audio.abs()) / math.log1p(self.mu)
         return ((compressed + 1) / 2 * self.mu + 0.5).to(torch.int64)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (integers in 0..classes - 1, any shape) -> audio, float32, same shape. Raises ValueError outside."""
+        """Codes (integers in 0..classes - 1) -> audio, float32, the same shape.
+
+        Raises ValueError for other codes.
+        """
         if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(
                 f"MuLaw.decode takes integer codes in 0..{self.mu}, but got {codes.dtype}."
@@ -76,3 +89,15 @@ class MuLaw:
             * (torch.exp(compressed.abs() * math.log1p(self.mu)) - 1)
             / self.mu
         )
+
+    def embedding(self, width: int) -> nn.Module:
+        """A table: codes (B, T) -> features (B, T, width)."""
+        return nn.Embedding(self.classes, width)
+
+    def nats(self, params: Tensor, samples: Tensor) -> Tensor:
+        """Logits (B, Q, T), codes (B, T) -> -ln p of each code, (B, T), at least in float32."""
+        return ops.cross_entropy(params, samples.long())
+
+    def draw(self, params: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
+        """Logits (B, Q), uniforms (B, 1) -> codes (B,): `Sampling.draw`."""
+        return sampling.draw(params, uniforms[:, 0])

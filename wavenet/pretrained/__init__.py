@@ -1,6 +1,6 @@
-"""Owns the names of saved models: bundled ones, which lie beside this file, and ones on the Hugging Face Hub.
+"""Owns the names of saved models: bundled ones, in this folder, and ones on the Hugging Face Hub.
 
-Knows nothing of what a model is: it turns a name into a folder, and a folder into a repository of the Hub.
+Knows nothing of models: it turns a name into a folder, and uploads a folder to the Hub.
 """
 
 import os
@@ -11,28 +11,26 @@ from types import ModuleType
 from wavenet.version import __version__
 
 DEFAULT = "fsdd"
-FILES = [
-    "config.json",
-    "model.safetensors",
-]  # of a saved model, as `WaveNet.save_pretrained` writes them
+FILES = ["config.json", "model.safetensors"]  # what `WaveNet.save_pretrained` writes
 HERE = Path(__file__).parent
 REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/model
 
 
 def bundled() -> list[str]:
-    """The names of the models that come with the library."""
+    """The names of the models that are part of the library."""
     return sorted(path.parent.name for path in HERE.glob("*/config.json"))
 
 
 def find(name: str | os.PathLike[str]) -> Path:
-    """The folder of a saved model: an existing folder, else a bundled model, else a download of user/model from the Hub.
+    """The folder of a saved model: an existing folder, else a bundled model, else a Hub download.
 
-    A text user/model whose user/ is a folder here is a path with a slip in it, and is not asked for on the Hub.
-    Raises FileNotFoundError for a name that is none of them, ValueError for user/model where huggingface_hub is missing.
+    If `name` is user/model and a folder user/ exists here, it counts as a mistyped path and is not
+    looked up on the Hub. Raises FileNotFoundError if nothing is found, and ValueError for a
+    download without huggingface_hub.
     """
     if Path(name).is_dir():
         return Path(name)
-    if os.fspath(name) in bundled():  # also as a Path, which command lines make of it
+    if os.fspath(name) in bundled():  # a name may also be a Path: command lines pass one
         return HERE / name
     if isinstance(name, str) and REPO_ID.fullmatch(name) and not Path(name).parent.exists():
         return _download(name)
@@ -41,24 +39,27 @@ def find(name: str | os.PathLike[str]) -> Path:
 
 
 def upload(folder: Path, repo_id: str, *, private: bool) -> str:
-    """The two files of a saved model to the Hub's repository user/model, made where there is none; its address."""
+    """Uploads the two files of a saved model to user/model on the Hub; returns its address.
+
+    The repository is created if it does not exist.
+    """
     hub = _hub(repo_id).HfApi(library_name="wavenet", library_version=__version__)
-    made = hub.create_repo(repo_id, private=private, exist_ok=True)
+    repository = hub.create_repo(repo_id, private=private, exist_ok=True)
     message = f"A model of wavenet {__version__}"
     hub.upload_folder(
-        repo_id=made.repo_id, folder_path=folder, allow_patterns=FILES, commit_message=message
+        repo_id=repository.repo_id, folder_path=folder, allow_patterns=FILES, commit_message=message
     )
-    return str(made)
+    return str(repository)
 
 
 def _download(repo_id: str) -> Path:
     hub = _hub(repo_id)
     try:
         return Path(hub.snapshot_download(repo_id, allow_patterns=FILES, library_name="wavenet"))
-    except (OSError, ValueError) as error:  # no network, no such repository, one that needs a login
+    except (OSError, ValueError) as error:  # no network, no such repository, or it needs a login
         raise FileNotFoundError(
-            f"{repo_id} is no folder here, and the Hugging Face Hub did not give it "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). {_accepted()}"
+            f"{repo_id} is not a folder here, and it could not be downloaded from the Hugging Face "
+            f"Hub ({type(error).__name__}: {str(error).strip().splitlines()[0]}). {_accepted()}"
         ) from error
 
 
@@ -67,14 +68,15 @@ def _hub(repo_id: str) -> ModuleType:
         import huggingface_hub
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"{repo_id}: to reach the Hugging Face Hub, huggingface_hub must be installed: pip install 'wavenet[hub]'. "
-            f"Without it, models come from folders and by the bundled names: {', '.join(bundled())}."
+            f"{repo_id}: the Hugging Face Hub needs huggingface_hub: pip install 'wavenet[hub]'. "
+            "Without it, give a folder or the name of a bundled model: "
+            f"{', '.join(bundled())}."
         ) from error
     return huggingface_hub
 
 
 def _accepted() -> str:
     return (
-        f"Give a bundled model ({', '.join(bundled())}), a folder as save_pretrained writes it and a training run leaves "
-        "it in runs/NAME/model, or user/model of the Hugging Face Hub."
+        f"Give a bundled model ({', '.join(bundled())}), a folder that save_pretrained or a "
+        "training run wrote (runs/NAME/model), or user/model of the Hugging Face Hub."
     )

@@ -1,4 +1,7 @@
-"""Owns what happens beside the training loop: averaged weights, checkpoints, Ctrl-C, samples, pictures, the export."""
+"""Owns what runs beside the training loop: averaged weights, checkpoints, Ctrl-C, samples, export.
+
+Knows nothing of losses, data or the command line.
+"""
 
 import io
 import logging
@@ -18,7 +21,7 @@ from torch import Tensor
 
 from wavenet.audio import save_audio
 from wavenet.files import write_whole
-from wavenet.generation import generate
+from wavenet.generation import generate, seconds_of
 from wavenet.model import WaveNet
 from wavenet.plotting import plot_clips
 from wavenet.training.module import LitWaveNet
@@ -27,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, without the run's version number, and with its total and rate right in a resumed epoch too."""
+    """Lightning's bar without a version number, and with the right total and rate when resumed."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=5)
@@ -41,7 +44,10 @@ class ProgressBar(TQDMProgressBar):
         self._count_from_resumed_step()
 
     def _count_from_resumed_step(self) -> None:
-        """In a run of max_steps, one epoch, Lightning would count from here on and say `?` for the total."""
+        """Without this, Lightning counts from the resumed step and shows `?` as the total.
+
+        A run has one epoch of max_steps steps.
+        """
         trainer: Any = self.trainer
         done, total = (
             steps * trainer.accumulate_grad_batches
@@ -60,14 +66,15 @@ class ProgressBar(TQDMProgressBar):
 
 
 class WeightAverage(WeightAveraging):
-    """Exponential moving average of the weights: validated, sampled from and exported in place of the last ones.
+    """Exponential moving average of the weights, used for validation, samples and the export.
 
         average += (1 - min(decay, (1 + n) / (10 + n))) (weights - average)   after the n-th step
 
-    so that the random start is forgotten within the first steps instead of after several times 1 / (1 - decay).
+    The lower decay of the first steps removes the random initial weights from the average early,
+    instead of after several times 1 / (1 - decay) steps.
 
     Args:
-        decay: Share of the old average kept at each step; 0 for no averaging.
+        decay: Share of the old average that each step keeps; 0 for no averaging.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -79,7 +86,7 @@ class WeightAverage(WeightAveraging):
     def _update(
         self, averages: Sequence[Tensor], weights: Sequence[Tensor], n: Tensor | int
     ) -> None:
-        """All weights in one launch and with one look at n; n counts the updates so far."""
+        """Updates all weights in one launch, with one read of n, the number of updates so far."""
         share = min(self.decay, (1 + float(n)) / (10 + float(n)))
         torch._foreach_lerp_(list(averages), list(weights), 1 - share)
 
@@ -96,10 +103,11 @@ class WeightAverage(WeightAveraging):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that appear whole or not at all.
+    """Checkpoint files that appear complete or not at all.
 
-    Lightning's own are first written to the system's temporary folder; where that is another file system they are copied
-    from there, and a process killed meanwhile leaves half a `last.ckpt` in place of the whole one before.
+    Lightning writes a checkpoint to the system's temporary folder first. If that is another file
+    system, the file is copied, and a process killed during the copy leaves an incomplete
+    `last.ckpt` in place of the previous one.
     """
 
     def save_checkpoint(
@@ -111,10 +119,12 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps `checkpoints/last.ckpt`, from which `--ckpt_path last` goes on exactly; writes it on Ctrl-C too.
+    """Writes `checkpoints/last.ckpt` regularly and on Ctrl-C; `--ckpt_path last` resumes from it.
+
+    A resumed run computes the same as one that was never interrupted.
 
     Args:
-        every_n_steps: Optimiser steps between two of them.
+        every_n_steps: Optimiser steps between two checkpoints.
     """
 
     def __init__(self, every_n_steps: int = 250) -> None:
@@ -130,7 +140,10 @@ class LastCheckpoint(ModelCheckpoint):
         )
 
     def _on_interrupt(self, trainer: pl.Trainer, number: int, frame: FrameType | None) -> None:
-        """In a training step: finish it first. Elsewhere nothing has changed since the last checkpoint."""
+        """Lets a training step finish, so that it can be saved; a second Ctrl-C stops at once.
+
+        Outside of training steps nothing has changed since the last checkpoint.
+        """
         if self._interrupted or not trainer.training:
             raise KeyboardInterrupt
         self._interrupted = True
@@ -145,7 +158,7 @@ class LastCheckpoint(ModelCheckpoint):
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         interrupted = self._interrupted
-        if trainer.world_size > 1:  # the ranks stop after the same step
+        if trainer.world_size > 1:  # all ranks must stop after the same step
             interrupted = trainer.strategy.reduce_boolean_decision(interrupted, all=False)
         if interrupted and _between_steps(trainer):
             self._save_now(trainer)
@@ -184,23 +197,28 @@ class LastCheckpoint(ModelCheckpoint):
     def _how_to_resume(self) -> str:
         path = Path(self.dirpath or "", "last.ckpt")
         if not path.is_file():
-            return "It had not come to a checkpoint yet; start it again."
-        return f"Go on with: python train.py --ckpt_path {path}"
+            return "There is no checkpoint yet; start the run again."
+        return f"Resume with: python train.py --ckpt_path {path}"
 
 
 def _between_steps(trainer: Any) -> bool:
-    """Not among the batches of an accumulated step: gradients are not saved, so a run could not go on from there."""
+    """False between the batches of an accumulated step.
+
+    Accumulated gradients are not saved, so a run could not be resumed exactly from there.
+    """
     done = trainer.fit_loop.batch_idx + 1
     return bool(trainer.is_last_batch) or done % trainer.accumulate_grad_batches == 0
 
 
 class Samples(pl.Callback):
-    """After a validation: clips from the averaged weights, as wav files and on TensorBoard, and the export of the best.
+    """After validations: clips of the averaged weights as wav files and on TensorBoard.
+
+    Also exports the model after each validation that is the best so far.
 
     Args:
-        count: Clips each time.
-        seconds: Length of each; null: drawn, for a model with a position_hop, which plans for it; 1 for others.
-        every_n_validations: 0 for none until the end of the run.
+        count: Number of clips each time.
+        seconds: Length of each clip. null: drawn by a model with position_hop, 1 for other models.
+        every_n_validations: Validations between two sets of clips; 0: only at the end of the run.
         temperature: Divides the logits.
     """
 
@@ -229,7 +247,7 @@ class Samples(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or bits is None:
             return
         self._validations += 1
-        folder = trainer.log_dir  # every rank asks: it is a broadcast
+        folder = trainer.log_dir  # read on every rank: it is a broadcast
         if not trainer.is_global_zero or folder is None or is_trial(trainer):
             return
         run = Path(folder)
@@ -242,10 +260,10 @@ class Samples(pl.Callback):
             self._show(trainer, network, clips)
 
     def write(self, network: WaveNet, run: Path, stem: str) -> Tensor:
-        """`count` clips to run/samples/STEM-i.wav; returns them, (count, T)."""
+        """Writes `count` clips to run/samples/STEM-i.wav and returns them, (count, T)."""
         clips = generate(
             network,
-            seconds=self._length(network),
+            seconds=seconds_of(network, self.seconds, 1.0),
             batch_size=self.count,
             temperature=self.temperature,
         )
@@ -253,12 +271,9 @@ class Samples(pl.Callback):
             save_audio(run / "samples" / f"{stem}-{index}.wav", clip, network.sample_rate)
         return clips
 
-    def _length(self, network: WaveNet) -> float | None:
-        return 1.0 if self.seconds is None and network.clip_length is None else self.seconds
-
     def _show(self, trainer: pl.Trainer, network: WaveNet, clips: Tensor) -> None:
         self._log(trainer, "generated", list(clips), network.sample_rate)
-        if self._validations == self.every_n_validations:  # the real ones once, beside the first
+        if self._validations == self.every_n_validations:  # the real clips only once, to compare
             self._log(trainer, "real", self._real_clips(trainer, network), network.sample_rate)
 
     def _real_clips(self, trainer: pl.Trainer, network: WaveNet) -> list[Tensor]:
@@ -279,12 +294,12 @@ class Samples(pl.Callback):
 
 
 def is_trial(trainer: Any) -> bool:
-    """--trainer.fast_dev_run: nothing is to be left behind."""
+    """Whether --trainer.fast_dev_run is set: such a run must not leave files."""
     return bool(trainer.fast_dev_run)
 
 
 def averaged_network(trainer: pl.Trainer, pl_module: Any) -> WaveNet:
-    """The network whose weights are exported: the average where one is kept during fit."""
+    """The network to export: with the averaged weights, if there are any."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WeightAverage) and callback._average_model is not None:
             return callback.network

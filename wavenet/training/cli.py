@@ -1,4 +1,7 @@
-"""Owns the command `train.py`: subcommands, defaults by machine, where a run lies. Knows nothing of networks or losses."""
+"""Owns the command `train.py`: subcommands, defaults for the machine, folders of runs.
+
+Knows nothing of networks or losses.
+"""
 
 import contextlib
 import ctypes
@@ -33,36 +36,32 @@ from wavenet.training.data import AudioDataModule
 from wavenet.training.module import LitWaveNet
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-RUN_VARIABLE = (
-    "WAVENET_RUN"  # how the processes that Lightning starts for DDP learn the folder of the first
-)
+# Environment variable with the run's folder, for the processes that Lightning starts for DDP
+RUN_VARIABLE = "WAVENET_RUN"
 USAGE = "python train.py [fit | validate | test] [--config FILE] [--SETTING VALUE ...]"
 DESCRIPTION = """Train a WaveNet on a folder of audio.
 
   python train.py                                                 fit with configs/default.yaml
   python train.py --config configs/folder.yaml --data.root DIR    your own folder of audio
-  python train.py --ckpt_path last                                go on with the newest run, exactly
-  python train.py validate --ckpt_path PATH                       exact bits per sample of a checkpoint
+  python train.py --ckpt_path last                                resume the newest run exactly
+  python train.py validate --ckpt_path PATH                       bits per sample of a checkpoint
   python train.py test --ckpt_path PATH                           the same on the test clips
-  python train.py fit --help                                      every setting, with its default
+  python train.py fit --help                                      all settings and their defaults
 
-Settings of a config are overridden by name: --model.residual_channels 128 --trainer.max_steps 20000. A run leaves
-RUNS/NAME/ with config.yaml, checkpoints/, model/, samples/ and TensorBoard events.
+Override settings of a config by name: --model.residual_channels 128 --trainer.max_steps 20000.
+A run writes RUNS/NAME/ with config.yaml, checkpoints/, model/, samples/ and TensorBoard events.
 """
 
 
 def main(arguments: Sequence[str], default_config: Path) -> None:
-    """Run the command line. Errors of the caller end in one message and status 1, not in a traceback."""
+    """Runs the command line. A user's error gives a message and status 1, without a traceback."""
     if list(arguments) in (["-h"], ["--help"]):
         print(DESCRIPTION)
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for room in (
-        "wavenet.generation",
-        "wavenet.engines",
-    ):  # said once by generate.py; here at every validation
-        logging.getLogger(room).setLevel(logging.WARNING)
-    _quiet()
+    for name in ("wavenet.generation", "wavenet.engines"):  # would log at every validation
+        logging.getLogger(name).setLevel(logging.WARNING)
+    _silence_warnings()
     keep_memory()
     try:
         arguments = complete_arguments(list(arguments), default_config)
@@ -75,18 +74,21 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
 
 
 def keep_memory() -> None:
-    """Has glibc keep large blocks (mallopt(3)). It would give them back to the system and take them again, page by page, in
-    every step on a CPU, which costs a compiled step up to a third of its speed."""
+    """Makes glibc keep large memory blocks, by mallopt(3).
+
+    By default, glibc returns them to the system and requests them again in every step on a CPU,
+    page by page, which costs a compiled step up to a third of its speed.
+    """
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)  # never
+        mallopt(M_TRIM_THRESHOLD, -1)  # never return memory
 
 
 class SettingsFile(SaveConfigCallback):
-    """The run's config.yaml; without the checkpoint it went on from, so that the file starts another run like it."""
+    """The run's config.yaml, without `ckpt_path`: used as a config, it starts a new run."""
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
         config = config.clone()
@@ -106,7 +108,7 @@ class TrainingCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             trainer_defaults={
-                "use_distributed_sampler": False,  # the data module shards by itself, without repeating clips
+                "use_distributed_sampler": False,  # the data module shards without repeating clips
                 "gradient_clip_val": 1.0,
                 "num_sanity_val_steps": 0,
                 "check_val_every_n_epoch": None,
@@ -133,26 +135,29 @@ class TrainingCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder for all runs.")
         parser.add_argument(
             "--name",
             type=str | None,
             default=None,
-            help="The run's folder is RUNS/NAME; default: the config's name.",
+            help="Name of the run; its folder is RUNS/NAME. Default: the name of the config.",
         )
         parser.add_lightning_class_args(WeightAverage, "ema")
         parser.add_lightning_class_args(Samples, "samples")
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would put the checkpoint's settings over those of the command line; a run's config.yaml has them."""
+        """Does nothing: a run's config.yaml already has the settings of its checkpoint.
+
+        Lightning's version would override the command line with the checkpoint's settings.
+        """
 
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.config.subcommand]
         if settings.trainer.precision is None:
             settings.trainer.precision = default_precision(settings.trainer.accelerator)
         if settings.get("ckpt_path"):
-            read_checkpoint(Path(settings.ckpt_path))  # refused here, before anything is built
+            read_checkpoint(Path(settings.ckpt_path))  # refuses a bad one before anything is built
         callbacks: list[Any] = [ProgressBar()]
         if self.config.subcommand == "fit":
             self.run = run_folder(settings.runs, settings.name, settings.ckpt_path)
@@ -202,28 +207,36 @@ class TrainingCLI(LightningCLI):
 
 
 def summary(run: Path, network: WaveNet, count: int, bits: Any) -> str:
-    """What a run has left and what to type next."""
-    labels = ",".join(f"{name}={categories[0]}" for name, categories in network.labels.items())
+    """The files of a finished run, and commands to use them."""
+    validation = "not validated"
+    if bits is not None:
+        validation = f"validation    {float(bits):.3f} bits per sample (uniform: 8.000)"
     checkpoints = ", ".join(str(path) for path in sorted((run / "checkpoints").glob("*.ckpt")))
+    samples = ", ".join(str(run / "samples" / f"final-{index}.wav") for index in range(count))
+    labels = ",".join(f"{name}={categories[0]}" for name, categories in network.labels.items())
+    command = f"python generate.py --checkpoint {run / 'model'} --batch 4"
+    command += ("" if network.draws_lengths else " --seconds 2") + (
+        labels and f" --labels {labels}"
+    )
     return "\n".join(
         [
             "",
-            f"validation    {float(bits):.3f} bits per sample (uniform: 8.000)"
-            if bits is not None
-            else "not validated",
+            validation,
             f"checkpoints   {checkpoints}",
             f"model         {run / 'model'}",
-            f"samples       {', '.join(str(run / 'samples' / f'final-{index}.wav') for index in range(count))}",
-            f"hear more     python generate.py --checkpoint {run / 'model'} --batch 4"
-            + ("" if network.clip_length else " --seconds 2")
-            + (f" --labels {labels}" if labels else ""),
+            f"samples       {samples}",
+            f"hear more     {command}",
             f"curves        tensorboard --logdir {run.parent}",
         ]
     )
 
 
 def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
-    """`fit` where no subcommand is given, `--ckpt_path last` as a path, and the config that belongs to it."""
+    """Fills in what the user left out.
+
+    `fit` without a subcommand, a path for `--ckpt_path last`, the config (that of the checkpoint's
+    run, else the default config), and for a new run its name.
+    """
     commands = TrainingCLI.subcommands()
     if arguments[:1] in (["-h"], ["--help"], ["--version"]):
         return arguments
@@ -251,7 +264,7 @@ def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
 
 
 def run_folder(runs: str, name: str | None, checkpoint: str | None) -> Path:
-    """The run's folder: the checkpoint's own where one is gone on with; otherwise a new one, never one that exists."""
+    """The run's folder: the checkpoint's own folder in a resumed run, otherwise a new one."""
     if os.environ.get(RUN_VARIABLE):
         return Path(os.environ[RUN_VARIABLE])
     if checkpoint and Path(checkpoint).parent.name == "checkpoints":
@@ -264,12 +277,15 @@ def run_folder(runs: str, name: str | None, checkpoint: str | None) -> Path:
 
 def _advice(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return ". The disk is full. What was saved before is whole: free some space and add --ckpt_path last."
+        return (
+            ". The disk is full. Files that were saved before are complete: free some space and "
+            "add --ckpt_path last."
+        )
     return ""
 
 
 def _remove_empty_run() -> None:
-    """A run that failed before it wrote anything leaves no folder."""
+    """Removes the folder of a run that failed before it wrote a file."""
     folder = os.environ.get(RUN_VARIABLE)
     if folder and not getattr(rank_zero_only, "rank", 0):
         with contextlib.suppress(OSError):
@@ -277,7 +293,10 @@ def _remove_empty_run() -> None:
 
 
 def _new_folder(runs: Path, name: str) -> Path:
-    """RUNS/NAME, or RUNS/NAME-2, ... where that is taken; mkdir decides between two processes that start at once."""
+    """A new folder RUNS/NAME, or RUNS/NAME-2, ... if that exists.
+
+    mkdir is atomic, so two runs that start at the same time get two folders.
+    """
     if getattr(rank_zero_only, "rank", 0):
         return runs / name
     for folder in [runs / name, *(runs / f"{name}-{index}" for index in range(2, 10000))]:
@@ -290,7 +309,7 @@ def _new_folder(runs: Path, name: str) -> Path:
 
 
 def default_precision(accelerator: str) -> str:
-    """bf16-mixed where the device computes in bfloat16, 32-true elsewhere."""
+    """bf16-mixed if the device computes in bfloat16, otherwise 32-true."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
     if accelerator in ("auto", "cpu"):
@@ -299,18 +318,17 @@ def default_precision(accelerator: str) -> str:
 
 
 def _value(arguments: list[str], *flags: str) -> str | None:
-    """The last value of a flag, as `--flag value` or `--flag=value`."""
+    """The last value of a flag, given as `--flag value` or `--flag=value`."""
     value = None
-    for index, argument in enumerate(arguments):
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
         flag, equals, given = argument.partition("=")
         if flag in flags:
-            value = (
-                given if equals else (arguments[index + 1] if index + 1 < len(arguments) else None)
-            )
+            value = given if equals else following
     return value
 
 
 def _without(arguments: list[str], flag: str) -> list[str]:
+    """The arguments without a flag and its values."""
     kept, skip = [], False
     for argument in arguments:
         if skip:
@@ -322,8 +340,8 @@ def _without(arguments: list[str], flag: str) -> list[str]:
     return kept
 
 
-def _quiet() -> None:
-    """Notes of Lightning's that say nothing to whom trains here."""
+def _silence_warnings() -> None:
+    """Silences Lightning and torch warnings that do not apply here."""
     for pattern in (
         ".*LightningCLI's args parameter.*",
         ".*does not have many workers.*",
@@ -331,9 +349,11 @@ def _quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*treespec, LeafSpec.*",
         ".*is smaller than the logging interval.*",
-        ".*ended before the epoch ended and your dataloader is not resumable.*",  # it is: see data.ResumableSampler
+        # The loader can be resumed: see data.ResumableSampler.
+        ".*ended before the epoch ended and your dataloader is not resumable.*",
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*The dirpath has changed from.*",
-        ".*Grad strides do not match bucket view strides.*",  # along the one tap of 1x1 convolutions, where none matter
+        # The strides differ only in a dimension of size 1: the tap of 1x1 convolutions.
+        ".*Grad strides do not match bucket view strides.*",
     ):
         warnings.filterwarnings("ignore", pattern)

@@ -1,69 +1,117 @@
-"""Owns the residual block as Triton kernels, for training on CUDA: `fuse(model)`. Knows nothing of steps, engines or losses.
+"""Owns the block as Triton kernels, for training on CUDA: `fuse(model)`.
 
-`ResidualBlock.unit` in one pass over the features: all taps, bias, condition, gate, residual product and sum. It reads x and
-writes the residual and z; what lies before the gate is never in memory. The backward computes it again from x: one kernel
-from the gradients of residual and z to dh, the gradient before the gate, and one from dh to dx. The weights' gradients are
-products of torch's.
+`Block.unit` of the paper's block in one pass over the features: all taps, bias, condition, gate,
+residual product and sum. It reads x and writes the residual and z; what lies before the gate is
+never in memory. The backward computes that again from x: one kernel from the gradients of residual
+and z to dh, the gradient before the gate, and one from dh to dx. The weights' gradients are
+products of torch's. Knows nothing of steps, engines or losses.
 
-Shapes: B batch, T time, C residual channels, G gate channels, K taps. Features are (B, T, C). taps is (K, C, 2G), the
-filter's half first: tap k hears x[t - (K - 1 - k) * dilation]. mix is (G, C), the residual's 1x1 convolution.
+Shapes: B batch, T time, C residual channels, G gate channels, K taps. Features are rows, (B, T, C).
+taps is (K, C, 2G), the filter's half first: tap k sees x[t - (K - 1 - k) * dilation]. mix is (G, C),
+the residual's 1x1 convolution.
 
-Operands in bfloat16 or float32, sums in float32; in Triton's interpreter (TRITON_INTERPRET=1, on the CPU) in float64 too.
+Operands in bfloat16 or float32, sums in float32; in Triton's interpreter (TRITON_INTERPRET=1, on
+the CPU) in float64 too.
 """
 
-import re
-import subprocess
-import tempfile
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor, nn
-from triton.backends.compiler import GPUTarget
 
-from wavenet.layers import ResidualBlock
+from wavenet.layers import (
+    Added,
+    Block,
+    CausalConv1d,
+    Gated,
+    PassThrough,
+    Residual,
+    Stack,
+    Unconditional,
+    check_features,
+)
+from wavenet.triton_common import (
+    INTERPRETED,
+    Resources,
+    compiled_resources,
+    padded,
+    product,
+    tanh,
+)
 
-INTERPRETED: bool = (
-    triton.knobs.runtime.interpret
-)  # kernels run on the CPU, one tile after the other: for tests
-_INTERPRETED = tl.constexpr(INTERPRETED)  # as a kernel may see it
 CHUNK = 128  # bytes of one operand's row in a product
 SUMS = 8192  # values of a tile of sums, times x channels
 
 
-class FusedBlock(ResidualBlock):
-    """A ResidualBlock whose `unit` is one kernel forward and two backward; everything else is the same.
-
-    Away from a GPU, and in float64, it is the plain block, so that a copy moved there works; but for Triton's interpreter.
-    """
-
-    def unit(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if not INTERPRETED and (x.device.type != "cuda" or x.dtype == torch.float64):
-            return super().unit(x, condition)
-        dtype = _operand_dtype(x)
-        steering = self.steering(condition)
-        mix, mix_bias = (
-            (None, None) if self.residual is None else (self.residual.weight, self.residual.bias)
-        )
-        residual, z = residual_unit(
-            x.to(dtype).contiguous(),
-            self.dilated.weight.to(dtype).permute(2, 1, 0).contiguous(),
-            self.dilated.bias.to(dtype),  # type: ignore[union-attr]
-            None if steering is None else steering.to(dtype).contiguous(),
-            None if mix is None else mix.to(dtype).squeeze(-1).t().contiguous(),
-            None if mix_bias is None else mix_bias.to(dtype),
-            self.dilated.dilation[0],
-            self.residual_scale,
-        )
-        return x if mix is None else residual, z
-
-
 def fuse(model: nn.Module) -> None:
-    """From now on every ResidualBlock in `model` computes its `unit` here. Parameters, names and meaning stay the same."""
-    for block in model.modules():
-        if type(block) is ResidualBlock:
-            block.__class__ = FusedBlock
+    """From now on the stacks in `model` compute their blocks' `unit` here.
+
+    Parameters, names and meaning stay the same. Raises ValueError for a block that has other parts
+    than the paper's, naming the part.
+    """
+    stacks = [module for module in model.modules() if isinstance(module, Stack)]
+    for stack in stacks:
+        for index, block in enumerate(stack.blocks):
+            _require_the_papers_block(index, block)
+    for stack in stacks:
+        stack.unit = fused_unit
+
+
+def _require_the_papers_block(index: int, block: Block) -> None:
+    kinds = {
+        "dilated": (CausalConv1d,),
+        "steer": (Added, Unconditional),
+        "gate": (Gated,),
+        "mix": (Residual, PassThrough),
+    }
+    for name, allowed in kinds.items():
+        part = getattr(block, name)
+        if type(part) not in allowed:
+            raise ValueError(
+                f"The fused kernel computes blocks whose {name} is "
+                f"{' or '.join(kind.__name__ for kind in allowed)}, but block {index} has "
+                f"{type(part).__name__}. Train it with --model.fused false."
+            )
+    if block.dilated.groups != 1 or block.dilated.bias is None:
+        raise ValueError(
+            f"The fused kernel computes convolutions with a bias and without groups, but block "
+            f"{index} has {block.dilated}. Train it with --model.fused false."
+        )
+
+
+def fused_unit(block: Block, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`Block.unit` as one kernel forward and two backward.
+
+    Away from a GPU, and in float64, it is the plain one, so that a copy of the model moved there
+    works; but for Triton's interpreter.
+    """
+    if not INTERPRETED and (x.device.type != "cuda" or x.dtype == torch.float64):
+        return block.unit(x, condition)
+    check_features(x, block.dilated.in_channels)
+    dtype = _operand_dtype(x)
+    steering, mix = _steering(block, x, condition), block.mix
+    last = isinstance(mix, PassThrough)
+    residual, z = residual_unit(
+        x.mT.to(dtype).contiguous(),
+        block.dilated.weight.to(dtype).permute(2, 1, 0).contiguous(),
+        block.dilated.bias.to(dtype),
+        None if steering is None else steering.mT.to(dtype).contiguous(),
+        None if last else mix.weight.to(dtype).squeeze(-1).t().contiguous(),
+        None if last else mix.bias.to(dtype),
+        block.dilated.dilation[0],
+        1.0 if last else mix.scale,
+    )
+    return x if last else residual.mT, z.mT
+
+
+def _steering(block: Block, x: Tensor, condition: Tensor | None) -> Tensor | None:
+    """What is added before the gate, (B, 2G, T or 1); None for a block without a condition."""
+    if isinstance(block.steer, Added):
+        return block.steer.steering(condition, x.shape[-1])
+    block.steer(x, condition)  # refuses a condition
+    return None
 
 
 def _operand_dtype(x: Tensor) -> torch.dtype:
@@ -72,7 +120,7 @@ def _operand_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-# --- What torch sees: an operator, its shapes and its gradients ------------------------------------------------------
+# --- What torch sees: an operator, its shapes and its gradients ---------------------------------
 
 
 @torch.library.custom_op("wavenet::residual_unit", mutates_args=())
@@ -280,17 +328,6 @@ def _launch(features: Tensor, taps: Tensor, *arguments: Any) -> Launch:
     )
 
 
-def padded(channels: int) -> int:
-    return max(16, triton.next_power_of_2(channels))  # tl.dot multiplies no less than 16 x 16
-
-
-class Resources(NamedTuple):
-    kernel: str
-    registers: int  # of a thread, at most 255
-    spilled: int  # bytes of a thread that did not fit into registers
-    shared: int  # bytes of a block
-
-
 def resources(
     channels: int, gates: int, kernel_size: int, dtype: torch.dtype, capability: int
 ) -> list[Resources]:
@@ -316,40 +353,6 @@ def _resources(kernel: Any, launch: Launch, capability: int) -> Resources:
     )
 
 
-def compiled_resources(
-    kernel: Any,
-    arguments: dict[str, Any],
-    constants: dict[str, Any],
-    capability: int,
-    **options: int,
-) -> Resources:
-    """What a Triton kernel takes once compiled for that compute capability, as for a call with these arguments by name."""
-    signature = {name: _signature(value) for name, value in arguments.items()} | dict.fromkeys(
-        constants, "constexpr"
-    )
-    places = [
-        kernel.arg_names.index(name)
-        for name, value in arguments.items()
-        if isinstance(value, Tensor)
-    ]
-    aligned = {(place,): [["tt.divisibility", 16]] for place in places}
-    source = triton.compiler.ASTSource(kernel, signature, constants, aligned)
-    compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    registers, stack = (int(re.findall(rf"{name}:(\d+)", told)[-1]) for name in ("REG", "STACK"))
-    return Resources(kernel.__name__.strip("_"), registers, stack, compiled.metadata.shared)
-
-
-def _signature(value: Tensor | int | float) -> str:
-    if isinstance(value, Tensor):
-        return {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}[value.dtype]
-    return "fp32" if isinstance(value, float) else "i32"
-
-
 # --- The kernels -----------------------------------------------------------------------------------------------------
 # WIDTH is C padded to a power of two, TIMES the times of a tile; CHANNELS and GATES are the channels of one product.
 
@@ -372,20 +375,6 @@ def _store(matrix, rows, columns, inside, width, values):
 @triton.jit
 def _row(vector, columns, width):
     return tl.load(vector + columns, mask=columns < width, other=0.0)[None, :]
-
-
-@triton.jit
-def product(a, b, total, PRECISION: tl.constexpr):
-    if (
-        _INTERPRETED and a.dtype == tl.bfloat16
-    ):  # the interpreter keeps bfloat16 as integers, and would multiply those
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, total, input_precision=PRECISION, out_dtype=total.dtype)
-
-
-@triton.jit
-def tanh(x):
-    return 2 * tl.sigmoid(2 * x) - 1
 
 
 @triton.jit

@@ -1,10 +1,10 @@
-"""Owns `LitWaveNet`: the loss, the optimiser, the exact validation. Knows nothing of files, runs or pictures.
+"""Owns `LitWaveNet`: the loss, the optimiser, the exact validation.
 
-A batch is what `wavenet.training.data` makes: "codes" (B, W + 1) uint8, of which codes[:, :-1] are inputs and codes[:, 1:] targets;
-"scored" (B, 2), the range of targets with whole context; "labels" name -> (B,); "position" (B, 2), see `WaveNet.forward`.
+A batch is what `wavenet.corpus` makes: "codes" (B, W + 1), samples of which codes[:, :-1] are inputs
+and codes[:, 1:] targets; "scored" (B, 2), the range of targets with whole context; "labels", name ->
+(B,); "position" (B, 2), see `WaveNet.forward`. Knows nothing of files, runs or pictures.
 """
 
-import inspect
 import logging
 import math
 import os
@@ -18,8 +18,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from wavenet.likelihood import nats_per_sample
-from wavenet.model import WaveNet
-from wavenet.outputs.sampling import negative_log_likelihood
+from wavenet.model import Config, WaveNet
+from wavenet.outputs import output_settings
 from wavenet.pretrained import find
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 from wavenet.version import __version__
@@ -27,7 +27,7 @@ from wavenet.version import __version__
 logger = logging.getLogger(__name__)
 
 BITS = 1 / math.log(2)  # per nat
-NETWORK_SETTINGS = tuple(inspect.signature(WaveNet).parameters)
+NETWORK_SETTINGS = tuple(Config.names())
 
 
 class LitWaveNet(pl.LightningModule):
@@ -36,47 +36,32 @@ class LitWaveNet(pl.LightningModule):
     The network is built once the data is known, since its sample rate and labels come from there.
 
     Args:
-        cycles: How often the dilations 1, 2, 4, ... are gone through.
-        layers_per_cycle: Blocks in one cycle; the last has dilation 2^(layers_per_cycle - 1).
-        kernel_size: Taps of every causal convolution.
-        residual_channels: Width of the residual stack and of the code embedding.
-        gate_channels: Channels after each gate.
-        skip_channels: Channels of the skips and of the head's input.
-        head_channels: Channels of the head's hidden layer; as skip_channels where none are given.
-        condition_channels: Width of the embeddings of labels and position.
-        residual_scale: Factor on each block's residual.
-        position_hop: Tell the model where in its clip a sample lies, in frames of so many samples: for corpora of one word or
-            note a clip, which it then learns to begin and to end. 0: do not.
         learning_rate: Highest learning rate, reached after the warm-up.
         optimizer: adam or adamw.
         betas: Decay rates of Adam's two moments.
         weight_decay: AdamW's decay; not used by adam.
         warmup_steps: Steps of linear warm-up.
         final_lr_ratio: Share of the learning rate left at the last step, after a half cosine.
-        compile: Run the training step through torch.compile: a minute or two to start, a C++ compiler needed on CPU. auto: on
-            a GPU only (for CPUs see benchmarks/results/log.md).
-        fused: Run each residual block as one Triton kernel forward and two backward. auto: on a GPU that Triton runs on.
-        init_from: Start from the weights of a model of the same shape: a run's model/ folder or a bundled name, such as fsdd.
-            For fine-tuning; to go on with an interrupted run, use --ckpt_path.
-        max_nonfinite_steps: Stop after so many steps in a row with a loss or gradient that is not finite.
+        compile: Run the training step through torch.compile: a minute or two to start, a C++
+            compiler needed on CPU. auto: on a GPU only (for CPUs see benchmarks/results/log.md).
+        fused: Run each residual block as one Triton kernel forward and two backward. auto: on a GPU
+            that Triton runs on.
+        init_from: Start from the weights of a model of the same shape: a run's model/ folder or a
+            bundled name, such as fsdd. For fine-tuning; to go on with an interrupted run, use
+            --ckpt_path.
+        max_nonfinite_steps: Stop after so many steps in a row with a loss or gradient that is not
+            finite.
         sample_rate: In Hz; taken from the data where none is given.
         labels: Names and categories; taken from the data where none are given.
-        unlabelled: Whether labels may be left out; taken from the data (--data.label_dropout) where it is not given.
-        clip_length: How long clips are, for a model with a position_hop; taken from the data where none is given.
+        unlabelled: Whether labels may be left out; taken from the data (--data.label_dropout) where
+            it is not given.
+        clip_length: How long clips are, for a model with a position_hop; taken from the data where
+            none is given.
+        network: The other settings of `wavenet.Config`.
     """
 
     def __init__(
         self,
-        cycles: int = 3,
-        layers_per_cycle: int = 10,
-        kernel_size: int = 2,
-        residual_channels: int = 64,
-        gate_channels: int = 64,
-        skip_channels: int = 256,
-        head_channels: int | None = None,
-        condition_channels: int = 32,
-        residual_scale: float = 1.0,
-        position_hop: int = 0,
         learning_rate: float = 1e-3,
         optimizer: Literal["adam", "adamw"] = "adamw",
         betas: tuple[float, float] = (0.9, 0.999),
@@ -91,10 +76,12 @@ class LitWaveNet(pl.LightningModule):
         labels: dict[str, list[str]] | None = None,
         unlabelled: bool | None = None,
         clip_length: dict[str, Any] | None = None,
+        **network: Any,
     ) -> None:
         super().__init__()
         betas = (betas[0], betas[1])
         self.save_hyperparameters()
+        self._settings = network
         self.wavenet: WaveNet | None = None
         self.nonfinite_steps = 0
         self._nonfinite_in_a_row = 0
@@ -115,14 +102,22 @@ class LitWaveNet(pl.LightningModule):
 
     @property
     def model_facts(self) -> ModelFacts:
-        """What the data module needs to know to cut batches."""
-        return ModelFacts(self.network.receptive_field, self.network.codec)
+        """What a data module asks of the model."""
+        return ModelFacts(self.network.receptive_field, self.network.output)
 
     def configure_model(self) -> None:
         if self.wavenet is not None:
             return
-        self._take_from_data()
-        self.wavenet = WaveNet(**{name: self.hparams[name] for name in NETWORK_SETTINGS})
+        facts = self._facts()
+        self.wavenet = WaveNet(
+            sample_rate=facts.sample_rate,
+            labels=facts.labels,
+            unlabelled=facts.unlabelled,
+            clip_length=facts.clip_length if self._settings.get("position_hop") else None,
+            **self._settings,
+        )
+        config = self.wavenet.config
+        self.hparams.update({**config.settings(), "output": output_settings(config.output)})
 
     def check(self, device: torch.device, fresh: bool) -> None:
         """Raises for a fast path that `device` has not, and for a fresh run from a model that is not there.
@@ -171,41 +166,38 @@ class LitWaveNet(pl.LightningModule):
 
     def _start_from(self, name: str) -> None:
         model = WaveNet.from_pretrained(name)
-        different = {
-            key: (value, model.config[key])
-            for key, value in self.network.config.items()
-            if value != model.config[key]
-        }
+        different = [
+            f"{setting} {mine!r}, there {theirs!r}"
+            for setting, mine, theirs in _differences(self.network.config, model.config)
+        ]
         if different:
-            told = "; ".join(
-                f"{key} {mine!r}, there {theirs!r}" for key, (mine, theirs) in different.items()
-            )
             raise ValueError(
-                f"--model.init_from {name}: that model has other settings than this one ({told})."
+                f"--model.init_from {name}: that model has other settings than this one "
+                f"({'; '.join(different)})."
             )
         self.network.load_state_dict(model.state_dict())
 
-    def _take_from_data(self) -> None:
-        """Sample rate and labels are facts of the corpus.
+    def _facts(self) -> CorpusFacts:
+        """As given, and else as the data has them.
 
-        A checkpoint's must be those of the data it goes on with.
+        Sample rate and labels are facts of the corpus: a checkpoint's must be those of the data.
         """
         data = self.trainer.datamodule if self._trainer is not None else None  # type: ignore[attr-defined]
-        facts: CorpusFacts | None = data.facts if data is not None else None
+        theirs = None if data is None else data.facts
         for name in ("sample_rate", "labels"):
-            mine, theirs = self.hparams[name], getattr(facts, name, None)
-            if mine is not None and theirs is not None and mine != theirs:
-                raise ValueError(
-                    f"The model was trained with {name} = {mine}, but this data has {name} = {theirs}. "
-                    "Use the data settings it was trained with, or train a new model."
-                )
-            if mine is None and theirs is None:
+            mine, found = self.hparams[name], None if theirs is None else vars(theirs)[name]
+            if mine is None and found is None:
                 raise ValueError(f"LitWaveNet needs {name}: from a data module, or given.")
-            self.hparams[name] = mine if mine is not None else theirs
-        if self.hparams["unlabelled"] is None:
-            self.hparams["unlabelled"] = facts is not None and facts.unlabelled
-        if self.hparams["position_hop"] and self.hparams["clip_length"] is None:
-            self.hparams["clip_length"] = facts.clip_length if facts is not None else None
+            if mine is not None and found is not None and mine != found:
+                raise ValueError(
+                    f"The model was trained with {name} = {mine}, but this data has {name} = "
+                    f"{found}. Use the data settings it was trained with, or train a new model."
+                )
+        given = {name: self.hparams[name] for name in CorpusFacts.__dataclass_fields__}
+        found = {"unlabelled": False, "clip_length": None} if theirs is None else vars(theirs)
+        return CorpusFacts(
+            **{name: found[name] if value is None else value for name, value in given.items()}
+        )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self._loss(
@@ -324,14 +316,20 @@ class LitWaveNet(pl.LightningModule):
         self.nonfinite_steps = checkpoint["nonfinite_steps"]
 
     def _refuse_other_network(self, trained: Mapping[str, Any]) -> None:
-        """Tables of other labels may have the same size: they would load, and mean something else."""
-        for name in NETWORK_SETTINGS:
-            theirs, mine = trained.get(name), self.hparams[name]
-            if theirs != mine:
-                raise ValueError(
-                    f"The checkpoint was trained with {name} = {theirs}, but here {name} = {mine}. "
-                    "Use the model and data settings it was trained with (its run's config.yaml), or train a new model."
-                )
+        """Tables of other labels may have the same size: they would load, and mean another thing."""
+        known = {name: value for name, value in trained.items() if name in NETWORK_SETTINGS}
+        for name, mine, theirs in _differences(self.network.config, Config(**known)):
+            raise ValueError(
+                f"The checkpoint was trained with {name} = {theirs}, but here {name} = {mine}. "
+                "Use the model and data settings it was trained with (its run's config.yaml), or "
+                "train a new model."
+            )
+
+
+def _differences(mine: Config, theirs: Config) -> list[tuple[str, Any, Any]]:
+    """Settings that differ: (name, mine, theirs)."""
+    pairs = [(name, getattr(mine, name), getattr(theirs, name)) for name in NETWORK_SETTINGS]
+    return [(name, one, other) for name, one, other in pairs if one != other]
 
 
 def training_loss(
@@ -341,12 +339,9 @@ def training_loss(
     labels: Mapping[str, Tensor],
     position: Tensor | None = None,
 ) -> Tensor:
-    """codes (B, W + 1), scored (B, 2), labels name -> (B,), position (B, 2) -> mean nats per scored sample.
-
-    What torch.compile sees whole.
-    """
-    logits = network(codes[:, :-1], labels, position=position)
-    return mean_over_scored(negative_log_likelihood(logits, codes[:, 1:].long()), scored)
+    """Mean nats per scored sample, of a batch's parts. It is what torch.compile sees whole."""
+    params = network(codes[:, :-1], labels, position=position)
+    return mean_over_scored(network.output.nats(params, codes[:, 1:]), scored)
 
 
 def _obstacle_to_triton(device: torch.device) -> str | None:

@@ -1,8 +1,10 @@
-"""Owns the compiled libraries of the engines: a C++ source and its constants in, a loaded library out. Knows no model.
+"""Owns the compiled libraries of the engines: a C++ source and constants in, a loaded library out.
 
-A library is compiled when it is first asked for and kept in a folder of the user's, under the hash of everything that made
-it: source, constants, options, compiler, processor. Its name ends in the hash of its content, so that a file cut short or
-damaged is never loaded, and it appears there by one rename: any number of processes may compile at once or be killed.
+Knows nothing of models. A library is compiled at its first use and kept in the user's cache folder.
+Its file name contains the hash of everything it depends on (source, constants, options, compiler,
+processor) and ends in the hash of its content, so that a truncated or damaged file is never loaded.
+The finished file is moved to its name in one rename, so several processes may compile at the same
+time, and a killed process does no harm.
 """
 
 import atexit
@@ -20,23 +22,27 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from wavenet.engines.protocol import EngineUnavailable
 from wavenet.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
-# clang on Arm calls the processor -mcpu; gcc knows both names
+# clang on Arm has -mcpu for the processor; gcc accepts both options
 NATIVE = "-mcpu=native" if platform.machine().lower() in ("arm64", "aarch64") else "-march=native"
 OPTIONS = ["-std=c++17", "-O3", NATIVE, "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC"]
 COMPILERS = ["c++", "g++", "clang++"]
-STALE = 3600  # seconds after which a half-written file is nobody's any more
+STALE = 3600  # seconds after which a half-written file counts as left by a killed process
 
 
-class CompilerError(ValueError):
-    """There is no library to be had; the message says why and what to do."""
+class CompilerError(EngineUnavailable):
+    """The library is not available; the message says why and what to do."""
 
 
 def library(source: Path, constants: Mapping[str, object]) -> ctypes.CDLL:
-    """The library compiled from `source` with the constants as macros. Raises CompilerError where it cannot be had."""
+    """The library compiled from `source`, with the constants as macros.
+
+    Raises CompilerError if it cannot be compiled or loaded.
+    """
     compiler = find_compiler()
     command = [*compiler, *OPTIONS, *os.environ.get("WAVENET_CXXFLAGS", "").split()]
     command += [f"-D{name}={value}" for name, value in constants.items()]
@@ -50,17 +56,20 @@ def library(source: Path, constants: Mapping[str, object]) -> ctypes.CDLL:
         logger.info(
             "%s cannot be written (%s): compiled libraries are not kept.", folder, error.strerror
         )
+    # A cache that cannot be written costs one compilation per process, but is not an error.
     try:
         return _loaded(_folder_of_this_process(), stem, command)
     except OSError as error:
         raise CompilerError(
-            f"There is no folder to compile {source.name} in: set WAVENET_CACHE to one."
+            f"No folder to compile {source.name} in can be written. Set the environment variable "
+            "WAVENET_CACHE to a folder that can be written."
         ) from error
 
 
 def _loaded(folder: Path, stem: str, command: list[str]) -> ctypes.CDLL:
-    """Raises OSError where the folder cannot be written, CompilerError where there is no library all the same."""
-    for _ in range(2):  # a file that names its content and still does not load is made once more
+    """Raises OSError if the folder cannot be written, CompilerError if there is another failure."""
+    # A second try: an intact file may still not load, for example after a change of the system.
+    for _ in range(2):
         path = _kept(folder, stem) or _compile(folder, stem, command)
         try:
             return ctypes.CDLL(str(path))
@@ -73,15 +82,15 @@ def _loaded(folder: Path, stem: str, command: list[str]) -> ctypes.CDLL:
 
 
 def find_compiler() -> list[str]:
-    """The command that CXX names, or the first C++ compiler on PATH."""
+    """The command in the environment variable CXX, or the first C++ compiler on PATH."""
     named = shlex.split(os.environ.get("CXX", ""))
     for candidate in [named] if named else [[name] for name in COMPILERS]:
         if found := shutil.which(candidate[0]):
             return [found, *candidate[1:]]
-    looked = named[0] if named else ", ".join(COMPILERS)
+    tried = named[0] if named else ", ".join(COMPILERS)
     raise CompilerError(
-        f"No C++ compiler was found ({looked}). Install one (Debian, Ubuntu: apt install g++; macOS: xcode-select "
-        "--install), or name one in the environment variable CXX."
+        f"No C++ compiler was found ({tried}). Install one (Debian, Ubuntu: apt install g++; "
+        "macOS: xcode-select --install), or name one in the environment variable CXX."
     )
 
 
@@ -96,16 +105,13 @@ def version_of(compiler: tuple[str, ...]) -> str:
 
 @functools.cache
 def processor() -> str:
-    """What -march=native depends on: the architecture, the processor's name and its instruction sets."""
+    """What -march=native depends on: architecture, processor name and instruction sets."""
     lines = [platform.machine(), platform.processor()]
     try:
-        told = Path("/proc/cpuinfo").read_text().splitlines()
-        lines += [
-            line
-            for line in told
-            if line.startswith(("model name", "flags", "Features", "CPU part"))
-        ][:4]
-    except OSError:  # macOS, Windows: the names above must do
+        cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+        fields = ("model name", "flags", "Features", "CPU part")
+        lines += [line for line in cpuinfo if line.startswith(fields)][:4]
+    except OSError:  # macOS and Windows have no such file
         lines += [platform.platform()]
     return "\n".join(lines)
 
@@ -115,7 +121,7 @@ def hash_of(*parts: str) -> str:
 
 
 def _kept(folder: Path, stem: str) -> Path | None:
-    """The library of that name whose content is what its name says; what is damaged is removed."""
+    """The intact library of that name, if there is one; damaged files are removed."""
     for path in sorted(folder.glob(f"{stem}-*.so")):
         if path.stem.rpartition("-")[2] == _content_hash(path):
             return path
@@ -128,7 +134,7 @@ def _content_hash(path: Path) -> str:
 
 
 def _compile(folder: Path, stem: str, command: list[str]) -> Path:
-    """Raises OSError where the folder cannot be written, CompilerError where the compiler refuses the source."""
+    """Raises OSError if the folder cannot be written, CompilerError if the compiler fails."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _remove_stale(folder)
     handle, name = tempfile.mkstemp(".part", f"{stem}-", folder)
@@ -138,7 +144,8 @@ def _compile(folder: Path, stem: str, command: list[str]) -> Path:
         run = subprocess.run([*command, "-o", name], capture_output=True, text=True, timeout=300)
         if run.returncode != 0:
             raise CompilerError(
-                f"The C++ compiler refused the engine's source.\n{shlex.join(command)}\n{run.stderr}"
+                "The C++ compiler refused the engine's source.\n"
+                f"{shlex.join(command)}\n{run.stderr}"
             )
         path = folder / f"{stem}-{_content_hash(part)}.so"
         os.replace(part, path)
@@ -152,7 +159,7 @@ def _compile(folder: Path, stem: str, command: list[str]) -> Path:
 
 
 def _remove_stale(folder: Path) -> None:
-    """What compilers that were killed left behind."""
+    """Removes half-written files of processes that were killed."""
     for part in folder.glob("*.part"):
         try:
             if time.time() - part.stat().st_mtime > STALE:
@@ -163,7 +170,7 @@ def _remove_stale(folder: Path) -> None:
 
 @functools.cache
 def _folder_of_this_process() -> Path:
-    """Where libraries go that cannot be kept; gone with the process."""
+    """The folder for libraries that cannot be kept; removed when the process exits."""
     folder = Path(tempfile.mkdtemp(prefix="wavenet-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -1,36 +1,29 @@
-"""Owns the compiled engine: packs a model's weights for native.cpp, holds the streams' memory, and checks the result.
+"""Owns the compiled engine: packs weights for native.cpp, holds the streams' memory, checks itself.
 
-The whole loop over N samples runs in C++, one group of streams a thread. Weights and past inputs are float32, bfloat16 or
-int8 (a scale a row of weights, and one a stream and layer of inputs); the residual stream, the head and the draw are float32.
+The whole loop over n samples runs in C++, one part of the streams a thread. Weights and past inputs
+are float32, bfloat16 or int8 (a scale for each row of weights, and one for each stream and layer of
+inputs); the residual stream, the head and the draw are float32.
 
-Shapes: B streams, L layers, K kernel size, C residual, G gate, S skip channels, H history of a layer, Q classes; C_ is C
-padded to whole vectors.
+Shapes: B streams, L layers, K taps, C residual, G gate, S skip channels, H history of a layer,
+Q classes, F frames of a condition; C_ is C padded to whole vectors.
 """
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavenet.engines import (
-    BeforeGate,
-    EngineState,
-    bias_of,
-    check_against_model,
-    paired,
-    prime,
-    refuse,
-    rounded,
-)
+from wavenet.conditioning import Condition
+from wavenet.engines.before_gate import FRAMES, BeforeGate
+from wavenet.engines.check import check_against_model, require_supported
 from wavenet.engines.native.compiler import library
-from wavenet.layers import CausalConv1d
-from wavenet.model import WaveNet
-from wavenet.outputs.sampling import Sampling, refuse_not_finite
+from wavenet.engines.parts import Parts, Weights, quantised_copy
+from wavenet.engines.protocol import EngineState, primed, require_group, uniforms_by_sample
+from wavenet.outputs import Sampling, require_finite
 
 SOURCE = Path(__file__).with_name("native.cpp")
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # WEIGHTS in native.cpp
@@ -49,137 +42,148 @@ class CStreams(ctypes.Structure):
     """`Streams` in native.cpp."""
 
     _fields_ = [
-        ("batch", ctypes.c_int64),
-        ("time", ctypes.c_int64),
-        *[
-            (name, ctypes.c_void_p)
-            for name in ("weights", "head", "embedding", "before_gate", "biases")
-        ],
-        *[(name, ctypes.c_void_p) for name in ("ring", "code", "scratch")],
+        *[(name, ctypes.c_int64) for name in ("batch", "group", "time")],
+        *[(name, ctypes.c_void_p) for name in ("weights", "head", "embedding", "before_gate")],
+        *[(name, ctypes.c_int64) for name in ("hop", "offset")],
+        *[(name, ctypes.c_void_p) for name in ("biases", "ring", "code", "scratch")],
         ("residual_scale", ctypes.c_float),
     ]
 
 
 class NativeEngine:
-    """Streams in groups, a thread each; a group's state lies in ring buffers as `TorchEngine`'s does."""
+    """Streams in parts, a thread each; their past lies in ring buffers, as `CachedEngine`'s."""
 
     @torch.no_grad()
-    def __init__(
-        self,
-        model: WaveNet,
-        batch_size: int,
-        labels: Mapping[str, Tensor] | None,
-        dtype: torch.dtype,
-    ) -> None:
-        refuse(model, dtype, "native", "cpu", "the CPU", KINDS)
-        self._labels = labels
-        self._model = rounded(model, lambda weight: _kept(weight, dtype), head=False)
-        lib = _library(model, dtype)
-        self._weights = Packed(self._model, lib, dtype)
-        together = 2 if paired(labels) else 1  # streams that no two threads may share
-        threads = max(1, min(torch.get_num_threads(), batch_size // together))
-        self._position = model.beginning(batch_size, 1)
-        self._before_gate = BeforeGate(self._model, lambda rows: _halves(rows, self._weights.lanes))
-        parts = self._before_gate(labels, batch_size, self._position)
-        size = -(-batch_size // (together * threads)) * together
-        self._groups = [Group(lib, self._weights, part) for part in parts.split(size, dim=1)]
-        self._pool = ThreadPoolExecutor(len(self._groups)) if len(self._groups) > 1 else None
-        check_against_model(
-            self, self._model, batch_size, TOLERANCE[dtype], "native", "compiler and processor"
-        )
-        code = torch.full((batch_size,), model.codec.silence)
-        self.state = EngineState(code, self._model.init_state(batch_size))
+    def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
+        require_supported(parts, dtype, "native", "cpu", "the CPU", KINDS)
+        self._parts = quantised_copy(parts, lambda weight: _kept(weight, dtype), head=False)
+        self._group, streams = group, batch_size * group
+        lib = _library(self._parts, dtype)
+        weights = Packed(self._parts, lib, dtype)
+        self._weights = weights
+        self._before_gate = BeforeGate(self._parts, lambda rows: _halves(rows, weights.lanes))
+        threads = max(1, min(torch.get_num_threads(), batch_size))
+        size = -(-batch_size // threads) * group  # no two threads share a group
+        sizes = [len(rows) for rows in torch.arange(streams).split(size)]
+        self._threads = [ThreadStreams(lib, weights, rows, group) for rows in sizes]
+        self._before: Tensor | None = None  # what the threads have been steered by
+        self._pool = ThreadPoolExecutor(len(sizes)) if len(sizes) > 1 else None
+        where = "compiler and processor"
+        check_against_model(self, self._parts, streams, TOLERANCE[dtype], "native", where)
+        last = torch.full((streams,), parts.output.silence)
+        self.state = EngineState(last, self._parts.network.init_state(streams))
 
     @property
     def state(self) -> EngineState:
-        codes, windows, histories = zip(*(group.state for group in self._groups), strict=True)
+        states = [part.state for part in self._threads]
+        codes, windows, histories = zip(*states, strict=True)
         blocks = tuple(torch.cat(parts) for parts in zip(*histories, strict=True))
         return EngineState(torch.cat(codes), (torch.cat(windows), blocks))
 
     @state.setter
     def state(self, state: EngineState) -> None:
-        sizes = [group.batch for group in self._groups]
-        codes, windows = state.code.split(sizes), state.model[0].split(sizes)
+        sizes = [part.batch for part in self._threads]
+        codes, windows = state.last.split(sizes), state.model[0].split(sizes)
         blocks = zip(*(block.split(sizes) for block in state.model[1]), strict=True)
-        for group, code, window, histories in zip(
-            self._groups, codes, windows, blocks, strict=True
-        ):
-            group.state = (code, window, histories)
+        for part, *state_of_part in zip(self._threads, codes, windows, blocks, strict=True):
+            part.state = tuple(state_of_part)
 
     @torch.no_grad()
-    def place(self, position: Tensor) -> None:
-        self._position = position
-        parts = self._before_gate(self._labels, len(position), position)
-        for group, part in zip(
-            self._groups, parts.split([group.batch for group in self._groups], dim=1), strict=True
-        ):
-            group.before_gate.copy_(part)
+    def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
+        params, self.state = primed(self._parts, self.state, samples, condition)
+        return params
 
     @torch.no_grad()
-    def prime(self, codes: Tensor) -> Tensor:
-        logits, self.state = prime(self._model, self._labels, self._position, self.state, codes)
-        return logits
-
-    @torch.no_grad()
-    def force(self, codes: Tensor) -> Tensor:
-        """As `prime`, sample by sample in this engine's own arithmetic: what it would draw from."""
-        return self._together(codes.cpu(), lambda group, part: group.force(part))
-
-    @torch.no_grad()
-    def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
+    def teacher_forced(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
+        """As `prime`, sample by sample in this engine's own arithmetic."""
         return self._together(
-            uniforms.float().cpu(), lambda group, part: group.sample(part, sampling)
+            samples.cpu(), condition, 1, lambda part, rows: part.teacher_forced(rows)
         )
 
-    def _together(self, given: Tensor, call: "Callable[[Group, Tensor], Tensor]") -> Tensor:
-        """Every group's call on its rows of `given`; C++ runs without the interpreter's lock."""
-        parts = given.split([group.batch for group in self._groups])
+    @torch.no_grad()
+    def sample(
+        self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
+    ) -> Tensor:
+        require_group(sampling, self._group)
+        given = uniforms_by_sample(uniforms, self._parts.output)[..., 0].float().cpu()
+        if not given.shape[1]:
+            return given.long()
+        return self._together(
+            given, condition, self._group, lambda part, rows: part.sample(rows, sampling)
+        )
+
+    def _together(
+        self,
+        given: Tensor,
+        condition: Condition | None,
+        shared: int,
+        call: "Callable[[ThreadStreams, Tensor], Tensor]",
+    ) -> Tensor:
+        """Every thread's call on its rows of `given`, (streams / shared, n), as its frames allow."""
+        whole, made = condition or Condition(given.new_empty(0)), []
+        for start, stop, here in whole.pieces(given.shape[1], FRAMES):
+            steered = None if condition is None else here
+            before = self._before_gate(steered, sum(part.batch for part in self._threads))
+            made.append(self._at_once(given[:, start:stop], before, here, shared, call))
+        return made[0] if len(made) == 1 else torch.cat(made, dim=-1)
+
+    def _at_once(
+        self,
+        given: Tensor,
+        before: Tensor,
+        condition: Condition,
+        shared: int,
+        call: "Callable[[ThreadStreams, Tensor], Tensor]",
+    ) -> Tensor:
+        """C++ runs without the interpreter's lock. before: (F, L, B, 2 G_)."""
+        sizes = [part.batch for part in self._threads]
+        rows = given.split([size // shared for size in sizes])
+        if before is not self._before:
+            self._before = before
+            for part, here in zip(self._threads, before.split(sizes, dim=2), strict=True):
+                part.steer(here)
+        for part in self._threads:
+            part.stand(condition.hop, condition.offset)
         if self._pool is None:
-            return call(self._groups[0], parts[0])
-        return torch.cat(list(self._pool.map(call, self._groups, parts)))
+            return call(self._threads[0], rows[0])
+        return torch.cat(list(self._pool.map(call, self._threads, rows)))
 
 
 class Packed:
-    """A model's weights in the order in which native.cpp reads them. Read only, shared by all groups."""
+    """A model's weights in the order in which native.cpp reads them. Read only, shared by threads."""
 
-    def __init__(self, model: WaveNet, lib: ctypes.CDLL, dtype: torch.dtype) -> None:
+    def __init__(self, parts: Parts, lib: ctypes.CDLL, dtype: torch.dtype) -> None:
         self.dtype = dtype  # of weights and past inputs
-        self.lanes, self.tile, self.group, self.tail = (
-            lib.lanes(),
-            lib.tile_vectors(),
-            lib.input_group(),
-            lib.tail(),
-        )
-        blocks = list(model.stack.blocks)
-        self.residual_scale = blocks[0].residual_scale
-        self.histories = [model.input.history, *(block.dilated.history for block in blocks)]
-        self.channels, self.classes = model.input.in_channels, model.codec.classes
-        products = self._taps(model.input)
-        for block in blocks:
-            products += [
-                self._product(_halves(tap, self.lanes)) for tap in block.dilated.weight.unbind(-1)
-            ]
-            products += self._taps(block.residual) if block.residual is not None else []
-            products += self._taps(block.skip)
-        self.weights = _aligned(torch.cat(products))
-        hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
-        self.head = _aligned(
-            torch.cat(
-                [self._product(layer.weight[..., 0], torch.float32) for layer in (hidden, out)]
-            )
-        )
-        self.embedding = _aligned(self.kept(model.embedding.weight))
-        skip = torch.stack([bias_of(block.skip) for block in blocks]).sum(0)
-        residuals = [bias_of(block.residual) for block in blocks if block.residual is not None]
-        biases = [bias_of(model.input), *residuals, skip, bias_of(hidden), bias_of(out)]
+        self.lanes, self.tile = lib.lanes(), lib.tile_vectors()
+        self.group, self.tail = lib.input_group(), lib.tail()
+        weights = parts.known()
+        mixed = [layer for layer in weights.layers if layer.mix is not None]
+        self.residual_scale = mixed[0].scale if mixed else 1.0
+        self.histories = weights.histories
+        self.channels, self.classes = weights.sizes["residual"], weights.sizes["classes"]
+        self.weights = _aligned(torch.cat(self._body(weights)))
+        head = [self._product(rows, torch.float32) for rows in (weights.hidden, weights.out)]
+        self.head = _aligned(torch.cat(head))
+        self.embedding = _aligned(self.kept(weights.embedding))
+        skip = torch.stack([layer.skip_bias for layer in weights.layers]).sum(0)
+        residuals = [layer.mix_bias for layer in mixed if layer.mix_bias is not None]
+        biases = [weights.input_bias, *residuals, skip, weights.hidden_bias, weights.out_bias]
         self.biases = _aligned(torch.cat([self.padded(bias) for bias in biases]))
+
+    def _body(self, weights: Weights) -> list[Tensor]:
+        """All products before the head, in the order of a step; taps oldest first."""
+        products = [self._product(tap) for tap in weights.input.unbind(-1)]
+        for layer in weights.layers:
+            taps = [_halves(tap, self.lanes) for tap in layer.taps.unbind(-1)]
+            products += [self._product(tap) for tap in taps]
+            products += [
+                self._product(rows) for rows in (layer.mix, layer.skip) if rows is not None
+            ]
+        return products
 
     def padded(self, rows: Tensor) -> Tensor:
         """Zeros behind the last axis, up to whole vectors."""
         return F.pad(rows, (0, -rows.shape[-1] % self.lanes))
-
-    def _taps(self, convolution: CausalConv1d) -> list[Tensor]:
-        return [self._product(tap) for tap in convolution.weight.unbind(-1)]  # oldest first
 
     def _product(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """(out, in) -> flat, [tile][group of inputs][row of the tile][input within the group], int8 with its headers."""
@@ -214,27 +218,39 @@ class Packed:
         return (kept[..., : self.channels].contiguous().view(torch.uint8).float() - 128) * scales
 
 
-class Group:
-    """Some streams of one engine, and the memory they live in."""
+class ThreadStreams:
+    """The streams of one thread, and the memory they live in."""
 
-    def __init__(self, lib: ctypes.CDLL, weights: Packed, before_gate: Tensor) -> None:
-        self.batch = batch = before_gate.shape[1]
+    def __init__(self, lib: ctypes.CDLL, weights: Packed, batch: int, group: int) -> None:
+        self.batch = batch
         self._library, self._weights = lib, weights
-        self.before_gate = _aligned(
-            before_gate
-        )  # written anew for every frame of a model that knows its position
         row = weights.embedding.shape[1]
-        self._ring = _aligned(torch.zeros(sum(weights.histories), batch, row, dtype=weights.dtype))
+        slots = sum(weights.histories)
+        self._ring = _aligned(torch.zeros(slots, batch, row, dtype=weights.dtype))
         self._code = torch.zeros(batch, dtype=torch.int64)
         self._scratch = _aligned(torch.full((lib.scratch_floats(batch),), float("nan")))
         self._c = CStreams(
-            batch,
-            0,
-            *(tensor.data_ptr() for tensor in (weights.weights, weights.head, weights.embedding)),
-            *(tensor.data_ptr() for tensor in (self.before_gate, weights.biases)),
-            *(tensor.data_ptr() for tensor in (self._ring, self._code, self._scratch)),
-            weights.residual_scale,
+            batch=batch,
+            group=group,
+            time=0,
+            weights=weights.weights.data_ptr(),
+            head=weights.head.data_ptr(),
+            embedding=weights.embedding.data_ptr(),
+            biases=weights.biases.data_ptr(),
+            ring=self._ring.data_ptr(),
+            code=self._code.data_ptr(),
+            scratch=self._scratch.data_ptr(),
+            residual_scale=weights.residual_scale,
         )
+
+    def steer(self, before_gate: Tensor) -> None:
+        """before_gate (F, L, batch, 2 G_): what is added before the gates from now on."""
+        self._before_gate = _aligned(before_gate)
+        self._c.before_gate = self._before_gate.data_ptr()
+
+    def stand(self, hop: int, offset: int) -> None:
+        """The next call begins so far into the first frame, of `hop` samples each."""
+        self._c.hop, self._c.offset = hop, offset
 
     @property
     def state(self) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
@@ -253,20 +269,23 @@ class Group:
         self._ring.copy_(self._weights.kept(torch.cat([window, *blocks], dim=-1).permute(2, 0, 1)))
 
     def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
-        sampling.require_pairs(self.batch)
-        uniforms, steps = uniforms.contiguous(), uniforms.shape[1]
-        codes = torch.empty(self.batch, steps, dtype=torch.int64)
-        how = CSampling(sampling.temperature, sampling.top_k, sampling.top_p, sampling.guidance)
-        pointers = uniforms.data_ptr(), steps, codes.data_ptr(), ctypes.byref(how)
+        """uniforms (batch / group, n) -> codes (batch / group, n)."""
+        uniforms, (rows, steps) = uniforms.contiguous(), uniforms.shape
+        codes = torch.empty(rows, steps, dtype=torch.int64)
+        knobs = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.guidance)
+        pointers = uniforms.data_ptr(), steps, codes.data_ptr(), ctypes.byref(CSampling(*knobs))
         done = self._library.sample(ctypes.byref(self._c), steps, *pointers)
         if done < steps:
-            refuse_not_finite(torch.tensor(float("nan")))
+            require_finite(torch.tensor(float("nan")))
         return codes
 
-    def force(self, codes: Tensor) -> Tensor:
+    def teacher_forced(self, codes: Tensor) -> Tensor:
+        """codes (batch, n) -> logits (batch, Q, n)."""
         codes, steps = codes.contiguous(), codes.shape[1]
         logits = torch.empty(steps, self.batch, self._weights.classes)
-        self._library.force(ctypes.byref(self._c), steps, codes.data_ptr(), logits.data_ptr())
+        self._library.teacher_forced(
+            ctypes.byref(self._c), steps, codes.data_ptr(), logits.data_ptr()
+        )
         return logits.permute(1, 2, 0)
 
 
@@ -284,23 +303,11 @@ def _quantised(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return (values / scales.clamp(min=1e-30)).round(), scales
 
 
-def _library(model: WaveNet, dtype: torch.dtype) -> ctypes.CDLL:
-    config = model.config
-    sizes = {
-        name.upper(): config[f"{name}_channels"] for name in ("residual", "gate", "skip", "head")
-    }
-    dilations = ",".join(str(block.dilated.dilation[0]) for block in model.stack.blocks)
-    lib = library(
-        SOURCE,
-        {
-            **sizes,
-            "CLASSES": model.codec.classes,
-            "KERNEL": config["kernel_size"],
-            "DILATIONS": dilations,
-            "WEIGHTS": KINDS[dtype],
-        },
-    )
-    return _typed(lib)
+def _library(parts: Parts, dtype: torch.dtype) -> ctypes.CDLL:
+    weights = parts.known()
+    dilations = ",".join(str(layer.dilation) for layer in weights.layers)
+    sizes = {name.upper(): size for name, size in weights.sizes.items()}
+    return _typed(library(SOURCE, {**sizes, "DILATIONS": dilations, "WEIGHTS": KINDS[dtype]}))
 
 
 def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
@@ -311,7 +318,8 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
         [pointer, integer, pointer, integer, pointer, pointer],
         integer,
     )
-    lib.force.argtypes, lib.force.restype = [pointer, integer, pointer, pointer], None
+    lib.teacher_forced.argtypes = [pointer, integer, pointer, pointer]
+    lib.teacher_forced.restype = None
     assert lib.streams_bytes() == ctypes.sizeof(CStreams)
     return lib
 

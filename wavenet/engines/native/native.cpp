@@ -292,16 +292,17 @@ struct Sampling {
     float temperature;  // 0: the likeliest code
     int32_t top_k;      // 0: all
     float top_p;        // 1: all
-    float guidance;     // away from 0, streams 2i and 2i + 1 share a code
+    float guidance;     // of groups of two streams, see draw_group
 };
 
 // A group of streams, and where everything of theirs lies. Pointers are to whole vectors (64 bytes).
 struct Streams {
-    int64_t batch, time;
-    const Element* weights;    // all products of a step before the head, in order
-    const float* head;         // the head's two products
-    const Element* embedding;  // (CLASSES, CX)
-    const float* before_gate;  // (LAYERS, B, 2 G): bias and condition
+    int64_t batch, group, time;  // group: neighbouring streams that share each code
+    const Element* weights;      // all products of a step before the head, in order
+    const float* head;           // the head's two products
+    const Element* embedding;    // (CLASSES, CX)
+    const float* before_gate;    // (frames, LAYERS, B, 2 G): bias and condition
+    int64_t hop, offset;         // samples of a frame; those of the first frame that are over
     const float* biases;       // input (C), residuals (LAYERS - 1, C), sum of skips (S), head (D), out (Q)
     Element* ring;             // (slots, B, CX): KERNEL - 1 slots of embedded codes, then each layer's history
     int64_t* code;             // (B): the last code, not yet fed
@@ -327,8 +328,14 @@ struct History {
     Element* at(int64_t time, int64_t row) const { return slots + time % length * row; }
 };
 
+// What is added before the gates at sample t of a call, (LAYERS, B, 2 G). hop 0: one frame for ever.
+const float* frame(const Streams& g, int64_t t) {
+    const int64_t index = g.hop ? (g.offset + t) / g.hop : 0;
+    return g.before_gate + index * LAYERS * g.batch * 2 * G;
+}
+
 // One step: feeds each stream's last code; returns logits (B, Q) in scratch.
-const float* step(Streams& g) {
+const float* step(Streams& g, const float* before_gate) {
     const int batch = (int)g.batch;
     const int64_t row = (int64_t)batch * CX;
     float *x = g.scratch, *h = x + batch * C, *skips = h + batch * 2 * G, *hidden = skips + batch * S,
@@ -349,7 +356,7 @@ const float* step(Streams& g) {
     copy_rows(skips, skip_bias, S, batch);
     for (int layer = 0; layer < LAYERS; layer++) {
         past = {past.slots + past.length * row, (KERNEL - 1) * (int64_t)DILATION[layer], DILATION[layer]};
-        std::memcpy(h, g.before_gate + (int64_t)layer * batch * 2 * G, batch * 2 * G * sizeof(float));
+        std::memcpy(h, before_gate + (int64_t)layer * batch * 2 * G, batch * 2 * G * sizeof(float));
         for (int k = KERNEL - 1; k > 0; k--)  // oldest first: t - k * dilation, which is also t + (KERNEL - 1 - k) * dilation
             w = multiply_add<Body, RESIDUAL, 2 * G>(h, past.at(g.time + (KERNEL - 1 - k) * past.dilation, row), w, batch);
         for (int b = 0; b < batch; b++) Body::store(rounded + b * CX, x + b * C, C);
@@ -442,36 +449,46 @@ int64_t draw(const float* logits, float u, const Sampling& how, float* p, float*
     return std::min(count, Q - 1);
 }
 
+// One code for a group of streams, whose logits (group, Q) lie one behind the other. Of two, the second's are made without
+// labels, and the first's are pushed away from them (classifier-free guidance).
+int64_t draw_group(const float* logits, int64_t group, float u, const Sampling& how, float* p, float* spare) {
+    if (group == 2) {
+        const float* without = logits + Q;
+        const Vector w = splat(how.guidance);
+        for_vectors(Q, [&](int i) {
+            vector(p + i) = vector(logits + i) + w * (vector(logits + i) - vector(without + i));
+        });
+        logits = p;
+    }
+    return draw(logits, u, how, p, spare);
+}
+
 }  // namespace
 
 extern "C" {
 
-// Free running: uniforms (B, n), rows `stride` apart -> codes (B, n). Returns n, or the sample at which the logits were not finite.
+// Free running: uniforms (B / group, n), rows `stride` apart -> codes (B / group, n). Returns n, or the sample at which the
+// logits were not finite.
 int64_t sample(Streams* g, int64_t n, const float* uniforms, int64_t stride, int64_t* codes, const Sampling* how) {
     float *p = g->scratch + scratch_floats(g->batch) - 2 * Q, *spare = p + Q;
-    const int64_t sharing = how->guidance == 0 ? 1 : 2;
+    const int64_t group = g->group;
     for (int64_t t = 0; t < n; t++) {
-        const float* logits = step(*g);
+        const float* logits = step(*g, frame(*g, t));
         for (int64_t b = 0; b < g->batch; b++)
             if (!finite(logits + b * Q)) return t;
-        for (int64_t b = 0; b < g->batch; b += sharing) {
-            const float *told = logits + b * Q, *untold = told + Q;
-            if (sharing == 2) {
-                const Vector w = splat(how->guidance);
-                for_vectors(Q, [&](int i) { vector(p + i) = vector(told + i) + w * (vector(told + i) - vector(untold + i)); });
-                told = p;
-            }
-            const int64_t drawn = draw(told, uniforms[b * stride + t], *how, p, spare);
-            for (int64_t s = b; s < b + sharing; s++) g->code[s] = codes[s * n + t] = drawn;
+        for (int64_t row = 0; row < g->batch / group; row++) {
+            const int64_t drawn = draw_group(logits + row * group * Q, group, uniforms[row * stride + t], *how, p, spare);
+            codes[row * n + t] = drawn;
+            for (int64_t s = row * group; s < (row + 1) * group; s++) g->code[s] = drawn;
         }
     }
     return n;
 }
 
 // Teacher forced: the next codes (B, n) -> their logits (n, B, Q).
-void force(Streams* g, int64_t n, const int64_t* codes, float* logits) {
+void teacher_forced(Streams* g, int64_t n, const int64_t* codes, float* logits) {
     for (int64_t t = 0; t < n; t++, logits += g->batch * Q) {
-        std::memcpy(logits, step(*g), g->batch * Q * sizeof(float));
+        std::memcpy(logits, step(*g, frame(*g, t)), g->batch * Q * sizeof(float));
         for (int64_t b = 0; b < g->batch; b++) g->code[b] = codes[b * n + t];
     }
 }

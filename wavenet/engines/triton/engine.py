@@ -1,14 +1,15 @@
-"""Owns the CUDA engine: packs a model's weights for triton_kernel.py, holds the streams' memory, and checks the result.
+"""Owns the CUDA engine: packs weights for kernel.py, holds the streams' memory, checks itself.
 
-Weights and past inputs are float32 or bfloat16. Triton is the one thing imported here that is not everywhere.
+Weights and past inputs are float32 or bfloat16. Triton is the one thing imported here that is not
+everywhere.
 
-Shapes: B streams, padded to whole tiles; L layers, K kernel size, C residual, G gate, S skip, H head channels, each padded
-with zeros to a power of two; Q classes.
+Shapes: B streams, padded to whole tiles; L layers, K taps, C residual, G gate, S skip, H head
+channels, each padded with zeros to a power of two; Q classes, F frames of a condition.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,59 +18,57 @@ from torch import Tensor
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources
 
-from wavenet.engines import (
-    BeforeGate,
+from wavenet.conditioning import Condition
+from wavenet.engines.before_gate import FRAMES, BeforeGate
+from wavenet.engines.check import check_against_model, require_supported
+from wavenet.engines.parts import Parts, Weights, quantised_copy, take_apart
+from wavenet.engines.protocol import (
     EngineState,
     EngineUnavailable,
-    bias_of,
-    check_against_model,
-    paired,
-    prime,
-    refuse,
-    rounded,
+    primed,
+    require_group,
+    uniforms_by_sample,
 )
 from wavenet.engines.triton.kernel import run_streams
-from wavenet.layers import CausalConv1d
 from wavenet.model import WaveNet
-from wavenet.outputs.sampling import Sampling, refuse_not_finite
-from wavenet.training.kernels import INTERPRETED, Resources, compiled_resources, padded
+from wavenet.outputs import Sampling, require_finite
+from wavenet.triton_common import INTERPRETED, Resources, compiled_resources, padded
 
 PIECE = 128  # columns of the skip and head products at a time
 CLOCK = 1 << 30  # time wraps here: a multiple of every ring's size
+FOR_EVER = CLOCK  # the hop of a condition that holds: no call is so long
 MULTIPROCESSORS = 132  # of the GPU this was laid out for (H100, H200)
 # of the self-check, relative to the largest logit above 1
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 
 
 class TritonEngine:
-    """Ring buffers of a power of two of slots each: the input of layer l at time t lies in slot first_l + t mod slots_l.
+    """Ring buffers of a power of two of slots each.
+
+    The input of layer l at time t lies in slot first_l + t mod slots_l.
 
     Args: as `Engine`, and
-        tile: streams a program takes, 1 or a power of two of at least 16; chosen from the batch where none are given, and
-            smaller where the GPU has no room for the products of so many.
+        tile: streams a program takes, 1 or a power of two of at least 16; chosen from the batch
+            where none are given, and smaller where the GPU has no room for the products of so many.
         launch: Triton's num_warps and num_stages; chosen from the tile where none are given.
     """
 
     @torch.no_grad()
     def __init__(
         self,
-        model: WaveNet,
+        parts: Parts,
         batch_size: int,
-        labels: Mapping[str, Tensor] | None,
         dtype: torch.dtype,
+        group: int = 1,
         tile: int | None = None,
         **launch: int,
     ) -> None:
-        refuse(model, dtype, "triton", "cpu" if INTERPRETED else "cuda", "CUDA", TOLERANCE)
-        self._labels, self._position = labels, model.beginning(batch_size, 1)
-        self._model = rounded(model, lambda weight: weight.to(dtype), head=True)
-        self._batch_size = batch_size
-        tiles = (
-            (16, 32, 64) if paired(labels) else (1, 16, 32, 64)
-        )  # both streams of a pair lie in one program
-        largest = max(tile_for(batch_size), tiles[0])
-        smaller = [largest, *(size for size in (16, 1) if size in tiles and size < largest)]
-        for self._tile in [tile] if tile else smaller:
+        where = "cpu" if INTERPRETED else "cuda"
+        require_supported(parts, dtype, "triton", where, "CUDA", TOLERANCE)
+        self._parts = quantised_copy(parts, lambda weight: weight.to(dtype), head=True)
+        self._before_gate, self._group = BeforeGate(self._parts), group
+        self._streams = batch_size * group
+        for self._tile in [tile] if tile else tiles_for(batch_size, group):
             try:
                 self._build(dtype, launch)
                 break
@@ -77,24 +76,22 @@ class TritonEngine:
                 reason = str(error).strip().splitlines()[-1]
         else:
             raise EngineUnavailable(
-                f"The triton engine's kernel for this model does not fit this GPU ({reason}). Narrower layers or "
-                "precision='bfloat16' would; engine='torch' runs any model."
+                f"The triton engine's kernel for this model does not fit this GPU ({reason}). "
+                "Narrower layers or precision='bfloat16' would; engine='cached' runs any size."
             )
-        code = torch.full((batch_size,), model.codec.silence, device=self._code.device)
-        self.state = EngineState(code, self._model.init_state(batch_size))
+        last = torch.full((self._streams,), parts.output.silence, device=self._code.device)
+        self.state = EngineState(last, self._parts.network.init_state(self._streams))
 
     def _build(self, dtype: torch.dtype, launch: Mapping[str, int]) -> None:
         """Packs the weights for tiles of `_tile` streams, and runs them against the model's."""
         self._launch_shape = {**launch_shape(self._tile), **launch}
-        self._weights = Packed(
-            self._model, self._labels, self._batch_size, self._tile, dtype, self._position
-        )
+        self._weights = Packed(self._parts.known(), self._streams, self._tile, dtype)
         self._memory = Memory(self._weights)
         self._code = self._memory.tensors["code"]  # (B,) int32, the last code of each stream
         self._time = 0
-        check_against_model(
-            self, self._model, self._batch_size, TOLERANCE[dtype], "triton", "GPU and driver"
-        )
+        self._before: Tensor | None = None  # what the kernel's constants were made from
+        where = "GPU and driver"
+        check_against_model(self, self._parts, self._streams, TOLERANCE[dtype], "triton", where)
 
     @property
     def state(self) -> EngineState:
@@ -104,73 +101,91 @@ class TritonEngine:
             )
             for ring, history in zip(self._memory.rings(), self._weights.histories, strict=True)
         )
-        sizes = (slice(self._batch_size), slice(self._weights.channels))
+        sizes = (slice(self._streams), slice(self._weights.channels))
         window, *blocks = (
             part[:, *sizes].permute(1, 2, 0).contiguous() for part in (window, *blocks)
         )
-        return EngineState(self._code[: self._batch_size].long(), (window, tuple(blocks)))
+        return EngineState(self._code[: self._streams].long(), (window, tuple(blocks)))
 
     @state.setter
     def state(self, state: EngineState) -> None:
         self._time = 0
-        self._code[: self._batch_size] = state.code
+        self._code[: self._streams] = state.last
         for ring, history in zip(
             self._memory.rings(), (state.model[0], *state.model[1]), strict=True
         ):
             past = history.shape[-1]
             ring.zero_()
-            ring[len(ring) - past :, : self._batch_size, : self._weights.channels] = (
-                history.permute(2, 0, 1)
+            ring[len(ring) - past :, : self._streams, : self._weights.channels] = history.permute(
+                2, 0, 1
             )
 
     @torch.no_grad()
-    def place(self, position: Tensor) -> None:
-        self._position = position.to(self._code.device)
-        self._weights.steer(self._labels, self._position, self._batch_size)
+    def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
+        params, self.state = primed(self._parts, self.state, samples, condition)
+        return params
 
     @torch.no_grad()
-    def prime(self, codes: Tensor) -> Tensor:
-        logits, self.state = prime(self._model, self._labels, self._position, self.state, codes)
-        return logits
+    def teacher_forced(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
+        """As `prime`, sample by sample in this engine's own arithmetic."""
+        steps, padding = samples.shape[1], len(self._code) - len(samples)
+        given = F.pad(samples.to(self._code.device, torch.int32).T, (0, padding)).contiguous()
+        shape = (steps, len(self._code), self._weights.sizes["Q"])
+        logits = torch.full(shape, math.nan, device=given.device)
+        self._launch(steps, Sampling(), condition, codes=given, forced_logits=logits)
+        return logits[:, : len(samples)].permute(1, 2, 0)
 
     @torch.no_grad()
-    def force(self, codes: Tensor) -> Tensor:
-        """As `prime`, sample by sample in this engine's own arithmetic: what it would draw from."""
-        steps, padded = codes.shape[1], len(self._code)
-        given = F.pad(
-            codes.to(self._code.device, torch.int32).T, (0, padded - len(codes))
-        ).contiguous()
-        logits = torch.full(
-            (steps, padded, self._weights.sizes["Q"]), math.nan, device=given.device
-        )
-        self._launch(given, steps, Sampling(), forced_logits=logits)
-        return logits[:, : len(codes)].permute(1, 2, 0)
+    def sample(
+        self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
+    ) -> Tensor:
+        require_group(sampling, self._group)
+        if self._group > 1 and self._tile == 1:
+            raise ValueError("Guidance draws from pairs of streams: they need tiles of 16 or more.")
+        given = uniforms_by_sample(uniforms, self._parts.output)[..., 0]
+        given = given.to(self._code.device, torch.float32).T.repeat_interleave(self._group, dim=1)
+        given = F.pad(given, (0, len(self._code) - self._streams)).contiguous()
+        codes = torch.empty(given.shape, dtype=torch.int32, device=given.device)
+        if len(given):
+            self._launch(len(given), sampling, condition, codes=codes, uniforms=given)
+            # What is not finite stays so: once a call is enough.
+            require_finite(self._memory.tensors["logits"][:, : self._streams])
+        return codes[:, : self._streams : self._group].T.long()
 
-    @torch.no_grad()
-    def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
-        sampling.require_pairs(self._tile)
-        steps, padded = uniforms.shape[1], len(self._code)
-        given = uniforms.to(self._code.device, torch.float32).T
-        given = F.pad(given, (0, padded - len(uniforms))).contiguous()
-        codes = torch.empty((steps, padded), dtype=torch.int32, device=given.device)
-        if steps:
-            self._launch(codes, steps, sampling, uniforms=given)
-            refuse_not_finite(
-                self._memory.tensors["logits"][:, : len(uniforms)]
-            )  # what is not finite stays so
-        return codes[:, : len(uniforms)].T.long()
-
-    def _launch(self, codes: Tensor, steps: int, sampling: Sampling, **given: Tensor) -> None:
-        arguments = launch_arguments(self._weights, self._memory, sampling, codes=codes, **given)
+    def _launch(
+        self, steps: int, sampling: Sampling, condition: Condition | None, **given: Tensor
+    ) -> None:
+        """given: the kernel's tensors of (steps, ...), read and written."""
         programs = len(self._code) // self._tile
-        run_streams[(programs,)](**arguments, time=self._time, steps=steps, **self._launch_shape)
-        self._time = (self._time + steps) % CLOCK
+        whole = condition or Condition(self._code[:0])
+        for start, stop, here in whole.pieces(steps, FRAMES):
+            self._steer(None if condition is None else here)
+            rows = {name: tensor[start:stop] for name, tensor in given.items()}
+            arguments = launch_arguments(self._weights, self._memory, sampling, self._group, **rows)
+            run_streams[(programs,)](
+                **arguments,
+                time=self._time,
+                steps=stop - start,
+                hop=here.hop or FOR_EVER,
+                offset=here.offset,
+                **self._launch_shape,
+            )
+            self._time = (self._time + stop - start) % CLOCK
+
+    def _steer(self, condition: Condition | None) -> None:
+        before = self._before_gate(condition, self._streams)
+        if before is not self._before:
+            self._before = before
+            self._weights.steer(before)
 
 
 def launch_arguments(
-    weights: "Packed", memory: "Memory", sampling: Sampling, **given: Tensor
+    weights: "Packed", memory: "Memory", sampling: Sampling, group: int, **given: Tensor
 ) -> dict[str, Any]:
-    """The kernel's arguments by name, all but time and steps. given: codes, and uniforms or forced_logits."""
+    """The kernel's arguments by name, but for time, steps, hop and offset.
+
+    given: codes, and uniforms or forced_logits.
+    """
     return {
         "uniforms": memory.nothing,
         "forced_logits": memory.nothing,
@@ -180,6 +195,7 @@ def launch_arguments(
         **weights.sizes,
         "scale": weights.residual_scale,
         "batch": weights.streams,
+        "rows": weights.rows,
         "temperature": float(sampling.temperature),
         "top_k": sampling.top_k,
         "top_p": float(sampling.top_p),
@@ -190,106 +206,100 @@ def launch_arguments(
         "GREEDY": sampling.temperature == 0,
         "TOP_K": 0 < sampling.top_k < weights.sizes["Q"],
         "TOP_P": sampling.top_p < 1,
-        "GUIDED": sampling.guidance != 0,
+        "GUIDED": group == 2 and "forced_logits" not in given,
     }
 
 
 class Packed:
-    """A model's weights in the kernel's layouts, each (inputs, outputs) with its sides padded. Read only."""
+    """Weights in the kernel's layouts, each (inputs, outputs) with its sides padded. Read only."""
 
-    def __init__(
-        self,
-        model: WaveNet,
-        labels: Mapping[str, Tensor] | None,
-        batch_size: int,
-        tile: int,
-        dtype: torch.dtype,
-        position: Tensor | None,
-    ) -> None:
-        self.streams = -(-batch_size // tile) * tile  # whole tiles
-        self.dtype, blocks = dtype, list(model.stack.blocks)
-        self.channels = model.input.in_channels
-        self.residual_scale = blocks[0].residual_scale
-        self.histories = [model.input.history, *(block.dilated.history for block in blocks)]
+    def __init__(self, weights: Weights, streams: int, tile: int, dtype: torch.dtype) -> None:
+        self._streams = streams
+        self.streams = -(-streams // tile) * tile  # whole tiles
+        self.dtype, layers = dtype, weights.layers
+        self.residual_scale = next((x.scale for x in layers if x.mix is not None), 1.0)
+        self.histories = weights.histories
         self.rings = [triton.next_power_of_2(history + 1) for history in self.histories]
-        hidden, out = (cast(CausalConv1d, model.head[index]) for index in (1, 3))
-        widths = {
-            "C": self.channels,
-            "G": blocks[0].skip.in_channels,
-            "S": hidden.in_channels,
-            "H": out.in_channels,
-        }
-        self.sizes = {
-            "M": tile,
-            "L": len(blocks),
-            "K": model.input.kernel_size[0],
-            "Q": model.codec.classes,
-        }
-        self.sizes |= {name: padded(width) for name, width in widths.items()}
-        input_taps = torch.stack(
-            [self._matrix(tap, "C", "C") for tap in model.input.weight.unbind(-1)]
-        )
-        taps = torch.stack(
-            [self._halves(block.dilated.weight) for block in blocks], dim=1
-        )  # (K, L, 2, C, G)
-        embedding = self._pad(model.embedding.weight, "Q", "C")
-        residual, residual_bias = self._residuals(model)
-        skip = torch.stack([self._matrix(block.skip.weight[..., 0], "G", "S") for block in blocks])
+        given = weights.sizes
+        self.channels = given["residual"]
+        self.sizes = {"M": tile, "L": len(layers), "K": given["kernel"], "Q": given["classes"]}
+        widths = {"C": "residual", "G": "gate", "S": "skip", "H": "head"}
+        self.sizes |= {name: padded(given[width]) for name, width in widths.items()}
         self.tensors = {
-            "embedding": embedding.to(dtype),
-            "first": embedding @ input_taps[-1] + self._row(bias_of(model.input), "C"),
+            **self._body(weights),
+            **self._head(weights),
+            "rings": self._places(weights),
+        }
+
+    def _body(self, weights: Weights) -> dict[str, Tensor]:
+        layers = weights.layers
+        matrices = [self._matrix(tap, "C", "C") for tap in weights.input.unbind(-1)]
+        input_taps = torch.stack(matrices)
+        taps = torch.stack([self._halves(x.taps) for x in layers], dim=1)  # (K, L, 2, C, G)
+        embedding = self._pad(weights.embedding, "Q", "C")
+        residual, residual_bias = self._residuals(weights)
+        skip = torch.stack([self._matrix(layer.skip, "G", "S") for layer in layers])
+        skip_bias = torch.stack([layer.skip_bias for layer in layers]).sum(0)
+        return {
+            "embedding": embedding.to(self.dtype),
+            "first": embedding @ input_taps[-1] + self._row(weights.input_bias, "C"),
             "input_taps": self._stored(input_taps[:-1]),
             "past_taps": self._stored(taps[:-1].transpose(0, 1)),
             "now_taps": self._stored(taps[-1]),
             "residual": self._stored(residual),
             "residual_bias": residual_bias,
             "skip": self._stored(skip),
-            "skip_bias": self._row(
-                torch.stack([bias_of(block.skip) for block in blocks]).sum(0), "S"
-            ),
-            "head": self._stored(self._matrix(hidden.weight[..., 0], "S", "H")),
-            "head_bias": self._row(bias_of(hidden), "H"),
-            "out": self._stored(self._matrix(out.weight[..., 0], "H", "Q")),
-            "out_bias": self._row(bias_of(out), "Q"),
-            "rings": self._places(model),
+            "skip_bias": self._row(skip_bias, "S"),
         }
-        self._before_gate = BeforeGate(model)
-        self.steer(labels, position, batch_size)
 
-    def _residuals(self, model: WaveNet) -> tuple[Tensor, Tensor]:
-        """(L, G, C) and biases (L, C), times the residual scale; zeros for the last block, whose residual nobody reads."""
+    def _head(self, weights: Weights) -> dict[str, Tensor]:
+        return {
+            "head": self._stored(self._matrix(weights.hidden, "S", "H")),
+            "head_bias": self._row(weights.hidden_bias, "H"),
+            "out": self._stored(self._matrix(weights.out, "H", "Q")),
+            "out_bias": self._row(weights.out_bias, "Q"),
+        }
+
+    def _residuals(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """(L, G, C) and biases (L, C), times the residual scale.
+
+        Zeros for a block without a residual of its own: the last one's nobody reads.
+        """
         shape = (self.sizes["L"], self.sizes["G"], self.sizes["C"])
-        weights, biases = (model.embedding.weight.new_zeros(size) for size in (shape, shape[::2]))
-        for weight, bias, block in zip(weights, biases, model.stack.blocks, strict=True):
-            if block.residual is not None:
-                weight.copy_(
-                    self.residual_scale * self._matrix(block.residual.weight[..., 0], "G", "C")
-                )
-                bias.copy_(self.residual_scale * self._row(bias_of(block.residual), "C"))
-        return weights, biases
+        made, biases = (weights.embedding.new_zeros(size) for size in (shape, shape[::2]))
+        for rows, bias, layer in zip(made, biases, weights.layers, strict=True):
+            if layer.mix is not None and layer.mix_bias is not None:
+                rows.copy_(self.residual_scale * self._matrix(layer.mix, "G", "C"))
+                bias.copy_(self.residual_scale * self._row(layer.mix_bias, "C"))
+        return made, biases
 
-    def steer(
-        self, labels: Mapping[str, Tensor] | None, position: Tensor | None, batch_size: int
-    ) -> None:
-        """What is added before the gates: which row is each stream's (B,) int32, and the different rows (U, L, 2, G)."""
-        values = self._before_gate(labels, batch_size, position).transpose(0, 1)  # (B, L, 2 G)
-        rows, row = values.flatten(1).unique(dim=0, return_inverse=True)
-        halves = rows.unflatten(1, (self.sizes["L"], 2, -1))
-        row = F.pad(row.to(torch.int32), (0, self.streams - batch_size))
-        self.tensors["row"] = row
-        self.tensors["constants"] = F.pad(
-            halves, (0, self.sizes["G"] - halves.shape[-1])
-        ).contiguous()
+    def steer(self, before: Tensor) -> None:
+        """Takes what is added before the gates, (F, L, B, 2 G).
 
-    def _places(self, model: WaveNet) -> Tensor:
-        """(L + 1, 3) int32 for the input convolution and each layer: first slot, slots - 1, dilation."""
-        dilations = [1, *(block.dilated.dilation[0] for block in model.stack.blocks)]
+        It becomes `row`, which of the rows is each stream's, (B,) int32, and `constants`, the
+        different rows, (F, rows, L, 2, G): of one frame, equal streams share theirs.
+        """
+        values = before.transpose(1, 2)  # (F, B, L, 2 G)
+        row = torch.arange(self._streams, device=values.device)
+        if len(values) == 1:
+            rows, row = values[0].flatten(1).unique(dim=0, return_inverse=True)
+            values = rows.unflatten(1, (self.sizes["L"], -1))[None]
+        halves = values.unflatten(3, (2, -1))
+        self.tensors["row"] = F.pad(row.to(torch.int32), (0, self.streams - self._streams))
+        padding = (0, self.sizes["G"] - halves.shape[-1])
+        self.tensors["constants"] = F.pad(halves, padding).contiguous()
+        self.rows = values.shape[1]
+
+    def _places(self, weights: Weights) -> Tensor:
+        """(L + 1, 3) int32, of the input convolution and each layer.
+
+        First slot, slots - 1, dilation.
+        """
+        dilations = [1, *(layer.dilation for layer in weights.layers)]
         starts = [sum(self.rings[:index]) for index in range(len(self.rings))]
-        rows = [
-            [start, slots - 1, dilation]
-            for start, slots, dilation in zip(starts, self.rings, dilations, strict=True)
-        ]
-        return torch.tensor(rows, dtype=torch.int32, device=model.embedding.weight.device)
+        rows = zip(starts, [slots - 1 for slots in self.rings], dilations, strict=True)
+        device = weights.embedding.device
+        return torch.tensor(list(rows), dtype=torch.int32, device=device)
 
     def _stored(self, weights: Tensor) -> Tensor:
         """In the engine's dtype; never empty, since a kernel wants a pointer."""
@@ -325,7 +335,7 @@ class Memory:
 
     def __init__(self, weights: Packed) -> None:
         device, sizes, dtype, streams = (
-            weights.tensors["row"].device,
+            weights.tensors["rings"].device,
             weights.sizes,
             weights.dtype,
             weights.streams,
@@ -358,29 +368,43 @@ class Memory:
         return self.tensors["ring"].split(self._slots)
 
 
-def tile_for(batch_size: int) -> int:
-    """Streams a program takes: one while there is a multiprocessor for each, then tiles that fill the multiprocessors.
+def tiles_for(batch_size: int, group: int) -> list[int]:
+    """Streams a program takes, to be tried in turn: the best, then smaller ones.
+
+    All streams of a group lie in one program.
+    """
+    allowed = (1, 16, 32, 64) if group == 1 else (16, 32, 64)
+    best = max(tile_for(batch_size * group), allowed[0])
+    return [best, *(size for size in (16, 1) if size in allowed and size < best)]
+
+
+def tile_for(streams: int) -> int:
+    """Streams a program takes: one while there is a multiprocessor for each, then larger tiles.
 
     A rule from counting, not from measurement: `benchmarks/gpu.py` times every tile.
     """
-    if batch_size <= MULTIPROCESSORS:
+    if streams <= MULTIPROCESSORS:
         return 1
-    return next((tile for tile in (16, 32) if batch_size <= tile * MULTIPROCESSORS), 64)
+    return next((tile for tile in (16, 32) if streams <= tile * MULTIPROCESSORS), 64)
 
 
 @torch.no_grad()
 def resources(
-    model: WaveNet, batch_size: int, tile: int, dtype: torch.dtype, capability: int
+    model: WaveNet, streams: int, tile: int, dtype: torch.dtype, capability: int
 ) -> Resources:
-    """What the kernel takes of a GPU of that compute capability (80, 90), drawing plainly. Needs no GPU."""
-    labels = {name: torch.zeros(batch_size, dtype=torch.int64) for name in model.labels}
-    kept = rounded(model, lambda weight: weight.to(dtype), head=True)
-    weights = Packed(kept, labels, batch_size, tile, dtype, model.beginning(batch_size, 1))
+    """What the kernel takes of a GPU of that compute capability (80, 90). Needs no GPU.
+
+    Drawing plainly, with a condition that holds for ever.
+    """
+    parts = quantised_copy(take_apart(model), lambda weight: weight.to(dtype), head=True)
+    weights = Packed(parts.known(), streams, tile, dtype)
+    condition = None
+    if parts.condition_channels:
+        condition = Condition(torch.zeros(streams, parts.condition_channels, 1))
+    weights.steer(BeforeGate(parts)(condition, streams))
     memory = Memory(weights)
-    given = launch_arguments(weights, memory, Sampling(), codes=memory.tensors["code"]) | {
-        "time": 0,
-        "steps": 1,
-    }
+    given = launch_arguments(weights, memory, Sampling(), 1, codes=memory.tensors["code"])
+    given |= {"time": 0, "steps": 1, "hop": FOR_EVER, "offset": 0}
     constants = {name: given.pop(name) for name in list(given) if name.isupper()}
     return compiled_resources(run_streams, given, constants, capability, **launch_shape(tile))
 

@@ -19,7 +19,7 @@ powers of two. Written for the interpreter too (TRITON_INTERPRET=1), which runs 
 import triton
 import triton.language as tl
 
-from wavenet.training.kernels import product, tanh
+from wavenet.triton_common import product, tanh
 
 
 @triton.jit
@@ -127,12 +127,16 @@ def _draw(
     return tl.minimum(tl.sum((cumulative <= edge[:, None]).to(tl.int32), axis=1), Q - 1)
 
 
-@triton.jit(do_not_specialize=["time", "steps", "temperature", "top_k", "top_p", "guidance"])
+@triton.jit(
+    do_not_specialize=[
+        "time", "steps", "hop", "offset", "temperature", "top_k", "top_p", "guidance", "rows",
+    ]
+)  # fmt: skip
 def run_streams(
     code, codes, uniforms, forced_logits, ring, gates, skips, hidden, logits,
     row, constants, embedding, first, input_taps, past_taps, now_taps, residual, residual_bias,
     skip, skip_bias, head, head_bias, out, out_bias, rings,
-    time, steps, temperature, top_k, top_p, guidance, scale, batch,
+    time, steps, hop, offset, temperature, top_k, top_p, guidance, scale, batch, rows,
     L: tl.constexpr, K: tl.constexpr, C: tl.constexpr, G: tl.constexpr, S: tl.constexpr, H: tl.constexpr, Q: tl.constexpr,
     PIECE: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr,
     FORCED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, GUIDED: tl.constexpr,
@@ -148,10 +152,12 @@ def run_streams(
     Q_PIECE: tl.constexpr = min(Q, PIECE)
     kind = ring.dtype.element_ty
     heard = tl.load(code + stream)
-    constant = tl.load(row + stream) * (L * 2 * G)  # where each stream's constants begin
+    place_of_row = tl.load(row + stream) * (L * 2 * G)  # where each stream's constants begin
     t = 0
     while t < steps:
         now = time + t
+        frame = ((offset + t) // hop).to(tl.int64)
+        constant = place_of_row + frame * (rows * L * 2 * G)
         tl.store(
             _ring_row(ring, rings, 0, now, stream, batch, C),
             tl.load(embedding + heard[:, None] * C + c[None]),

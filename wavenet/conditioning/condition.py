@@ -1,0 +1,90 @@
+"""Owns `Condition`: all that an engine knows of what steers a model, whatever it was made from.
+
+Shapes: B batch, D condition channels, F frames, T time.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Self
+
+from torch import Tensor
+
+FrameSource = Callable[[int, int], Tensor]  # first frame, count -> features (B, D, count)
+
+
+class Condition(NamedTuple):
+    """Features, each frame of which holds for `hop` samples.
+
+        hop 4, offset 1:   frame     0       1       2
+                           sample    0 1 2 | 3 4 5 6 | 7 ...   one sample of frame 0 has gone by
+
+    features: (B, D, F).
+    hop: samples of a frame; 0: the one frame holds for ever.
+    offset: samples of the first frame that lie before the next sample, 0 <= offset < hop.
+    """
+
+    features: Tensor
+    hop: int = 0
+    offset: int = 0
+
+    def over(self, samples: int) -> Tensor:
+        """The features of each of the next samples, (B, D, samples); (B, D, 1) for hop 0."""
+        if self.hop == 0:
+            return self.features
+        self.require(samples)
+        each = self.features if self.hop == 1 else self.features.repeat_interleave(self.hop, -1)
+        return each[..., self.offset : self.offset + samples]
+
+    def require(self, samples: int) -> None:
+        """Raises ValueError where the frames end before so many samples."""
+        frames, here = self.features.shape[-1], frames_of(samples, self.hop, self.offset)
+        if frames < here:
+            raise ValueError(
+                f"{samples} samples from sample {self.offset} of a frame on reach over {here} "
+                f"frames of {self.hop}, but the condition has {frames}. Give as many frames as the "
+                "samples need."
+            )
+
+    def after(self, samples: int) -> Self:
+        """What steers the samples behind the next so many."""
+        if self.hop == 0:
+            return self
+        gone, offset = divmod(self.offset + samples, self.hop)
+        return type(self)(self.features[..., gone:], self.hop, offset)
+
+    def pieces(self, samples: int, frames: int) -> Iterator[tuple[int, int, Self]]:
+        """The next samples as (start, stop, condition), none of more than so many frames."""
+        start, rest = 0, self
+        while start < samples:
+            stop = min(samples, start + frames * self.hop - rest.offset if self.hop else samples)
+            count = frames_of(stop - start, self.hop, rest.offset)
+            yield start, stop, type(self)(rest.features[..., :count], self.hop, rest.offset)
+            start, rest = stop, rest.after(stop - start)
+
+
+def frames_of(samples: int, hop: int, offset: int) -> int:
+    """How many frames so many samples reach over; 1 for hop 0."""
+    return -(-(offset + samples) // hop) if hop else 1
+
+
+class Timeline:
+    """What steers clips that begin together, made piece by piece: memory for the piece alone.
+
+    constant: (B, D, 1), of labels and of whatever else holds for the whole clip; None: nothing.
+    framed: features (B, D, F) of frames `first` to `first + F - 1`, of `hop` samples each.
+    """
+
+    def __init__(
+        self, constant: Tensor | None, framed: FrameSource | None = None, hop: int = 0
+    ) -> None:
+        self._framed, self._hop = framed, hop
+        self._held = None if constant is None else Condition(constant)
+
+    def between(self, start: int, stop: int) -> Condition | None:
+        """The condition of the clips' samples start to stop - 1; None: nothing steers them."""
+        if self._framed is None:
+            return self._held  # one object for all pieces: engines project it once
+        first, offset = divmod(start, self._hop)
+        features = self._framed(first, frames_of(stop - start, self._hop, offset))
+        if self._held is not None:
+            features = features + self._held.features
+        return Condition(features, self._hop, offset)

@@ -1,0 +1,65 @@
+"""Owns what is added before the gates: biases and projected conditions, for all layers at once.
+
+Shapes: B streams, L layers, G gate channels, D condition channels, F frames.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from wavenet.conditioning import Condition
+from wavenet.engines.parts import Parts
+
+FRAMES = 64  # of a condition, projected at once: bounds the memory of what is added
+
+
+def as_it_is(rows: Tensor) -> Tensor:
+    return rows
+
+
+class BeforeGate:
+    """What each layer adds before its gate whatever its input. Its weights are stacked once.
+
+    halves: how an engine lays out (2G, ...), the filter's half first.
+    """
+
+    def __init__(self, parts: Parts, halves: Callable[[Tensor], Tensor] = as_it_is) -> None:
+        layers = parts.known().layers
+        self.condition_channels = parts.condition_channels
+        self._biases = torch.stack([halves(layer.bias) for layer in layers])[:, None]
+        steering = [halves(layer.steering) for layer in layers if layer.steering is not None]
+        self._weights = torch.cat(steering) if steering else None  # (L * 2G, D)
+        self._of: tuple[Tensor | None, int] | None = None  # features and streams of the last call
+        self._made = self._biases
+
+    def __call__(self, condition: Condition | None, streams: int) -> Tensor:
+        """The condition's frames -> (F, L, B, 2G); (1, L, B, 2G) of a model that nothing steers.
+
+        Raises ValueError for a condition that is missing, not expected or of another shape. The same
+        features are projected once, and give the same tensor: they must not be written to.
+        """
+        features = self._checked(condition, streams)
+        if self._of is None or self._of[0] is not features or self._of[1] != streams:
+            self._of, self._made = (features, streams), self._project(features, streams)
+        return self._made
+
+    def _project(self, features: Tensor | None, streams: int) -> Tensor:
+        if features is None:
+            return self._biases.expand(1, -1, streams, -1)
+        assert self._weights is not None
+        rows = features.to(self._weights).permute(2, 0, 1) @ self._weights.T  # (F, B, L * 2G)
+        return rows.unflatten(2, (len(self._biases), -1)).transpose(1, 2) + self._biases
+
+    def _checked(self, condition: Condition | None, streams: int) -> Tensor | None:
+        channels = self.condition_channels
+        if condition is None and not channels:
+            return None
+        seen = "none" if condition is None else f"one of shape {tuple(condition.features.shape)}"
+        if condition is None or condition.features.shape[:2] != (streams, channels):
+            wanted = f"({streams}, {channels}, frames)" if channels else "none"
+            raise ValueError(
+                f"This model's engine takes a condition of shape {wanted}, but got {seen}. "
+                "model.condition(labels) or model.timeline(labels, lengths) make it."
+            )
+        return condition.features

@@ -1,0 +1,100 @@
+"""Owns what engines refuse, and how an engine with its own arithmetic checks itself.
+
+Shapes: B streams, Q parameters of a sample's distribution, n samples.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from wavenet.conditioning import Condition
+from wavenet.engines.parts import Parts
+from wavenet.engines.protocol import EngineState, EngineUnavailable, TeacherForced
+from wavenet.outputs import MuLaw, require_finite
+
+CHECKED = 12  # samples of an engine's check against the model
+CHECKED_HOP = 5  # samples of a frame of its condition
+
+
+def require_supported(
+    parts: Parts,
+    dtype: torch.dtype,
+    name: str,
+    device: str,
+    where: str,
+    kinds: Iterable[torch.dtype],
+) -> None:
+    """Raises ValueError for what a compiled engine cannot run, by name.
+
+    A model on another device than `device`, called `where`; a dtype not among `kinds`; weights that
+    are not finite. Raises EngineUnavailable for parts that it does not know.
+    """
+    if parts.device.type != device:
+        raise ValueError(
+            f"The {name} engine runs on {where}, but the model is on {parts.device}: move it with "
+            f"model.{device}()."
+        )
+    *others, last = (str(kind).removeprefix("torch.") for kind in kinds)
+    if dtype not in kinds:
+        raise ValueError(
+            f"The {name} engine computes in {', '.join(others)} or {last}, but precision "
+            f"{str(dtype).removeprefix('torch.')} was asked for: the cached engine has it."
+        )
+    require_known(parts, name)
+    for weight, parameter in parts.network.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(
+                f"The model's weight {weight} is not finite (NaN or infinity): it is damaged or its "
+                "training diverged. Take an earlier checkpoint."
+            )
+
+
+def require_known(parts: Parts, name: str) -> None:
+    """Raises EngineUnavailable for parts that the engine of that name does not know."""
+    obstacles = list(parts.obstacles)
+    if not isinstance(parts.output, MuLaw):
+        obstacles.append(f"the output is {type(parts.output).__name__}")
+    if parts.weights is not None:
+        obstacles += parts.weights.differing()
+    if obstacles:
+        raise EngineUnavailable(
+            f"The {name} engine does not run this model ({'; '.join(obstacles[:3])}); "
+            "engine='step' runs any."
+        )
+
+
+def check_against_model(
+    engine: TeacherForced, parts: Parts, streams: int, tolerance: float, name: str, where: str
+) -> None:
+    """The params of the first samples, from a random past, against the model's.
+
+    Leaves the engine in some other state. tolerance: relative to the largest parameter above 1.
+    Raises RuntimeError where they differ by more.
+    """
+    generator, device = torch.Generator().manual_seed(0), parts.device
+
+    def noise(shape: Iterable[int]) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    window, blocks = parts.network.init_state(streams)
+    last = torch.zeros(streams, dtype=torch.int64, device=device)
+    past = (noise(window.shape), tuple(noise(block.shape) for block in blocks))
+    start = EngineState(last, past)
+    samples = torch.randint(parts.output.channels, (streams, CHECKED), generator=generator)
+    condition = None
+    if parts.condition_channels:
+        frames = -(-CHECKED // CHECKED_HOP) + 1
+        condition = Condition(noise((streams, parts.condition_channels, frames)), CHECKED_HOP, 2)
+    engine.state = start
+    mine = engine.teacher_forced(samples.to(device), condition)
+    engine.state = start
+    theirs = engine.prime(samples.to(device), condition)
+    require_finite(theirs)
+    error = float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1))
+    if not error <= tolerance:
+        raise RuntimeError(
+            f"The {name} engine checked itself against model.forward and was off by {error:.1e} of "
+            f"the largest logit (allowed: {tolerance:.0e}). Do not use it here: engine='cached' "
+            f"gives the right result. Please report this with your {where}."
+        )

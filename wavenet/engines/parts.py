@@ -1,0 +1,230 @@
+"""Owns how a model is taken apart: the one file of the engines that names a model's attributes.
+
+Shapes: C residual, G gate, S skip, H head channels, D condition channels, K taps, Q parameters of one
+sample's distribution, L layers.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from wavenet.conditioning import Condition
+from wavenet.layers import Added, Block, CausalConv1d, Gated, PassThrough, Residual, Unconditional
+from wavenet.model import Head, WaveNet
+from wavenet.outputs import Output
+
+
+class Network(Protocol):
+    """What runs a whole model, step by step; `WaveNet` is one. All engines but three need no more."""
+
+    @property
+    def output(self) -> Output: ...
+
+    def predict(self, samples: Tensor, condition: Condition | None) -> Tensor:
+        """samples (B, T) -> params (B, Q, T), the t-th of samples[:, t + 1]."""
+        ...
+
+    def init_state(self, batch_size: int) -> Any: ...
+
+    def predict_step(
+        self, samples: Tensor, state: Any, condition: Condition | None
+    ) -> tuple[Tensor, Any]: ...
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The weights of one block: z = gate(taps * x + bias + steering c), and what is made of z."""
+
+    taps: Tensor  # (2G, C, K), the filter's half first, oldest tap first
+    bias: Tensor  # (2G,)
+    dilation: int
+    steering: Tensor | None  # (2G, D)
+    mix: Tensor | None  # (C, G); None: x goes on as it is
+    mix_bias: Tensor | None  # (C,)
+    scale: float  # of the residual
+    skip: Tensor  # (S, G)
+    skip_bias: Tensor  # (S,)
+
+    @property
+    def history(self) -> int:
+        """Past inputs that the convolution looks back to."""
+        return (self.taps.shape[-1] - 1) * self.dilation
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All weights of a model whose parts are known: ReLU between skips, hidden and out."""
+
+    embedding: Tensor  # (Q, C)
+    input: Tensor  # (C, C, K)
+    input_bias: Tensor  # (C,)
+    layers: tuple[Layer, ...]
+    hidden: Tensor  # (H, S)
+    hidden_bias: Tensor  # (H,)
+    out: Tensor  # (Q, H)
+    out_bias: Tensor  # (Q,)
+
+    @property
+    def histories(self) -> list[int]:
+        """Past inputs that are remembered, of the input convolution and of each layer."""
+        return [self.input.shape[-1] - 1, *(layer.history for layer in self.layers)]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Channels and taps by name. Layers differ only where `differing` says so."""
+        first = self.layers[0]
+        return {
+            "residual": first.taps.shape[1],
+            "gate": first.skip.shape[1],
+            "skip": first.skip.shape[0],
+            "head": self.hidden.shape[0],
+            "classes": self.out.shape[0],
+            "kernel": first.taps.shape[-1],
+        }
+
+    def differing(self) -> Iterator[str]:
+        """In what the layers and the input convolution differ, in words."""
+        facts = {
+            "kernel size": [self.input.shape[-1], *(x.taps.shape[-1] for x in self.layers)],
+            "residual channels": [self.input.shape[0], *(x.taps.shape[1] for x in self.layers)],
+            "gate channels": [layer.skip.shape[1] for layer in self.layers],
+            "conditioning": [layer.steering is not None for layer in self.layers],
+            "residual scale": [layer.scale for layer in self.layers if layer.mix is not None],
+        }
+        yield from (
+            f"layers differ in {name}" for name, values in facts.items() if len(set(values)) > 1
+        )
+
+    def products(self, head: bool) -> Iterator[Tensor]:
+        """The weights of all products and the embedding; the head's too, or not."""
+        yield from (self.embedding, self.input)
+        for layer in self.layers:
+            yield from (x for x in (layer.taps, layer.mix, layer.skip) if x is not None)
+        if head:
+            yield from (self.hidden, self.out)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model, taken apart.
+
+    network: runs all of it.
+    receptive_field: input samples that one output depends on.
+    condition_channels: D, of what steers it; 0 for a model that nothing steers.
+    weights: None where the model has parts of a kind that is not known here.
+    obstacles: those parts, in words; ("layer 3 has the gate Tanh",).
+    """
+
+    network: Any  # a module that is a `Network`
+    receptive_field: int
+    condition_channels: int
+    weights: Weights | None
+    obstacles: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> Output:
+        return self.network.output
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def copied(self, dtype: torch.dtype) -> "Parts":
+        """Of a copy of the network in that dtype, which later changes to the model do not reach."""
+        network = copy.deepcopy(self.network).to(dtype).eval().requires_grad_(False)
+        return take_apart(network)
+
+    def known(self) -> Weights:
+        """The weights. Where an engine needs them, it has refused all models without."""
+        assert self.weights is not None, self.obstacles
+        return self.weights
+
+
+def take_apart(model: WaveNet | Parts) -> Parts:
+    """A model's parts; parts as they are."""
+    if isinstance(model, Parts):
+        return model
+    blocks = list(model.stack.blocks)
+    obstacles = tuple(_obstacles(model))
+    widths = {block.steer.condition_channels for block in blocks}
+    weights = None if obstacles else _weights(model)
+    return Parts(model, model.receptive_field, max(widths), weights, obstacles)
+
+
+def quantised_copy(parts: Parts, kept: Callable[[Tensor], Tensor], head: bool) -> Parts:
+    """In float32, but with the values that an engine keeps of its weights; `kept` says which.
+
+    head: whether the head's weights are kept so too, or as they are.
+    """
+    copied = parts.copied(torch.float32)
+    for weight in copied.known().products(head):
+        weight.copy_(kept(weight))
+    return copied
+
+
+def _obstacles(model: WaveNet) -> Iterator[str]:
+    """What `_weights` has no place for."""
+    for kind, part in ((nn.Embedding, "embedding"), (CausalConv1d, "input"), (Head, "head")):
+        if type(getattr(model, part)) is not kind:
+            yield f"the model's {part} is {type(getattr(model, part)).__name__}"
+    allowed = {
+        "dilated": (CausalConv1d,),
+        "steer": (Added, Unconditional),
+        "gate": (Gated,),
+        "mix": (Residual, PassThrough),
+        "skip": (CausalConv1d,),
+    }
+    for index, block in enumerate(model.stack.blocks):
+        for part, kinds in allowed.items():
+            if type(getattr(block, part)) not in kinds:
+                yield f"layer {index} has the {part} {type(getattr(block, part)).__name__}"
+        convolutions = [x for x in block.children() if isinstance(x, CausalConv1d)]
+        plain = [x.groups == 1 and (x.bias is not None or x is block.steer) for x in convolutions]
+        if not all(plain):
+            yield f"layer {index} has a convolution with groups or without bias"
+        if isinstance(block.skip, CausalConv1d) and block.skip.kernel_size != (1,):
+            yield f"layer {index} has a skip of {block.skip.kernel_size[0]} taps"
+
+
+def _weights(model: WaveNet) -> Weights:
+    hidden, out = model.head[1], model.head[3]
+    return Weights(
+        embedding=model.embedding.weight,  # type: ignore[arg-type]
+        input=model.input.weight,
+        input_bias=_bias(model.input),
+        layers=tuple(_layer(block) for block in model.stack.blocks),
+        hidden=_matrix(hidden),
+        hidden_bias=_bias(hidden),
+        out=_matrix(out),
+        out_bias=_bias(out),
+    )
+
+
+def _layer(block: Block) -> Layer:
+    mix = block.mix if isinstance(block.mix, Residual) else None
+    return Layer(
+        taps=block.dilated.weight,
+        bias=_bias(block.dilated),
+        dilation=block.dilated.dilation[0],
+        steering=_matrix(block.steer) if isinstance(block.steer, Added) else None,
+        mix=None if mix is None else _matrix(mix),
+        mix_bias=None if mix is None else _bias(mix),
+        scale=1.0 if mix is None else mix.scale,
+        skip=_matrix(block.skip),
+        skip_bias=_bias(block.skip),
+    )
+
+
+def _matrix(convolution: nn.Module) -> Tensor:
+    """A 1x1 convolution's weight (out, in), the same memory."""
+    assert isinstance(convolution, nn.Conv1d)
+    return convolution.weight[..., 0]
+
+
+def _bias(convolution: nn.Module) -> Tensor:
+    assert isinstance(convolution, nn.Conv1d) and convolution.bias is not None
+    return convolution.bias

@@ -1,0 +1,61 @@
+"""Owns the general engine: any model that can run step by step, one call of it for each sample.
+
+It needs `Network.predict_step` alone: blocks of any kind, conditions by any part, any output. Slow:
+every module of the model is called for every sample.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavenet.conditioning import Condition
+from wavenet.engines.parts import Parts
+from wavenet.engines.protocol import (
+    EngineState,
+    drawn,
+    in_dtype_of,
+    primed,
+    require_group,
+    uniforms_by_sample,
+)
+from wavenet.outputs import Sampling, require_finite
+
+
+class SteppedEngine:
+    """Its state is the model's own, as `predict_step` gives it."""
+
+    @torch.no_grad()
+    def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
+        self._parts, self._group, streams = parts.copied(dtype), group, batch_size * group
+        last = torch.full((streams,), parts.output.silence, device=parts.device)
+        self.state = EngineState(last, self._parts.network.init_state(streams))
+
+    @torch.no_grad()
+    def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
+        params, self.state = primed(self._parts, self.state, samples, condition)
+        return params
+
+    @torch.no_grad()
+    def sample(
+        self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
+    ) -> Tensor:
+        require_group(sampling, self._group)
+        last, state = self.state
+        given = uniforms_by_sample(uniforms, self._parts.output).to(last.device)
+        samples = []
+        for u in given.unbind(1):
+            params, state = self._step(last, state, condition)
+            samples.append(drawn(self._parts.output, params, u, sampling, self._group))
+            last = samples[-1].repeat_interleave(self._group)
+            condition = None if condition is None else condition.after(1)
+        if samples:
+            require_finite(params)  # once a call, not once a sample: what is not finite stays so
+        self.state = EngineState(last, state)
+        return torch.stack(samples, dim=1) if samples else last.new_empty(len(given), 0)
+
+    def _step(self, last: Tensor, state: Any, condition: Condition | None) -> tuple[Tensor, Any]:
+        """Feeds each stream's last sample -> params (streams, Q), new state."""
+        steered = None if condition is None else in_dtype_of(self._parts, condition)
+        params, state = self._parts.network.predict_step(last[:, None], state, steered)
+        return params[..., 0], state

@@ -1,0 +1,145 @@
+"""Owns `Block`, equations 2 and 3 of WaveNet over parts handed in, and the paper's own block.
+
+Shapes: B batch, C residual channels, G gate channels, S skip channels, D condition channels, T time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wavenet.layers.convolution import BlockState, CausalConv1d
+from wavenet.layers.parts import Added, Gated, PassThrough, Residual, Unconditional
+
+
+class Block(nn.Module):
+    """One residual block (van den Oord et al. 2016, equations 2 and 3).
+
+        z        = gate(steer(W * x, c))     the paper: tanh(W_f * x + V_f c) . sigmoid(W_g * x + V_g c)
+        residual = mix(x, z)                 the paper: x + W_r z, to the next block
+        skip     = W_s z                     to the head
+
+    `*` is the dilated convolution and c the condition.
+
+    Args:
+        dilated: x (B, C, T) -> (B, 2G, T): `CausalConv1d`, or `CentredConv1d` for whole clips only.
+        gate: (B, 2G, T) -> z (B, G, T): `Gated`; or an activation, such as nn.Tanh(), for a block
+            without a gate, whose dilated convolution then makes G channels.
+        skip: z -> (B, S, T): a 1x1 convolution, or nn.Identity().
+        mix: (x, z) -> residual (B, C, T): `Residual`, or a 1x1 convolution, which is added to x;
+            None hands x through.
+        steer: (W * x, c) -> the same shape: `Added` or `FiLM`; None for a block without condition.
+
+    In state_dict, steer is called `condition` and mix is called `residual`.
+    """
+
+    dilated: Any
+    condition: Any
+    residual: Any
+    skip: Any
+    gate: Any
+
+    def __init__(
+        self,
+        dilated: nn.Module,
+        gate: nn.Module,
+        skip: nn.Module,
+        mix: nn.Module | None = None,
+        steer: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.dilated = dilated
+        self.condition = Unconditional() if steer is None else steer
+        self.residual = _residual(mix)
+        self.skip = skip
+        self.gate = gate
+
+    @property
+    def steer(self) -> Any:
+        return self.condition
+
+    @property
+    def mix(self) -> Any:
+        return self.residual
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, C, T), condition (B, D, T or 1) -> residual (B, C, T), skip (B, S, T).
+
+        Raises ValueError for wrong shapes, and for a condition that is missing or not expected.
+        """
+        residual, z = self.unit(x, condition)
+        return residual, self.skip(z)
+
+    def unit(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The block but for its skip: x (B, C, T) -> residual (B, C, T), z (B, G, T)."""
+        return self._after(x, self.dilated(x), condition)
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> BlockState:
+        """Zeros (B, C, H): only the dilated convolution remembers."""
+        return self.dilated.init_state(batch_size, device=device, dtype=dtype)
+
+    def step(
+        self, x: Tensor, state: BlockState, condition: Tensor | None = None
+    ) -> tuple[tuple[Tensor, Tensor], BlockState]:
+        """The next n inputs -> ((residual, skip), new state); condition is (B, D, n or 1)."""
+        (residual, z), state = self.unit_step(x, state, condition)
+        return (residual, self.skip(z)), state
+
+    def unit_step(
+        self, x: Tensor, state: BlockState, condition: Tensor | None = None
+    ) -> tuple[tuple[Tensor, Tensor], BlockState]:
+        """To `unit` what `step` is to `forward`."""
+        h, state = self.dilated.step(x, state)
+        return self._after(x, h, condition), state
+
+    def _after(self, x: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        z = self.gate(self.steer(h, condition))
+        return self.mix(x, z), z
+
+
+Unit = Callable[[Block, Tensor, Tensor | None], tuple[Tensor, Tensor]]  # how `Block.unit` computes
+
+
+def _residual(mix: nn.Module | None) -> nn.Module:
+    if mix is None:
+        return PassThrough()
+    takes_z_alone = isinstance(mix, nn.Conv1d) and not isinstance(mix, Residual)
+    return Residual.of(mix) if takes_z_alone else mix  # type: ignore[arg-type]
+
+
+class ResidualBlock(Block):
+    """The paper's block: a gated causal convolution, a condition added before the gate.
+
+    Args:
+        residual_channels: C, channels of x and of the residual.
+        gate_channels: G, channels of z, after the gate; the dilated convolution makes twice as many.
+        skip_channels: S, channels of the skip.
+        kernel_size, dilation: of the causal convolution.
+        condition_channels: D; 0 for a block without condition.
+        residual_scale: factor on the residual; sqrt(0.5) keeps the variance constant over depth.
+        last: the last block of a stack has no W_r, since nobody reads its residual; x is handed on.
+    """
+
+    def __init__(
+        self,
+        residual_channels: int,
+        gate_channels: int,
+        skip_channels: int,
+        kernel_size: int = 2,
+        dilation: int = 1,
+        condition_channels: int = 0,
+        residual_scale: float = 1.0,
+        last: bool = False,
+    ) -> None:
+        dilated = CausalConv1d(residual_channels, 2 * gate_channels, kernel_size, dilation=dilation)
+        steer = Added(condition_channels, 2 * gate_channels) if condition_channels else None
+        mix = None if last else Residual(gate_channels, residual_channels, residual_scale)
+        skip = CausalConv1d(gate_channels, skip_channels, 1)
+        super().__init__(dilated, Gated(), skip, mix, steer)

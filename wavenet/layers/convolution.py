@@ -1,0 +1,186 @@
+"""Owns the dilated convolutions: `CausalConv1d`, which can run step by step, and `CentredConv1d`.
+
+Shapes: B batch, C channels, T time, H history = (kernel_size - 1) * dilation.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wavenet import ops
+
+BlockState = Tensor  # (B, C, H): the last H inputs of a dilated convolution, oldest first
+
+
+class CausalConv1d(nn.Conv1d):
+    """A dilated convolution whose output at time t sees inputs up to and including t only.
+
+        y[t] = bias + sum_k weight[:, :, k] x[t - (K - 1 - k) * dilation],   x[t < 0] = 0
+
+        kernel_size K = 3, dilation 2:    x   0 0 0 0 a b c d e        (H = 4 zeros on the left)
+                                                  |   |   |
+                                          y           `---`--- y[c] = w0 * 0 + w1 * a + w2 * c
+
+    An `nn.Conv1d` with the same parameters `(out, in / groups, K)` and the same state_dict keys,
+    so that weights move between the two. Output length equals input length.
+
+    Raises ValueError for a stride other than 1, for padding arguments, and for anything but
+    one-dimensional kernels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int],
+        stride: int | tuple[int] = 1,
+        padding: Any = None,
+        dilation: int | tuple[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        _require_no_stride_nor_padding(type(self).__name__, stride, padding, padding_mode)
+        super().__init__(
+            in_channels,
+            out_channels,
+            _one_size(type(self).__name__, "kernel_size", kernel_size),
+            dilation=_one_size(type(self).__name__, "dilation", dilation),
+            groups=groups,
+            bias=bias,
+            device=device,
+            dtype=dtype,
+        )
+
+    @property
+    def history(self) -> int:
+        """H, how many past inputs an output depends on: (kernel_size - 1) * dilation."""
+        return (self.kernel_size[0] - 1) * self.dilation[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, T) -> (B, out_channels, T). Raises ValueError for any other shape."""
+        check_features(x, self.in_channels)
+        return self._convolve(ops.pad_left(x, self.history))
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> BlockState:
+        """The state before the first sample: zeros (B, in_channels, H), as left padding means."""
+        shape = (batch_size, self.in_channels, self.history)
+        return self.weight.new_zeros(shape, device=device, dtype=dtype)
+
+    def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+        """The next n >= 1 inputs (B, in, n) and the state -> outputs (B, out, n), new state."""
+        check_features(x, self.in_channels)
+        expected = (x.shape[0], self.in_channels, self.history)
+        if tuple(state.shape) != expected:
+            raise ValueError(
+                f"CausalConv1d.step got a state of shape {tuple(state.shape)} beside an input of "
+                f"shape {tuple(x.shape)}, but this convolution's state is (batch, channels, "
+                f"history) = {expected}. Start from init_state({x.shape[0]})."
+            )
+        padded = torch.cat([state, x], dim=-1)
+        state = padded[..., x.shape[-1] :].clone(memory_format=torch.contiguous_format)
+        return self._convolve(padded), state
+
+    def _convolve(self, padded: Tensor) -> Tensor:
+        """padded (B, in, H + T) -> (B, out, T)."""
+        return ops.convolution(padded, self.weight, self.bias, self.dilation[0], self.groups)
+
+
+class CentredConv1d(CausalConv1d):
+    """A dilated convolution whose output at time t sees as far ahead as back.
+
+        y[t] = bias + sum_k weight[:, :, k] x[t + (k - (K - 1) / 2) * dilation]
+
+    For models that see the whole clip at once (DiffWave, Kong et al. 2021). kernel_size K is odd,
+    otherwise ValueError. It looks ahead, so it has no `step`: asking for one raises ValueError.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, **settings: Any):
+        super().__init__(in_channels, out_channels, kernel_size, **settings)
+        if self.kernel_size[0] % 2 == 0:
+            raise ValueError(
+                f"CentredConv1d got kernel_size={kernel_size}; it must be odd, to have a middle."
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, T) -> (B, out_channels, T). Raises ValueError for any other shape."""
+        check_features(x, self.in_channels)
+        before = ops.pad_left(x, self.history // 2)
+        return self._convolve(nn.functional.pad(before, (0, self.history // 2)))
+
+    def init_state(self, batch_size: int, **_: Any) -> BlockState:
+        """Raises ValueError: there is no state."""
+        raise ValueError(
+            "CentredConv1d sees future samples, so it has no state and cannot run step by step. "
+            "Use forward on the whole sequence, or build the block with CausalConv1d."
+        )
+
+    def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+        """Raises ValueError, as `init_state` does."""
+        raise ValueError(
+            "CentredConv1d sees future samples, so it cannot run step by step. "
+            "Use forward on the whole sequence, or build the block with CausalConv1d."
+        )
+
+
+def _require_no_stride_nor_padding(kind: str, stride: Any, padding: Any, mode: Any) -> None:
+    if stride not in (1, (1,)):
+        raise ValueError(
+            f"{kind} got stride={stride!r}, but only 1 is allowed: its output is as long as its "
+            "input, so that it can run sample by sample. Slice the output, y[..., ::stride], or "
+            "put an nn.Conv1d behind it."
+        )
+    if padding is not None or mode is not None:
+        raise ValueError(
+            f"{kind} got padding={padding!r}, padding_mode={mode!r}, but it takes no padding "
+            "arguments: how many zeros it pads follows from kernel_size and dilation. "
+            "Leave them out."
+        )
+
+
+def _one_size(kind: str, name: str, size: int | tuple[int]) -> int:
+    sizes = size if isinstance(size, tuple) else (size,)
+    if len(sizes) != 1:
+        raise ValueError(
+            f"{kind} got {name}={size!r}, {len(sizes)} sizes, but its kernel is one-dimensional, "
+            f"over time. Give one integer; a {len(sizes)}-D kernel belongs to "
+            f"nn.Conv{len(sizes)}d."
+        )
+    if isinstance(sizes[0], bool) or not isinstance(sizes[0], int) or sizes[0] < 1:
+        raise ValueError(f"{kind} got {name}={size!r}; it must be an integer of at least 1.")
+    return sizes[0]
+
+
+def check_features(x: Tensor, channels: int) -> None:
+    """Raises ValueError for anything but (batch, channels, time), with the likely mistake.
+
+    nn.Conv1d takes (channels, time) without a word, and (batch, time, channels) too where the sizes
+    happen to agree.
+    """
+    if x.dim() == 3 and x.shape[1] == channels and x.shape[2] > 0:
+        return
+    if x.dim() == 3 and x.shape[1] == channels:
+        hint = "There is nothing to convolve: give at least one sample."
+    elif x.dim() == 3 and x.shape[2] == channels:
+        hint = "This looks like (batch, time, channels): use x.transpose(1, 2)."
+    elif x.dim() == 2 and x.shape[0] == channels:
+        hint = "This looks like one sequence without its batch: use x.unsqueeze(0)."
+    elif x.dim() == 2 and channels == 1:
+        hint = "This looks like (batch, time) audio: use x.unsqueeze(1)."
+    elif x.dim() == 4:
+        hint = "Four dimensions belong to nn.Conv2d; here time is the only axis."
+    else:
+        hint = "Check the number of channels against the layer before."
+    raise ValueError(
+        f"Expected features of shape (batch, {channels} channels, time), but got shape "
+        f"{tuple(x.shape)}. {hint}"
+    )

@@ -1,0 +1,135 @@
+"""Owns the parts that a `Block` is built from: what steers it, its gate, and its residual.
+
+Shapes: B batch, C residual channels, G gate channels, D condition channels, T time.
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from wavenet import ops
+from wavenet.layers.convolution import CausalConv1d
+
+
+class Unconditional(nn.Module):
+    """The steering of a block that nothing steers: h -> h."""
+
+    condition_channels = 0
+
+    def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Raises ValueError where a condition is given all the same."""
+        if condition is not None:
+            raise ValueError(
+                "This block has no conditioning, but got a condition of shape "
+                f"{tuple(condition.shape)}. Build it with condition_channels, or leave the "
+                "condition out."
+            )
+        return h
+
+
+class Added(CausalConv1d):
+    """h + V c: a 1x1 convolution of the condition is added before the gate.
+
+    Van den Oord et al. 2016, equation 3. Parameter: weight V (channels, D, 1), no bias.
+    """
+
+    def __init__(self, condition_channels: int, channels: int) -> None:
+        super().__init__(condition_channels, channels, 1, bias=False)
+
+    @property
+    def condition_channels(self) -> int:
+        return self.in_channels
+
+    def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:
+        """h (B, channels, T), condition (B, D, T or 1) -> (B, channels, T)."""
+        return h + self.steering(condition, h.shape[-1])
+
+    def steering(self, condition: Tensor | None, time: int) -> Tensor:
+        """V c (B, channels, time or 1). Raises ValueError for a condition of another shape."""
+        return self._convolve(checked_condition(condition, self.in_channels, time))
+
+
+class FiLM(nn.Conv1d):
+    """h * scale + shift, both a 1x1 convolution of the condition (Perez et al. 2018, equation 2).
+
+    Parameters: weight (2 * channels, D, 1) and bias (2 * channels), the scale's half first. The
+    scale begins near 1 and the shift near 0, so that a new block starts as one without it.
+    """
+
+    def __init__(self, condition_channels: int, channels: int) -> None:
+        super().__init__(condition_channels, 2 * channels, 1)
+        with torch.no_grad():
+            assert self.bias is not None
+            self.bias.copy_(torch.cat([torch.ones(channels), torch.zeros(channels)]))
+
+    @property
+    def condition_channels(self) -> int:
+        return self.in_channels
+
+    def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:
+        """h (B, channels, T), condition (B, D, T or 1) -> (B, channels, T)."""
+        condition = checked_condition(condition, self.in_channels, h.shape[-1])
+        both = ops.convolution(condition, self.weight, self.bias, dilation=1)
+        scale, shift = both.chunk(2, dim=1)
+        return h * scale + shift
+
+
+def checked_condition(condition: Tensor | None, channels: int, time: int) -> Tensor:
+    """The condition. Raises ValueError for one that is missing or not (B, channels, time or 1)."""
+    if (
+        condition is None
+        or condition.dim() != 3
+        or condition.shape[1] != channels
+        or condition.shape[2] not in (1, time)
+    ):
+        seen = "none" if condition is None else f"shape {tuple(condition.shape)}"
+        raise ValueError(
+            f"This block needs a condition of shape (batch, {channels}, {time} or 1), but got "
+            f"{seen}."
+        )
+    return condition
+
+
+class Gated(nn.Module):
+    """tanh(filter) * sigmoid(gate), of the first and the second half of the channels.
+
+    Van den Oord et al. 2016, equation 2: (B, 2G, T) -> (B, G, T).
+    """
+
+    def forward(self, h: Tensor) -> Tensor:
+        return ops.gated(h)
+
+
+class Residual(CausalConv1d):
+    """(x + W z) * scale: a 1x1 convolution W of the gate's output z is added to the input x.
+
+    scale: sqrt(0.5) keeps the variance constant over depth. Parameters: weight (C, G, 1), bias.
+    """
+
+    def __init__(self, gate_channels: int, residual_channels: int, scale: float = 1.0) -> None:
+        super().__init__(gate_channels, residual_channels, 1)
+        self.scale = scale
+
+    @classmethod
+    def of(cls, convolution: nn.Conv1d, scale: float = 1.0) -> Self:
+        """Around a 1x1 convolution (in G, out C), whose parameters it takes over."""
+        if convolution.kernel_size != (1,) or convolution.groups != 1:
+            raise ValueError(
+                f"A residual is a 1x1 convolution without groups, but got {convolution}."
+            )
+        made = cls(convolution.in_channels, convolution.out_channels, scale)
+        made.weight, made.bias = convolution.weight, convolution.bias
+        return made
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:  # type: ignore[override]
+        """x (B, C, T), z (B, G, T) -> (B, C, T)."""
+        residual = x + self._convolve(z)
+        return residual if self.scale == 1.0 else residual * self.scale
+
+
+class PassThrough(nn.Module):
+    """The residual of a stack's last block: x as it came, since nobody reads what z would add."""
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        return x

@@ -1,0 +1,177 @@
+"""Owns `Stack`, blocks in sequence that carry x and the sum of skips, and the paper's stack.
+
+Shapes: B batch, C residual channels, S skip channels, D condition channels, T time.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from wavenet import ops
+from wavenet.layers.block import Block, ResidualBlock, Unit
+from wavenet.layers.convolution import BlockState
+
+StackState = tuple[BlockState, ...]  # one a block, in block order
+
+
+def dilation_cycles(cycles: int, layers_per_cycle: int) -> list[int]:
+    """1, 2, 4, ..., 2^(layers_per_cycle - 1), repeated `cycles` times.
+
+    Van den Oord et al. 2016, section 2.1.
+    """
+    return [2**layer for _ in range(cycles) for layer in range(layers_per_cycle)]
+
+
+class Stack(nn.Module):
+    """Blocks in sequence: each takes the residual of the one before it, and all skips are summed.
+
+    Stacks of different width chain: x goes through a 1x1 convolution between them, and the sum of
+    skips is handed on.
+
+    Args:
+        blocks: at least one, otherwise ValueError.
+    """
+
+    blocks: list[Block]  # a ModuleList
+    unit: Unit = staticmethod(Block.unit)  # how a block computes; a fused kernel may take its place
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
+        if not self.blocks:
+            raise ValueError("A stack got no blocks; it needs at least one block.")
+
+    @property
+    def receptive_field(self) -> int:
+        """Input samples that one output depends on: 1 + sum of (kernel_size - 1) * dilation."""
+        return 1 + sum(block.dilated.history for block in self.blocks)
+
+    def forward(
+        self, x: Tensor, condition: Tensor | None = None, skips: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, C, T), condition (B, D, T or 1) -> the last residual (B, C, T), summed skips.
+
+        skips (B, S, T): of the stacks before this one, to which its own are added.
+        """
+        gates = []
+        for block in self.blocks:
+            x, z = self.unit(block, x, condition)
+            gates.append(z)
+        return x, self._with_skips(skips, gates)
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> StackState:
+        """Zeros: a tuple of (B, C, H), one a block, in block order."""
+        return tuple(
+            block.init_state(batch_size, device=device, dtype=dtype) for block in self.blocks
+        )
+
+    def step(
+        self,
+        x: Tensor,
+        state: StackState,
+        condition: Tensor | None = None,
+        skips: Tensor | None = None,
+    ) -> tuple[tuple[Tensor, Tensor], StackState]:
+        """The next n inputs and the state -> ((the last residual, summed skips), new state)."""
+        if len(state) != len(self.blocks):
+            raise ValueError(
+                f"{type(self).__name__}.step got a state of {len(state)} parts, but has "
+                f"{len(self.blocks)} blocks, one part each."
+            )
+        gates, states = [], []
+        for block, past in zip(self.blocks, state, strict=True):
+            (x, z), past = block.unit_step(x, past, condition)
+            gates.append(z)
+            states.append(past)
+        return (x, self._with_skips(skips, gates)), tuple(states)
+
+    def _with_skips(self, skips: Tensor | None, gates: Sequence[Tensor]) -> Tensor:
+        """skips + sum over blocks of W_s z."""
+        parts = [block.skip for block in self.blocks]
+        if all(_is_pointwise(part) for part in parts) and len({p.bias is None for p in parts}) == 1:
+            biases = [part.bias for part in parts if part.bias is not None]
+            total = ops.summed_products(gates, [part.weight for part in parts], biases)
+        else:
+            total = torch.stack([part(z) for part, z in zip(parts, gates, strict=True)]).sum(0)
+        return total if skips is None else skips + total
+
+
+def _is_pointwise(part: nn.Module) -> bool:
+    return isinstance(part, nn.Conv1d) and part.kernel_size == (1,) and part.groups == 1
+
+
+def residual_blocks(
+    dilations: Sequence[int],
+    residual_channels: int,
+    gate_channels: int,
+    skip_channels: int,
+    kernel_size: int = 2,
+    condition_channels: int = 0,
+    residual_scale: float = 1.0,
+) -> list[ResidualBlock]:
+    """The paper's blocks, one a dilation, of which the last has no residual of its own.
+
+    Arguments as for `ResidualBlock`; dilations as from `dilation_cycles(3, 10)`.
+    """
+    return [
+        ResidualBlock(
+            residual_channels,
+            gate_channels,
+            skip_channels,
+            kernel_size,
+            dilation,
+            condition_channels,
+            residual_scale,
+            last=index == len(dilations) - 1,
+        )
+        for index, dilation in enumerate(dilations)
+    ]
+
+
+class ResidualStack(Stack):
+    """The paper's stack: `residual_blocks` whose summed skips come out.
+
+    Args:
+        dilations: one a block, as from `dilation_cycles(3, 10)`.
+        others: as for `ResidualBlock`.
+    """
+
+    def __init__(
+        self,
+        dilations: Sequence[int],
+        residual_channels: int,
+        gate_channels: int,
+        skip_channels: int,
+        kernel_size: int = 2,
+        condition_channels: int = 0,
+        residual_scale: float = 1.0,
+    ) -> None:
+        super().__init__(
+            residual_blocks(
+                dilations,
+                residual_channels,
+                gate_channels,
+                skip_channels,
+                kernel_size,
+                condition_channels,
+                residual_scale,
+            )
+        )
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """x (B, C, T), condition (B, D, T or 1) -> summed skips (B, S, T)."""
+        return super().forward(x, condition)[1]
+
+    def step(  # type: ignore[override]
+        self, x: Tensor, state: StackState, condition: Tensor | None = None
+    ) -> tuple[Tensor, StackState]:
+        """The next n inputs and the state -> summed skips (B, S, n) and the new state."""
+        (_, skips), state = super().step(x, state, condition)
+        return skips, state
