@@ -28,12 +28,11 @@ from wavenet.corpus import (
     ClipBatches,
     CropBatches,
     Encoder,
-    Output,
     ResumableSampler,
     batch_loader,
     batches,
 )
-from wavenet.outputs.mulaw import MuLaw
+from wavenet.outputs import MuLaw, Output
 
 
 @pytest.fixture

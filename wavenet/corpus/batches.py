@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from wavenet.conditioning import NO_LABEL
 from wavenet.corpus.checks import require_positive
 from wavenet.corpus.decoding import PCM
+from wavenet.outputs import Output
 
 LEVELS = 1 << 16  # of 16-bit audio
 FULL_SCALE = 1 << 15  # the level of 1.0
@@ -35,17 +36,6 @@ SAMPLE_TYPES = (np.uint8, np.int8, np.int16, np.int32, np.int64)  # the smallest
 # "codes": (B, W + 1) uint8 for mu-law, "scored": (B, 2) int64, "labels": {name: (B,) int64},
 # "position": (B, 2) int64, each row's first target by its place in the clip, and the clip's samples
 Batch = dict[str, Any]
-
-
-class Output(Protocol):
-    """What batches need of a model's output: see `wavenet.outputs`."""
-
-    @property
-    def silence(self) -> int:
-        """The sample a model hears before the first one."""
-
-    def encode(self, audio: Tensor) -> Tensor:
-        """Audio in [-1, 1], any shape, floating point -> samples, int64, same shape."""
 
 
 @dataclass(frozen=True)
