@@ -28,11 +28,11 @@ from wavenet.corpus import (
     ClipBatches,
     CropBatches,
     Encoder,
-    Output,
     ResumableSampler,
     batch_loader,
+    batches,
 )
-from wavenet.outputs.mulaw import MuLaw
+from wavenet.outputs import MuLaw, Output
 
 
 @pytest.fixture
@@ -202,8 +202,15 @@ def test_a_sampler_goes_on_from_its_position_to_the_end_of_that_epoch() -> None:
     assert read == [list(range(10)), [7, 8, 9], list(range(10, 20)), [25, 26, 27, 28, 29]]
 
 
-def test_a_batch_from_a_worker_can_be_written_to_and_is_of_plain_tensors(ramps: Path) -> None:
-    for batch in batch_loader(crops(ramps), 1):
+@pytest.mark.parametrize("largest_message", [0, 1 << 19])
+def test_a_batch_from_a_worker_is_the_same_in_a_message_and_through_a_shared_file(
+    ramps: Path, monkeypatch: pytest.MonkeyPatch, largest_message: int
+) -> None:
+    monkeypatch.setattr(batches, "LARGEST_MESSAGE", largest_message)
+    dataset = crops(ramps)
+    for number, batch in enumerate(batch_loader(dataset, 1)):
+        assert same(batch, dataset[number])
+        assert batch["codes"].is_shared() == (largest_message == 0)
         tensors = [batch["codes"], batch["scored"], batch["position"], batch["labels"]["clip"]]
         assert type(batch) is dict and {type(tensor) for tensor in tensors} == {torch.Tensor}
         for tensor in tensors:

@@ -45,11 +45,8 @@ def test_the_clips_lengths_are_the_training_clips_by_their_labels(tmp_path: Path
         tmp_path, label_from_folder="kind", val_pattern="4", trailing_silence=100 / 8000
     ).clip_length
     half = math.log(500 / 200) / 2
-    assert found["offsets"]["kind"] == pytest.approx([half, -half], abs=1e-3)
-    assert (
-        found["log_mean"] == pytest.approx(math.log(500 * 200) / 2, abs=1e-3)
-        and found["log_std"] == 0
-    )
+    assert found.offsets["kind"] == pytest.approx([half, -half], abs=1e-3)
+    assert found.log_mean == pytest.approx(math.log(500 * 200) / 2, abs=1e-3) and found.log_std == 0
 
 
 def test_trailing_silence_is_scored_in_training_and_not_in_validation(tmp_path: Path) -> None:
@@ -133,7 +130,7 @@ def test_the_facts_are_those_of_the_corpus(ramps: Path) -> None:
     data = ready(ramps, label_from_folder="clip", label_dropout=0.5, trailing_silence=0.1)
     names = {"clip": [str(number) for number in range(len(LENGTHS))]}
     assert data.facts == CorpusFacts(8000, names, True, data.clip_length)
-    assert data.facts.clip_length["log_mean"] == pytest.approx(
+    assert data.facts.clip_length.log_mean == pytest.approx(
         np.log(np.array(LENGTHS) + 800).mean(), abs=1e-3
     )
     assert not ready(ramps, label_from_folder="clip").facts.unlabelled

@@ -14,7 +14,6 @@ from wavenet.corpus.batches import (
     ClipTable,
     CropBatches,
     Encoder,
-    Output,
     ResumableSampler,
     batch_loader,
 )
@@ -32,7 +31,6 @@ __all__ = [
     "DecodeSettings",
     "Encoder",
     "Listing",
-    "Output",
     "ResumableSampler",
     "batch_loader",
     "find_audio",

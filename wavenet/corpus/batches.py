@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,27 +24,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from wavenet.conditioning import NO_LABEL
 from wavenet.corpus.checks import require_positive
 from wavenet.corpus.decoding import PCM
+from wavenet.outputs import Output
 
 LEVELS = 1 << 16  # of 16-bit audio
 FULL_SCALE = 1 << 15  # the level of 1.0
 POOL_BATCHES = 32  # batches whose clips are sorted by length together
 WIDTH_MULTIPLE = 256  # training rows come in few distinct widths, for torch.compile
+LARGEST_MESSAGE = 1 << 19  # bytes of samples; more are faster through a shared file
 SAMPLE_TYPES = (np.uint8, np.int8, np.int16, np.int32, np.int64)  # the smallest first
 
 # "codes": (B, W + 1) uint8 for mu-law, "scored": (B, 2) int64, "labels": {name: (B,) int64},
 # "position": (B, 2) int64, each row's first target by its place in the clip, and the clip's samples
 Batch = dict[str, Any]
-
-
-class Output(Protocol):
-    """What batches need of a model's output: see `wavenet.outputs`."""
-
-    @property
-    def silence(self) -> int:
-        """The sample a model hears before the first one."""
-
-    def encode(self, audio: Tensor) -> Tensor:
-        """Audio in [-1, 1], any shape, floating point -> samples, int64, same shape."""
 
 
 @dataclass(frozen=True)
@@ -327,8 +318,8 @@ def _ready_to_send(batch: Any) -> Any:
 class _Parcel:
     """A batch on its way out of a worker process; it arrives as the batch itself.
 
-    Every tensor sent takes a shared file and a connection of its own, about half a millisecond. So
-    only the samples go that way; the small tensors go as arrays in the message.
+    Every tensor sent takes a shared file and a connection of its own, about a millisecond. So the
+    small tensors go as arrays in the message, and the samples do too until a copy costs more.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -337,14 +328,18 @@ class _Parcel:
     def __reduce__(self) -> tuple[Callable[..., Batch], tuple[Any, ...]]:
         codes, scored, position = (self.batch[name] for name in ("codes", "scored", "position"))
         labels = {name: ids.numpy() for name, ids in self.batch["labels"].items()}
-        return _unpacked, (codes, scored.numpy(), position.numpy(), labels)
+        sent = codes if codes.nbytes > LARGEST_MESSAGE else codes.numpy()
+        return _unpacked, (sent, scored.numpy(), position.numpy(), labels)
 
 
 def _unpacked(
-    codes: Tensor, scored: np.ndarray, position: np.ndarray, labels: dict[str, np.ndarray]
+    codes: Tensor | np.ndarray,
+    scored: np.ndarray,
+    position: np.ndarray,
+    labels: dict[str, np.ndarray],
 ) -> Batch:
     return {
-        "codes": codes,
+        "codes": torch.as_tensor(codes),
         "scored": torch.from_numpy(scored),
         "position": torch.from_numpy(position),
         "labels": {name: torch.from_numpy(ids) for name, ids in labels.items()},

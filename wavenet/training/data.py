@@ -21,12 +21,11 @@ from wavenet.corpus import (
     DecodeSettings,
     Encoder,
     Listing,
-    Output,
     ResumableSampler,
     batch_loader,
 )
 from wavenet.corpus.checks import require_not_negative, require_positive
-from wavenet.outputs.mulaw import MuLaw
+from wavenet.outputs import MuLaw, Output
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 
 

@@ -7,7 +7,7 @@ The data module gives `facts`, a `CorpusFacts`; the Lightning module gives `mode
 from dataclasses import dataclass
 
 from wavenet.conditioning.durations import ClipLength
-from wavenet.corpus import Output
+from wavenet.outputs import Output
 
 
 @dataclass(frozen=True)
