@@ -1,9 +1,10 @@
-"""Generated clips beside real ones of the same labels, as one picture and wav files.
+"""Generated clips next to real ones with the same labels, as one picture and wav files.
 
-    python benchmarks/beside_real.py --run runs/fsdd --config configs/fsdd.yaml --data.root DIR --out out/ [--count 8]
+    python benchmarks/beside_real.py --run runs/fsdd --config configs/fsdd.yaml --data.root DIR \\
+        --out out/ [--count 8]
 
-The real clips are of the validation split, one for each category of the first label in turn; each generated clip has its
-labels and its length. Top row real, bottom row generated.
+The real clips are from the validation split, one for each category of the first label in turn. Each
+generated clip has the labels and the length of a real one. Real clips are in the top row.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from wavenet.training.data import AudioDataModule, Clip
 
 
 def choose(data: AudioDataModule, count: int) -> list[Clip]:
-    """One validation clip for each category of the first label in turn, the other labels varied."""
+    """One validation clip for each category of the first label in turn; other labels vary."""
     name = next(iter(data.labels))
     rows = []
     for index in range(count):
@@ -30,9 +31,9 @@ def choose(data: AudioDataModule, count: int) -> list[Clip]:
     return rows
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Generated clips beside real ones of the same labels."
+        description="Generated clips next to real ones with the same labels."
     )
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--config", type=Path, required=True)
@@ -41,11 +42,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     data, model = corpus(args.config, args.root), load_model(args.run)
     clips = choose(data, args.count)
     labels = {name: [clip.labels[name] for clip in clips] for name in model.labels}
-    drawn = generate(
+    batch = generate(
         model,
         num_samples=[clip.length for clip in clips],
         batch_size=len(clips),
@@ -54,13 +59,11 @@ def main() -> None:
         seed=args.seed,
     )
     real = [model.codec.decode(torch.from_numpy(data.codes(clip).copy())) for clip in clips]
-    made = [audio[: clip.length] for audio, clip in zip(drawn, clips, strict=True)]
+    generated = [audio[: clip.length] for audio, clip in zip(batch, clips, strict=True)]
     names = [" ".join(clip.labels[name] for name in model.labels) for clip in clips]
-    for index, audio in enumerate(made):
-        save_audio(
-            args.out / f"{index}-{names[index].replace(' ', '-')}.wav", audio, model.sample_rate
-        )
-    figure = plot_spectrograms({"real": real, "generated": made}, model.sample_rate, names)
+    for index, (name, audio) in enumerate(zip(names, generated, strict=True)):
+        save_audio(args.out / f"{index}-{name.replace(' ', '-')}.wav", audio, model.sample_rate)
+    figure = plot_spectrograms({"real": real, "generated": generated}, model.sample_rate, names)
     figure.savefig(args.out / "beside_real.png", dpi=90)
     print(args.out / "beside_real.png")
 

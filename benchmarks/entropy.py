@@ -1,11 +1,13 @@
-"""The simplest models of a corpus's validation codes, to hold a network's bits per sample against.
+"""The simplest models of a corpus's validation codes, to compare a network's bits per sample with.
 
-    python benchmarks/entropy.py --config configs/default.yaml [--data.root DIR] [--checkpoint runs/default]
+    python benchmarks/entropy.py --config configs/default.yaml [--data.root DIR] \\
+        [--checkpoint runs/default]
 
-prints uniform (8 bits), unigram and order-1 (previous sample) entropy of the validation codes, plug-in estimates, and the
-exact bits per sample of a checkpoint on the same codes. With 65,536 pairs of codes the plug-in order-1 entropy of a small
-corpus is too low, so the same counts taken from the training clips (each cell + 0.01) and scored on the validation clips
-are printed beside it.
+Prints plug-in estimates of the uniform (8 bits), unigram and order-1 (given the previous sample)
+entropy of the validation codes, and the exact bits per sample of a checkpoint on the same codes.
+There are 65,536 pairs of codes, so the plug-in order-1 entropy of a small corpus is too low. The
+order-1 model counted on the training clips (each count + 0.01) and scored on the validation clips
+is therefore printed as well.
 """
 
 import argparse
@@ -25,7 +27,7 @@ CLASSES, SILENCE = 256, 128
 
 
 def pair_counts(clips: list[np.ndarray]) -> np.ndarray:
-    """counts[previous, code] over all samples; before the first sample of a clip lies silence."""
+    """counts[previous, code] over all samples; the sample before the first of a clip is silence."""
     counts = np.zeros((CLASSES, CLASSES))
     for codes in clips:
         np.add.at(counts, (np.concatenate([[SILENCE], codes[:-1]]), codes), 1)
@@ -33,7 +35,10 @@ def pair_counts(clips: list[np.ndarray]) -> np.ndarray:
 
 
 def cross_entropy(counts: np.ndarray, model: np.ndarray) -> float:
-    """Bits per sample of `counts` under the conditional distributions of `model`, both (previous, code)."""
+    """Bits per sample of `counts` under the conditional distributions of `model`.
+
+    Both have the shape (previous, code).
+    """
     rows = model / np.maximum(model.sum(1, keepdims=True), 1e-300)
     used = counts > 0
     return float(-(counts[used] * np.log2(rows[used])).sum() / counts.sum())
@@ -63,7 +68,7 @@ def network_bits(data: AudioDataModule, checkpoint: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Entropies of a corpus's validation codes.")
     parser.add_argument("--config", type=Path, default=Path("configs/default.yaml"))
-    parser.add_argument("--data.root", dest="root", help="in place of the config's")
+    parser.add_argument("--data.root", dest="root", help="instead of the root in the config")
     parser.add_argument(
         "--checkpoint", type=Path, help="a run, model folder or .ckpt to score on the same codes"
     )

@@ -1,16 +1,20 @@
-"""Everything that wants a GPU, in one command of some minutes: right first, then how fast.
+"""All benchmarks that need a GPU, in one command of some minutes: correctness first, then speed.
 
     python benchmarks/gpu.py --out benchmarks/results
-    TRITON_INTERPRET=1 python benchmarks/gpu.py --rehearse      # the same code at toy sizes, on a CPU; no figure counts
 
-- right: codes of the Triton engine against float64, and bits per sample of its bfloat16 against its float32.
-- sampling: the Triton engine at every tile, and the torch engine with its CUDA graph, over batches; samples/s of all streams
-  together and of one, beside two floors: reading all weights once a step, and the tensor cores.
+Without a GPU, the same code runs at toy sizes on a CPU; its figures mean nothing:
+
+    TRITON_INTERPRET=1 python benchmarks/gpu.py --rehearse
+
+- right: codes of the Triton engine against float64, and bits per sample in bfloat16 against
+  float32.
+- sampling: the Triton engine with every tile, and the torch engine with its CUDA graph, for several
+  batches; samples/s of all streams together and of one stream, with the bound of the tensor cores.
 - learning: the last losses of plain and of fast training from the same two seeds.
-- training: benchmarks/training.py, lever by lever.
+- training: benchmarks/training.py, one optimisation after the other.
 
-A part that fails says so and the next goes on. A table as it goes, a JSON line, and with --out gpu.json, written anew after
-every part.
+If a part fails, its error is printed and the next part runs. Prints tables and a JSON line; with
+--out, writes gpu.json after every part.
 """
 
 import argparse
@@ -18,6 +22,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +40,8 @@ from wavenet.training.module import training_loss
 
 F32, BF16 = torch.float32, torch.bfloat16
 NAMES = {F32: "float32", BF16: "bfloat16"}
-EDGE = 1e-5  # of the CDF: what float32 and its sums may be off by
-# batch, dtype, tile, warps; the first of a batch is what the engine takes by itself
+EDGE = 1e-5  # of the CDF: the error allowed to float32 and its sums
+# batch, dtype, tile, warps; the engine itself chooses the first of each batch
 TILES = [
     *((1, BF16, tile, warps) for tile in (1, 16) for warps in (4, 8)),
     (1, F32, 1, 4),
@@ -55,7 +60,10 @@ GRAPHED = [1, 64, 1024]
 
 
 def model_of(args: argparse.Namespace) -> WaveNet:
-    """The reference model with logits like a trained one's: codes are neither noise nor always the same."""
+    """The reference model with logits scaled to look trained.
+
+    Its codes are neither noise nor always the same.
+    """
     torch.manual_seed(0)
     sizes = {
         "cycles": 1,
@@ -72,67 +80,63 @@ def model_of(args: argparse.Namespace) -> WaveNet:
     return model.to(args.device).eval()
 
 
-# --- Right -----------------------------------------------------------------------------------------------------------
+# --- Correctness ---
 
 
 def right(args: argparse.Namespace) -> dict[str, Any]:
     model, rows = model_of(args), []
     samples = 20 if args.rehearse else 2000
-    for batch, tile in (
-        ((2, 1), (16, 16)) if args.rehearse else ((1, 1), (64, 1), (64, 16), (64, 64))
-    ):
-        uniforms = torch.rand(batch, samples, generator=torch.Generator().manual_seed(1)).to(
-            args.device
-        )
+    shapes = ((2, 1), (16, 16)) if args.rehearse else ((1, 1), (64, 1), (64, 16), (64, 64))
+    for batch, tile in shapes:
+        generator = torch.Generator().manual_seed(1)
+        uniforms = torch.rand(batch, samples, generator=generator).to(args.device)
         codes = TritonEngine(model, batch, None, F32, tile).sample(uniforms, Sampling())
-        inputs = torch.cat(
-            [torch.full_like(codes[:, :1], model.codec.silence), codes[:, :-1]], dim=1
-        )
-        different, off = judged(model, inputs, codes, uniforms)
+        silence = torch.full_like(codes[:, :1], model.codec.silence)
+        inputs = torch.cat([silence, codes[:, :-1]], dim=1)
+        different, wrong = compared(model, inputs, codes, uniforms)
         bits = {
             NAMES[kind]: forced_bits(TritonEngine(model, batch, None, kind, tile), codes)
             for kind in (F32, BF16)
         }
-        rows.append(
-            {
-                "batch": batch,
-                "tile": tile,
-                "codes": codes.numel(),
-                "on_an_edge": different,
-                "wrong": off,
-                **bits,
-            }
-        )
-        rows[-1]["bfloat16_costs"] = bits["bfloat16"] / bits["float32"] - 1
+        row = {
+            "batch": batch,
+            "tile": tile,
+            "codes": codes.numel(),
+            "on_an_edge": different,
+            "wrong": wrong,
+            **bits,
+            "bfloat16_costs": bits["bfloat16"] / bits["float32"] - 1,
+        }
+        rows.append(row)
         print(
-            "batch {batch:>3} tile {tile:>2}: {codes} codes, {on_an_edge} on an edge, {wrong} wrong".format(
-                **rows[-1]
-            )
-        )
-        print(
+            "batch {batch:>3} tile {tile:>2}: {codes} codes, {on_an_edge} differ from float64, "
+            "{wrong} of them by more than rounding\n"
             "    bits {float32:.5f}, in bfloat16 {bfloat16:.5f} ({bfloat16_costs:+.3%})".format(
-                **rows[-1]
+                **row
             )
         )
     return {"rows": rows}
 
 
 @torch.no_grad()
-def judged(model: WaveNet, inputs: Tensor, codes: Tensor, uniforms: Tensor) -> tuple[int, int]:
-    """How many codes are not what float64 draws, and how many of those lie further than EDGE from an edge of the CDF."""
-    exact, different, off = type(model)(**model.config).to(inputs.device).double(), 0, 0
+def compared(model: WaveNet, inputs: Tensor, codes: Tensor, uniforms: Tensor) -> tuple[int, int]:
+    """How many codes differ from those that float64 draws, and how many by more than rounding.
+
+    Rounding explains a difference if the uniform number is within EDGE of an edge of the CDF.
+    """
+    exact, different, wrong = type(model)(**model.config).to(inputs.device).double(), 0, 0
     exact.load_state_dict(model.state_dict())
-    for heard, drawn, uniform in zip(
+    for before, drawn, uniform in zip(
         inputs.split(4), codes.split(4), uniforms.split(4), strict=True
     ):
-        logits = exact(heard).transpose(1, 2).flatten(0, 1)
+        logits = exact(before).transpose(1, 2).flatten(0, 1)
         u, code = uniform.double().flatten(), drawn.flatten()
         low, middle, high = (
             Sampling().draw(logits, (u + shift).clamp(0, 1)) for shift in (-EDGE, 0.0, EDGE)
         )
         different += int((middle != code).sum())
-        off += int(((code < low) | (code > high)).sum())
-    return different, off
+        wrong += int(((code < low) | (code > high)).sum())
+    return different, wrong
 
 
 def forced_bits(engine: TritonEngine, codes: Tensor) -> float:
@@ -143,33 +147,25 @@ def forced_bits(engine: TritonEngine, codes: Tensor) -> float:
     return float(torch.cat(pieces, dim=1).mean() / torch.log(torch.tensor(2.0)))
 
 
-# --- Sampling --------------------------------------------------------------------------------------------------------
+# --- Sampling ---
 
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:
     model, rows = model_of(args), []
-    copied, flops = training.limits(torch.device(args.device), BF16, 3)[::-1]
+    flops, copied = training.limits(torch.device(args.device), BF16, 3)
     weights = sum(products(model))
-    print(f"{weights * 2 / 1e6:.2f} MB of bfloat16 weights, {2 * weights / 1e6:.2f} MFLOP a sample")
     print(
-        f"tensor cores: {flops / 2 / weights:,.0f} samples/s at most; copies run at {copied / 1e9:.0f} GB/s"
+        f"{weights * 2 / 1e6:.2f} MB of bfloat16 weights, "
+        f"{2 * weights / 1e6:.2f} MFLOP per sample\n"
+        f"tensor cores: {flops / 2 / weights:,.0f} samples/s at most; "
+        f"copies run at {copied / 1e9:.0f} GB/s"
     )
     for batch in [1, 2] if args.rehearse else GRAPHED:
-        rows.append(
-            timed(
-                "torch",
-                lambda batch=batch: TorchEngine(model, batch, None, F32),
-                batch,
-                F32,
-                {},
-                args,
-            )
-        )
+        build: Callable[[], Engine] = partial(TorchEngine, model, batch, None, F32)
+        rows.append(timed("torch", build, batch, F32, {}, args))
     for batch, dtype, tile, warps in TOY if args.rehearse else TILES:
         shape = {"tile": tile, "num_warps": warps, "chosen": tile == tile_for(batch)}
-        build = lambda b=batch, d=dtype, t=tile, w=warps: TritonEngine(
-            model, b, None, d, t, num_warps=w
-        )
+        build = partial(TritonEngine, model, batch, None, dtype, tile, num_warps=warps)
         rows.append(timed("triton", build, batch, dtype, shape, args))
     return {"weights": weights, "tensor_core_samples_per_s": flops / 2 / weights, "rows": rows}
 
@@ -196,20 +192,21 @@ def timed(
         print(f"{row}: {error}", flush=True)
         return {**row, "error": str(error)}
     row |= {"samples_per_s": batch * samples / seconds, "each_stream_per_s": samples / seconds}
-    told = ", ".join(f"{key} {value}" for key, value in shape.items())
+    options = ", ".join(f"{key} {value}" for key, value in shape.items())
     print(
-        f"{name:<7} batch {batch:>5} {row['precision']:<9} {row['samples_per_s']:>14,.0f} samples/s, each stream "
-        f"{row['each_stream_per_s']:>9,.0f}  ready in {row['ready_s']:.1f} s  {told}",
+        f"{name:<7} batch {batch:>5} {row['precision']:<9} {row['samples_per_s']:>14,.0f} "
+        f"samples/s, each stream {row['each_stream_per_s']:>9,.0f}  "
+        f"ready in {row['ready_s']:.1f} s  {options}",
         flush=True,
     )
     return row
 
 
-# --- Learning --------------------------------------------------------------------------------------------------------
+# --- Learning ---
 
 
 def learning(args: argparse.Namespace) -> dict[str, Any]:
-    """The mean loss over the last tenth of a run, in bits, of the plain way and of the fastest, from the same seeds."""
+    """The mean loss in bits over the last tenth of plain and of fast runs with the same seeds."""
     steps, rows = (4 if args.rehearse else 2000), []
     for way in [training.WAYS[0], training.WAYS[5 if args.device == "cpu" else -1]]:
         for seed in (0, 1):
@@ -224,21 +221,21 @@ def learned(way: training.Way, seed: int, steps: int, args: argparse.Namespace) 
     device = torch.device(args.device)
     torch.compiler.reset()
     model = training.built("default" if args.rehearse else "reference", way, device)
+    # `built` always gives the same weights: noise from the seed makes the networks differ.
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():  # another seed, another network
+        for parameter in model.parameters():
             parameter.mul_((1 + 0.1 * torch.randn(parameter.shape, generator=generator)).to(device))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     loss_of = torch.compile(training_loss) if way.compiled else training_loss
     batch, width, losses = 4, 256 if args.rehearse else 4096, []
     scored = torch.tensor([[0, width]], device=device).expand(batch, 2)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 1e-3 * min(
-            1.0, (step + 1) / 100, (steps - step) / (0.3 * steps)
-        )
-        codes = tones(
-            batch, width + 1, torch.Generator().manual_seed(seed * 100_000 + step), model
-        ).to(device)
+        # 100 steps of warm-up, then constant, then linear decay over the last 30% of the steps
+        share = min(1.0, (step + 1) / 100, (steps - step) / (0.3 * steps))
+        optimizer.param_groups[0]["lr"] = 1e-3 * share
+        random = torch.Generator().manual_seed(seed * 100_000 + step)
+        codes = tones(batch, width + 1, random, model).to(device)
         with torch.autocast(device.type, BF16, enabled=way.dtype == BF16):
             loss = loss_of(model, codes, scored, {})
         loss.backward()
@@ -250,47 +247,38 @@ def learned(way: training.Way, seed: int, steps: int, args: argparse.Namespace) 
 
 
 def tones(batch: int, time: int, generator: torch.Generator, model: WaveNet) -> Tensor:
-    """Codes (B, T) of tones with three partials, each row of another pitch, in a little noise."""
+    """Codes (B, T) of tones with three partials and a little noise; each row has another pitch."""
     pitch = 100 * 8 ** torch.rand(batch, 1, generator=generator)
-    phase = (
-        2
-        * torch.pi
-        * (
-            pitch * torch.arange(time) / model.sample_rate
-            + torch.rand(batch, 1, generator=generator)
-        )
-    )
+    start = torch.rand(batch, 1, generator=generator)
+    phase = 2 * torch.pi * (pitch * torch.arange(time) / model.sample_rate + start)
     audio = 0.3 * phase.sin() + 0.2 * (2 * phase).sin() + 0.1 * (3 * phase).sin()
-    return model.codec.encode(audio + 0.01 * torch.randn(batch, time, generator=generator)).to(
-        torch.uint8
-    )
+    noise = 0.01 * torch.randn(batch, time, generator=generator)
+    return model.codec.encode(audio + noise).to(torch.uint8)
 
 
-# --- Training, and the command ---------------------------------------------------------------------------------------
+# --- Training, and the command ---
 
 
 def speed_of_training(args: argparse.Namespace) -> dict[str, Any]:
-    sizes = (
-        {"batch": 1, "width": 256, "steps": 1, "repeats": 1}
-        if args.rehearse
-        else {"batch": 8, "width": 16384}
-    )
-    settings = {
-        "steps": 5,
-        "repeats": 3,
-        **sizes,
-        "threads": torch.get_num_threads(),
-        "device": args.device,
-    }
+    full = {"batch": 8, "width": 16384, "steps": 5, "repeats": 3}
+    toy = {"batch": 1, "width": 256, "steps": 1, "repeats": 1}
     config, only = ("default", [0, 5]) if args.rehearse else ("reference", None)
-    return training.compare(argparse.Namespace(**settings, config=config, only=only, turns=False))
+    settings = argparse.Namespace(
+        **(toy if args.rehearse else full),
+        threads=torch.get_num_threads(),
+        device=args.device,
+        config=config,
+        only=only,
+        turns=False,
+    )
+    return training.compare(settings)
 
 
 PARTS = {"right": right, "sampling": sampling, "learning": learning, "training": speed_of_training}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Everything that wants a GPU, in one command.")
+    parser = argparse.ArgumentParser(description="All benchmarks that need a GPU, in one command.")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument(
         "--rehearse", action="store_true", help="toy sizes on the CPU; needs TRITON_INTERPRET=1"
@@ -311,7 +299,7 @@ def main() -> None:
         start = time.perf_counter()
         try:
             summary[part] = PARTS[part](args)
-        except Exception as error:  # what one part has measured is not lost for another's fault
+        except Exception as error:  # a failing part must not lose the results of the others
             traceback.print_exc()
             summary[part] = {"error": repr(error)}
         summary[part]["seconds"] = time.perf_counter() - start

@@ -1,6 +1,9 @@
-"""Measures whether generated notes have the pitch that was asked for. Owns `fundamental`; knows no model's inside.
+"""Measures whether generated notes have the requested pitch. Owns `fundamental`.
 
-python benchmarks/pitch.py [--checkpoint PATH] [--count 24] [--seed 0] [--temperature 1.0] [--out DIR]
+    python benchmarks/pitch.py [--checkpoint PATH] [--count 24] [--seed 0] [--temperature 1.0] \\
+        [--out DIR]
+
+Knows nothing of the inside of a model.
 """
 
 import argparse
@@ -16,24 +19,26 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.instruments.prepare import note_frequency
 
-TOLERANCE = 0.03  # half of a semitone: the asked note is the nearest one
-STRONG = 0.9  # of the highest peak: what counts as a period and not as a harmonic's
-PERIODIC = 0.4  # similarity below which there is no pitch to speak of (white noise: under 0.1)
-FINER = 4  # times the sample rate that lags are measured at: a bright tone's period falls between samples
+TOLERANCE = 0.03  # half of a semitone: the requested note is the nearest one
+STRONG = 0.9  # share of the highest peak: lower peaks come from harmonics, not from the period
+PERIODIC = 0.4  # a clip with a lower similarity has no pitch (white noise: below 0.1)
+FINER = 4  # oversampling for lags: the period of a bright tone is between two samples
 SECONDS = 0.6
 
 
 def fundamental(
     audio: np.ndarray, sample_rate: int, fmin: float = 60.0, fmax: float = 1200.0
 ) -> float:
-    """Pitch in Hz of a clip (T,) within fmin..fmax, or NaN where it has none (silence, noise, too short).
+    """Pitch in Hz of a clip (T,) within fmin..fmax, or NaN without one (silence, noise, too short).
 
-    The similarity of the clip with itself `lag` samples later (McLeod and Wyvill 2005) peaks at the period and at its
-    multiples; the first peak nearly as high as the highest is the period, which a later multiple then makes exact.
+    The similarity of the clip with itself `lag` samples later (McLeod and Wyvill 2005) has peaks at
+    the period and its multiples. The first peak that is nearly as high as the highest is the
+    period; a peak at a later multiple gives it more exactly.
     """
     if audio.ndim != 1 or not 0 < fmin < fmax:
         raise ValueError(
-            f"fundamental takes audio (time,) and 0 < fmin < fmax, but got {audio.shape}, {fmin}, {fmax}."
+            "fundamental takes audio (time,) and 0 < fmin < fmax, "
+            f"but got {audio.shape}, {fmin}, {fmax}."
         )
     rate = FINER * sample_rate
     similarity = _similarity(_upsampled(np.asarray(audio, dtype=np.float64), sample_rate, fmin / 2))
@@ -42,7 +47,10 @@ def fundamental(
 
 
 def _upsampled(x: np.ndarray, sample_rate: int, lowest: float) -> np.ndarray:
-    """x at FINER times the rate, less all below `lowest` Hz: a drift would hide the dip before the first period."""
+    """x at FINER times the sample rate, without frequencies below `lowest` Hz.
+
+    A slow drift would hide the dip before the first period.
+    """
     if not x.size:
         return x
     spectrum = np.fft.rfft(x)
@@ -51,11 +59,14 @@ def _upsampled(x: np.ndarray, sample_rate: int, lowest: float) -> np.ndarray:
 
 
 def _similarity(x: np.ndarray) -> np.ndarray:
-    """2 sum x[t] x[t + lag] / sum (x[t]^2 + x[t + lag]^2) for lags 0..T/2: 1 where the clip repeats itself."""
+    """2 sum x[t] x[t + lag] / sum (x[t]^2 + x[t + lag]^2) for lags 0..T/2.
+
+    1 at lags where the clip repeats itself.
+    """
     lags = len(x) // 2
     spectrum = np.fft.rfft(x, 2 * len(x)) if x.size else np.zeros(1)
     product = np.fft.irfft(np.abs(spectrum) ** 2, 2 * max(len(x), 1))[:lags]
-    energy = np.concatenate([[0.0], np.cumsum(x * x)])  # energy[n]: of the first n samples
+    energy = np.concatenate([[0.0], np.cumsum(x * x)])  # energy[n]: energy of the first n samples
     total = energy[len(x) - np.arange(lags)] + energy[-1] - energy[:lags]
     if not np.isfinite(total).all() or energy[-1] < 1e-8 * max(len(x), 1):
         return np.zeros(lags)
@@ -75,7 +86,7 @@ def _first_strong_peak(similarity: np.ndarray, shortest: float, longest: float) 
 
 
 def _refine(similarity: np.ndarray, peak: int) -> float:
-    """The period in samples: the same peak at 2, 4, 8, 16 periods, as long as it stays high, divided by as many."""
+    """The period in samples, from the peak at 2, 4, 8 and 16 periods as long as it stays high."""
     period, height = _vertex(similarity, peak)
     for multiple in (2, 4, 8, 16):
         low, high = round(period * (multiple - 0.4)), round(period * (multiple + 0.4)) + 1
@@ -89,7 +100,7 @@ def _refine(similarity: np.ndarray, peak: int) -> float:
 
 
 def _vertex(y: np.ndarray, i: int) -> tuple[float, float]:
-    """Where and how high the parabola through y[i - 1], y[i], y[i + 1] peaks."""
+    """Position and height of the peak of the parabola through y[i - 1], y[i], y[i + 1]."""
     before, here, after = y[i - 1 : i + 2]
     curvature = before - 2 * here + after
     shift = 0.0 if curvature >= 0 else float(np.clip((before - after) / (2 * curvature), -0.5, 0.5))
@@ -104,7 +115,7 @@ class Result(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Relative error of the pitch; NaN where there was none."""
+        """Relative error of the pitch; NaN without a pitch."""
         return self.measured / self.asked - 1
 
     @property
@@ -113,18 +124,19 @@ class Result(NamedTuple):
 
 
 def asked(labels: dict[str, list[str]], count: int) -> dict[str, list[str]]:
-    """One category per stream, cycling through the model's notes and, where it has them, instruments."""
+    """One category per stream, cycling through the model's notes and its instruments, if any."""
     if "note" not in labels:
         have = ", ".join(labels) or "none"
         raise ValueError(
-            f"This needs a model with the label note, but its labels are: {have}. Train configs/default.yaml."
+            "This benchmark needs a model with the label note, but "
+            f"its labels are: {have}. Train one with configs/default.yaml."
         )
     wanted = [name for name in ("note", "instrument") if name in labels]
     return {name: [labels[name][i % len(labels[name])] for i in range(count)] for name in wanted}
 
 
 def measure(audio: np.ndarray, sample_rate: int, wanted: dict[str, list[str]]) -> list[Result]:
-    """Audio (count, T) and what was asked of each stream -> one result a stream."""
+    """Audio (count, T) and the requested labels of each stream -> one result per stream."""
     instruments = wanted.get("instrument", ["-"] * len(audio))
     return [
         Result(note, instrument, note_frequency(note), fundamental(clip, sample_rate))
@@ -133,10 +145,9 @@ def measure(audio: np.ndarray, sample_rate: int, wanted: dict[str, list[str]]) -
 
 
 def report(results: list[Result]) -> str:
-    """A readable table and, as its last line, one line of JSON."""
-    lines = [
-        f"{'note':<6}{'instrument':<12}{'asked Hz':>9}{'Hz':>9}{'error %':>9}  within {TOLERANCE:.0%}"
-    ]
+    """A table and, as the last line, one line of JSON."""
+    heads = f"{'note':<6}{'instrument':<12}{'asked Hz':>9}{'Hz':>9}{'error %':>9}"
+    lines = [f"{heads}  within {TOLERANCE:.0%}"]
     for r in results:
         numbers = f"{r.asked:9.2f}{r.measured:9.2f}{100 * r.error:9.2f}"
         lines.append(f"{r.note:<6}{r.instrument:<12}{numbers}  {'yes' if r.hit else 'no'}")
@@ -148,11 +159,12 @@ def report(results: list[Result]) -> str:
 
 
 def newest_model(runs: Path) -> Path:
-    """The model/ folder last written under runs/."""
+    """The newest model/ folder in `runs`."""
     models = sorted(runs.glob("*/model"), key=lambda path: path.stat().st_mtime)
     if not models:
         raise ValueError(
-            f"No trained model in {runs}. Run `python train.py` first, or give --checkpoint."
+            f"There is no trained model in {runs}. Run `python train.py` first, "
+            "or give --checkpoint."
         )
     return models[-1]
 
@@ -176,7 +188,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=24, help="notes to generate (default: 24)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--out", type=Path, help="folder to keep the notes in, as wav files")
+    parser.add_argument("--out", type=Path, help="folder for the notes as wav files")
     return parser.parse_args()
 
 

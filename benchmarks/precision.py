@@ -1,9 +1,10 @@
-"""What rounding costs: bits per sample of real clips in each precision of the native engine, and with int8 weights.
+"""The cost of rounding: bits per sample of real clips in each precision of the native engine.
 
-    python benchmarks/precision.py --checkpoint runs/fsdd --root DIR [--pattern '_[5-9]\\.wav$'] [--clips 64]
+    python benchmarks/precision.py --checkpoint runs/fsdd --root DIR \\
+        [--pattern '_[5-9]\\.wav$'] [--clips 64]
 
-Teacher forced through the engine's own arithmetic, from silence, every sample scored, beside model.forward. A table and
-a JSON line.
+The engine is teacher-forced with its own arithmetic from silence, every sample is scored, and the
+result is compared with model.forward. Prints a table and a JSON line.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from wavenet.outputs.sampling import negative_log_likelihood
 def clips(
     model: WaveNet, root: Path, pattern: str, count: int
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Codes (B, T) padded with silence, their lengths (B,), and the labels in the files' names."""
+    """Codes (B, T) padded with silence, their lengths (B,), and the labels from the file names."""
     paths = sorted(path for path in root.rglob("*.wav") if re.search(pattern, path.name))
     paths = paths[:: max(1, len(paths) // count)][:count]
     codes = [model.codec.encode(load_audio(path, model.sample_rate)) for path in paths]
@@ -46,13 +47,46 @@ def clips(
 
 
 def bits(logits: Tensor, codes: Tensor, lengths: Tensor) -> float:
+    """The mean over the samples within their lengths."""
     scored = torch.arange(codes.shape[1]) < lengths[:, None]
     return float(negative_log_likelihood(logits, codes)[scored].double().mean() / math.log(2))
 
 
+def bits_of_model(
+    model: WaveNet, codes: Tensor, lengths: Tensor, labels: dict[str, Tensor]
+) -> float:
+    silence = torch.full((len(codes), 1), model.codec.silence)
+    inputs = torch.cat([silence, codes[:, :-1]], dim=1)
+    total = 0.0
+    for start in range(0, len(codes), 8):  # 8 clips at a time, for memory: 256 logits per sample
+        rows = slice(start, start + 8)
+        chosen = {name: ids[rows] for name, ids in labels.items()}
+        position = model.beginning(len(codes[rows]), lengths[rows])
+        logits = model(inputs[rows], chosen, position=position)
+        total += bits(logits, codes[rows], lengths[rows]) * int(lengths[rows].sum())
+    return total / int(lengths.sum())
+
+
+def bits_of_engine(
+    model: WaveNet,
+    codes: Tensor,
+    lengths: Tensor,
+    labels: dict[str, Tensor],
+    dtype: torch.dtype,
+) -> float:
+    engine = NativeEngine(model, len(codes), labels, dtype)
+    position, logits = model.beginning(len(codes), lengths), []
+    for piece in codes.split(model.position_hop or codes.shape[1], dim=1):
+        if position is not None:
+            engine.place(position)
+        logits.append(engine.force(piece))
+        position = advanced(position, piece.shape[1])
+    return bits(torch.cat(logits, dim=2), codes, lengths)
+
+
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What rounding costs in bits per sample.")
+    parser = argparse.ArgumentParser(description="The cost of rounding in bits per sample.")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--pattern", default=r"_[5-9]\.wav$")
@@ -60,37 +94,9 @@ def main() -> None:
     args = parser.parse_args()
     model = load_model(args.checkpoint)
     codes, lengths, labels = clips(model, args.root, args.pattern, args.clips)
-    inputs = torch.cat([torch.full((len(codes), 1), model.codec.silence), codes[:, :-1]], dim=1)
-
-    def in_model(network: WaveNet) -> float:
-        parts = zip(
-            inputs.split(8), codes.split(8), lengths.split(8), range(0, len(codes), 8), strict=True
-        )
-        total = 0.0
-        for heard, said, length, start in parts:
-            these = {name: ids[start : start + 8] for name, ids in labels.items()}
-            position = network.beginning(len(heard), length)
-            total += bits(network(heard, these, position=position), said, length) * int(
-                length.sum()
-            )
-        return total / int(lengths.sum())
-
-    def in_engine(dtype: torch.dtype) -> float:
-        engine, position, logits = (
-            NativeEngine(model, len(codes), labels, dtype),
-            model.beginning(len(codes), lengths),
-            [],
-        )
-        for piece in codes.split(model.position_hop or codes.shape[1], dim=1):
-            if position is not None:
-                engine.place(position)
-            logits.append(engine.force(piece))
-            position = advanced(position, piece.shape[1])
-        return bits(torch.cat(logits, dim=2), codes, lengths)
-
-    figures = {"model.forward, float32": in_model(model)}
+    figures = {"model.forward, float32": bits_of_model(model, codes, lengths, labels)}
     figures |= {
-        f"native, {name}": in_engine(dtype)
+        f"native, {name}": bits_of_engine(model, codes, lengths, labels, dtype)
         for name, dtype in PRECISIONS.items()
         if name != "float64"
     }

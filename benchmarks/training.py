@@ -1,21 +1,31 @@
-"""Speed of the training step, lever by lever in one run, against what the device allows.
+"""Speed of the training step, one optimisation after the other, compared with the device's bound.
 
     python benchmarks/training.py [--config reference] [--batch 8] [--width 16384] [--out FOLDER]
-    python benchmarks/training.py --only 5 6 --turns            # two rows against each other in one process, turn by turn
-    python benchmarks/training.py --processes 2                 # data-parallel: N processes on a core each, against one
 
-One row a way to train, each with one lever more than the row before (an indented one is left again): samples/s (every
-position of every row of a batch; forward, loss, backward, clipping and optimiser), times the plain model, share of the bound,
-peak memory. The plain model is a WaveNet as it is mostly written: Conv1d on (B, C, T) in eager float32 with TF32 off, a skip
-tensor in every layer.
+Compare two rows in one process, alternating:
 
-The bound is the slower of two, both counted here and held against what this device does in this run:
+    python benchmarks/training.py --only 5 6 --turns
 
-- arithmetic: 6 FLOP a weight of a product (2 forward, 4 backward), at the rate of one large product of torch's.
-- memory: what a step with fused blocks has to move, each tensor written once and read once by every pass over it, at the
-  rate of a large copy.
+Data-parallel training, N processes with one core each, compared with one process:
 
-A table, a JSON line, and with --out that line in a file. Random codes, no labels: what a step costs does not depend on them.
+    python benchmarks/training.py --processes 2
+
+Each row adds one optimisation to the row before; an indented one is not kept for the next row. A
+row shows samples/s (every position of every row of a batch; forward, loss, backward, clipping and
+optimiser), the speed relative to the plain model, the share of the bound, and peak memory. The
+plain model is a typical WaveNet implementation: Conv1d on (B, C, T) in eager float32 with TF32 off,
+and a skip tensor in every layer.
+
+The bound is the slower of two limits. Both are counted here and divided by speeds that this run
+measures on the device:
+
+- arithmetic: 6 FLOP per weight of a product (2 forward, 4 backward), at the speed of one large
+  matrix product in torch.
+- memory: the bytes that a step with fused blocks has to move, where each tensor is written once and
+  read once by every pass over it, at the speed of a large copy.
+
+Prints a table and a JSON line; with --out, writes that line to a file. The codes are random and
+there are no labels, since the cost of a step does not depend on them.
 """
 
 import argparse
@@ -30,7 +40,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as train.py
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as in train.py
 
 import lightning.pytorch as pl
 import torch
@@ -46,7 +56,7 @@ from wavenet.training.module import NETWORK_SETTINGS, LitWaveNet, training_loss
 
 
 class Way(NamedTuple):
-    """How a step is computed; a lever is one field."""
+    """How a step is computed; each optimisation is one field."""
 
     name: str
     layout: str = "(B, T, C)"
@@ -70,7 +80,7 @@ WAYS = [
 ]
 
 
-# --- The ways to train -----------------------------------------------------------------------------------------------
+# --- The ways to train ---
 
 
 def conv1d(conv: CausalConv1d, x: Tensor) -> Tensor:
@@ -91,7 +101,7 @@ class Layered(WaveNet):
 
 
 class Plain(WaveNet):
-    """The same network as it is mostly written: Conv1d on features that lie in memory as (B, C, T)."""
+    """The same network in its usual form: Conv1d on features with the memory layout (B, C, T)."""
 
     def forward(
         self, codes: Tensor, labels: Any = None, mel: Any = None, position: Any = None
@@ -109,13 +119,11 @@ class Plain(WaveNet):
 
 def built(config: str, way: Way, device: torch.device) -> WaveNet:
     torch.manual_seed(0)
-    kind = (
-        Plain
-        if way.layout == "(B, C, T)"
-        else Layered
-        if way.skips == "layer by layer"
-        else WaveNet
-    )
+    kind: type[WaveNet] = WaveNet
+    if way.layout == "(B, C, T)":
+        kind = Plain
+    elif way.skips == "layer by layer":
+        kind = Layered
     model = kind(**network(config).config).to(device).train()
     if way.fused:
         from wavenet.training.kernels import fuse
@@ -125,13 +133,9 @@ def built(config: str, way: Way, device: torch.device) -> WaveNet:
 
 
 def step_of(config: str, way: Way, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """codes (B, W + 1) in the memory of the host -> the loss, after one whole step."""
+    """A function: codes (B, W + 1) in host memory -> the loss, after one complete step."""
     model = built(config, way, device)
-    optimizer = (
-        torch.optim.AdamW(model.parameters(), fused=True)
-        if way.lean
-        else torch.optim.AdamW(model.parameters())
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), **({"fused": True} if way.lean else {}))
     loss_of = torch.compile(training_loss) if way.compiled else training_loss
 
     def step(codes: Tensor) -> Tensor:
@@ -148,7 +152,7 @@ def step_of(config: str, way: Way, device: torch.device) -> Callable[[Tensor], T
     return step
 
 
-# --- Measuring -------------------------------------------------------------------------------------------------------
+# --- Measuring ---
 
 
 def synchronize(device: torch.device) -> None:
@@ -169,13 +173,15 @@ def fastest(work: Callable[[], object], repeats: int, device: torch.device) -> f
 
 
 def memory(device: torch.device, line: str) -> int:
-    """Bytes. On a GPU the peak of tensors; on a CPU the process's resident memory: VmRSS now, VmHWM at its peak (Linux)."""
+    """Bytes: on a GPU the peak of all tensors, on a CPU the resident memory of the process.
+
+    line: VmRSS for the present value, VmHWM for the peak (Linux).
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    (told,) = [
-        told for told in Path("/proc/self/status").read_text().splitlines() if told.startswith(line)
-    ]
-    return 1024 * int(told.split()[1])
+    status = Path("/proc/self/status").read_text().splitlines()
+    (found,) = [each for each in status if each.startswith(line)]
+    return 1024 * int(found.split()[1])
 
 
 def prepare(args: argparse.Namespace) -> torch.device:
@@ -189,20 +195,19 @@ def prepare(args: argparse.Namespace) -> torch.device:
 def warmed(
     way: Way, args: argparse.Namespace, device: torch.device
 ) -> tuple[Callable[[], object], dict[str, Any]]:
-    """Some steps, to be timed, and what the first three told."""
+    """A function that runs some steps, to be timed, and the results of three steps before it."""
     step = step_of(args.config, way, device)
-    codes = torch.randint(
-        256, (args.batch, args.width + 1), dtype=torch.uint8 if way.lean else torch.int64
-    )
+    dtype = torch.uint8 if way.lean else torch.int64
+    codes = torch.randint(256, (args.batch, args.width + 1), dtype=dtype)
     codes = codes.pin_memory() if device.type == "cuda" else codes
-    begun = time.perf_counter()
+    start = time.perf_counter()
     losses = [float(step(codes)) for _ in range(3)]
-    told = {
+    row = {
         "way": way.name.strip(),
-        "first_steps_s": time.perf_counter() - begun,
+        "first_steps_s": time.perf_counter() - start,
         "third_loss": losses[-1],
     }
-    return lambda: [step(codes) for _ in range(args.steps)], told
+    return lambda: [step(codes) for _ in range(args.steps)], row
 
 
 def measure(way: Way, args: argparse.Namespace) -> dict[str, Any]:
@@ -218,7 +223,10 @@ def measure(way: Way, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_in_turns(ways: list[Way], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """All ways in this process, one after the other again and again: what drifts, drifts for all. Memory is not measured."""
+    """Times all ways in this process in alternation, so that a drift in speed affects all of them.
+
+    Memory is not measured.
+    """
     device = prepare(args)
     ready = [warmed(way, args, device) for way in ways]
     turns = [[fastest(steps, 1, device) for steps, _ in ready] for _ in range(args.repeats)]
@@ -233,12 +241,12 @@ def samples(args: argparse.Namespace) -> int:
 
 
 def in_its_own_process(way: Way, args: argparse.Namespace) -> dict[str, Any]:
-    """On a CPU only a process knows its peak of memory."""
+    """On a CPU, peak memory can be measured only for a whole process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(measure, way, args).result()
 
 
-# --- The bound -------------------------------------------------------------------------------------------------------
+# --- The bound ---
 
 
 def flops_per_sample(model: WaveNet) -> int:
@@ -246,11 +254,14 @@ def flops_per_sample(model: WaveNet) -> int:
 
 
 def bytes_per_sample(model: WaveNet, size: int) -> int:
-    """What a step with fused blocks moves for every sample, in values of `size` bytes; weights are read from a cache.
+    """The bytes that a step with fused blocks moves per sample, in values of `size` bytes.
 
-    Block: forward reads x, writes the residual and z; backward reads x, z and the gradients of residual and z, writes dx,
-    and writes and reads dh. Skips: read all z, write the gradients of all z, read all z again for their weights. Head: every
-    tensor is written and read, its gradient too, and it is read again for the weights; logits are not.
+    Weights are not counted: they are read from a cache.
+
+    Block: forward reads x, writes the residual and z; backward reads x, z and the gradients of
+    residual and z, writes dx, and writes and reads dh. Skips: read all z, write the gradients of
+    all z, read all z again for the gradient of the weights. Head: every tensor and its gradient are
+    written and read; all except the logits are read again for the gradient of the weights.
     """
     config = model.config
     residual, gates, skips, head = (
@@ -289,11 +300,11 @@ def bound(
     }
 
 
-# --- Data-parallel ---------------------------------------------------------------------------------------------------
+# --- Data-parallel ---
 
 
 class RandomCodes(pl.LightningDataModule):
-    """The same random batch again and again, another in each process."""
+    """The same random batch in every step; each process has another one."""
 
     def __init__(self, batch: int, width: int, sample_rate: int) -> None:
         super().__init__()
@@ -302,11 +313,8 @@ class RandomCodes(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         codes = torch.randint(256, self.shape, dtype=torch.uint8)
-        batch = {
-            "codes": codes,
-            "scored": torch.tensor([[0, self.shape[1] - 1]]).expand(len(codes), 2),
-            "labels": {},
-        }
+        scored = torch.tensor([[0, self.shape[1] - 1]]).expand(len(codes), 2)
+        batch = {"codes": codes, "scored": scored, "labels": {}}
         return DataLoader([batch] * 10_000, batch_size=None)
 
 
@@ -319,18 +327,18 @@ class Clock(pl.Callback):
 
 
 def pin(process: int) -> None:
-    """One process, one core, where the system can."""
+    """Binds a process to one core, if the system supports it."""
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
+        # Lightning starts the other processes from this one, and they inherit its single core: the
+        # environment variable passes all cores on to them.
         mine = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-        cores = os.environ.setdefault("BENCHMARK_CORES", mine).split(
-            ","
-        )  # a process started from here inherits its one core
+        cores = os.environ.setdefault("BENCHMARK_CORES", mine).split(",")
         os.sched_setaffinity(0, {int(cores[process % len(cores)])})
 
 
 def train_in_parallel(args: argparse.Namespace) -> None:
-    """One of the processes; Lightning starts the others with the same command line."""
+    """Trains in this process; Lightning starts the others with the same command line."""
     pin(int(os.environ.get("LOCAL_RANK", 0)))
     model, clock = network(args.config), Clock()
     settings = {name: value for name, value in model.config.items() if name in NETWORK_SETTINGS}
@@ -350,50 +358,36 @@ def train_in_parallel(args: argparse.Namespace) -> None:
     trainer.fit(lit, RandomCodes(args.batch, args.width, model.sample_rate))
     if trainer.is_global_zero:
         seconds = (clock.times[-1] - clock.times[1]) / args.steps
-        print(
-            json.dumps(
-                {
-                    "processes": args.workers,
-                    "samples_per_s": args.workers * args.batch * args.width / seconds,
-                }
-            )
-        )
+        speed = args.workers * args.batch * args.width / seconds
+        print(json.dumps({"processes": args.workers, "samples_per_s": speed}))
 
 
 def scaling(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One process on one core, then N on a core each, the same batch in every process."""
+    """One process on one core, then N with one core each, with the same batch size per process."""
+    names = ("config", "batch", "width", "steps")
+    sizes = [f"--{name}={getattr(args, name)}" for name in names]
     rows = []
     for workers in (1, args.processes):
-        sizes = (
-            "--config",
-            args.config,
-            "--batch",
-            args.batch,
-            "--width",
-            args.width,
-            "--steps",
-            args.steps,
-        )
-        command = [sys.executable, __file__, "--workers", workers, *sizes]
+        command = [sys.executable, __file__, f"--workers={workers}", *sizes]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, check=True
+            command, env=environment, stdout=subprocess.PIPE, text=True, check=True
         )
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        rows[-1]["efficiency"] = rows[-1]["samples_per_s"] / workers / rows[0]["samples_per_s"]
+        row = json.loads(done.stdout.splitlines()[-1])
+        rows.append(row)
+        row["efficiency"] = row["samples_per_s"] / workers / rows[0]["samples_per_s"]
         print(
-            "{processes} processes {samples_per_s:>12,.0f} samples/s {efficiency:7.1%} of linear".format(
-                **rows[-1]
-            )
+            f"{row['processes']} processes {row['samples_per_s']:>12,.0f} samples/s "
+            f"{row['efficiency']:7.1%} of linear scaling"
         )
     return rows
 
 
-# --- The command -----------------------------------------------------------------------------------------------------
+# --- The command ---
 
 
 def possible(args: argparse.Namespace) -> list[Way]:
-    """The ways this device can go; bfloat16 where it computes in it, fused blocks on a GPU."""
+    """The ways that this device supports: bfloat16 if it computes in it, fused blocks on a GPU."""
     bfloat16 = args.device == "cuda" or default_precision("cpu") == "bf16-mixed"
     ways = [
         way
@@ -406,18 +400,17 @@ def possible(args: argparse.Namespace) -> list[Way]:
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     device, model, ways = torch.device(args.device), network(args.config), possible(args)
     torch.set_num_threads(args.threads)
-    best = bound(
-        model,
-        device,
-        BF16 if any(way.dtype == BF16 for way in ways) else torch.float32,
-        args.repeats,
-    )
+    dtype = BF16 if any(way.dtype == BF16 for way in ways) else torch.float32
+    best = bound(model, device, dtype, args.repeats)
     print(
-        f"{args.config}: {model.num_parameters / 1e6:.2f} M parameters, batch {args.batch} x {args.width}, {args.device}\n"
-        f"{best['flop_per_sample'] / 1e6:.2f} MFLOP and {best['bytes_per_sample'] / 1e3:.1f} KB a sample; measured "
-        f"{best['flop_per_s'] / 1e12:.2f} TFLOP/s, {best['bytes_per_s'] / 1e9:.0f} GB/s: "
-        f"{best['arithmetic_samples_per_s']:,.0f} and {best['memory_samples_per_s']:,.0f} samples/s at most\n"
+        f"{args.config}: {model.num_parameters / 1e6:.2f} M parameters, "
+        f"batch {args.batch} x {args.width}, {args.device}\n"
+        f"{best['flop_per_sample'] / 1e6:.2f} MFLOP and {best['bytes_per_sample'] / 1e3:.1f} KB "
+        f"per sample; measured {best['flop_per_s'] / 1e12:.2f} TFLOP/s and "
+        f"{best['bytes_per_s'] / 1e9:.0f} GB/s: {best['arithmetic_samples_per_s']:,.0f} and "
+        f"{best['memory_samples_per_s']:,.0f} samples/s at most\n"
     )
+    # A generator, not a list: each row is printed as soon as it is measured.
     rows: list[dict[str, Any]] = []
     alone = measure if device.type == "cuda" else in_its_own_process
     measured = measure_in_turns(ways, args) if args.turns else (alone(way, args) for way in ways)
@@ -427,21 +420,23 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         rows.append(row)
         peak = "" if args.turns else f" {row['peak_bytes'] / 2**20:>9,.0f} MiB"
         print(
-            f"{way.name:<28} {row['samples_per_s']:>12,.0f} samples/s {row['to_plain']:6.2f} x plain "
-            f"{row['of_bound']:7.1%} of the bound{peak}  "
+            f"{way.name:<28} {row['samples_per_s']:>12,.0f} samples/s "
+            f"{row['to_plain']:6.2f} x plain {row['of_bound']:7.1%} of the bound{peak}  "
             f"first steps {row['first_steps_s']:.0f} s, loss {row['third_loss']:.4f}",
             flush=True,
         )
     return {"bound": best, "rows": rows}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed of the training step, lever by lever.")
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Speed of the training step, one optimisation after the other."
+    )
     parser.add_argument("--config", default="reference")
-    parser.add_argument("--batch", type=int, default=8, help="rows of a step, of each process")
-    parser.add_argument("--width", type=int, default=16384, help="samples of a row")
-    parser.add_argument("--steps", type=int, default=5, help="in one repeat")
-    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
+    parser.add_argument("--batch", type=int, default=8, help="rows per step, in each process")
+    parser.add_argument("--width", type=int, default=16384, help="samples per row")
+    parser.add_argument("--steps", type=int, default=5, help="steps per repeat")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats; the fastest one counts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu"
@@ -450,19 +445,25 @@ def main() -> None:
         "--only", type=int, nargs="+", help="numbers of the rows, from 0; the first is the baseline"
     )
     parser.add_argument(
-        "--turns", action="store_true", help="all rows in one process, turn by turn; no memory"
+        "--turns",
+        action="store_true",
+        help="time all rows in one process, alternating; without memory",
     )
     parser.add_argument(
         "--processes",
         type=int,
         default=1,
-        help="measure data-parallel scaling over so many instead",
+        help="measure data-parallel scaling over this many processes instead",
     )
     parser.add_argument(
         "--out", type=Path, help="folder for training.json or training-parallel.json"
     )
     parser.add_argument("--workers", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     if args.workers:
         train_in_parallel(args)
         return

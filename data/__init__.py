@@ -1,1 +1,1 @@
-"""A package only so that the prepare scripts can share `data.layout`; it is not installed."""
+"""A package only so that the prepare scripts can import `data.layout`; it is not installed."""

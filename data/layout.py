@@ -1,6 +1,6 @@
-"""Owns how a prepared corpus reaches its folder: staged beside it, put in place at once, listed in metadata.csv.
+"""Owns how a prepared corpus gets into its folder: staging, publishing, metadata.csv.
 
-Knows nothing of any corpus, of audio or of models. Needs the standard library alone.
+Knows nothing of particular corpora, audio or models. Needs only the standard library.
 """
 
 import csv
@@ -17,31 +17,33 @@ METADATA = "metadata.csv"
 
 
 def folder(path: str) -> Path:
-    """A command line's folder as an absolute path, for argparse's `type`."""
+    """A folder of the command line as an absolute path, for argparse's `type`."""
     return Path(path).expanduser().resolve()
 
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` to build in, gone afterwards: an interrupted run leaves `out` as it was."""
+    """An empty folder next to `out` in which to build a corpus; it is removed afterwards.
+
+    An interrupted run therefore leaves `out` unchanged.
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file, but a corpus needs a folder. Give --out another name.")
     out.parent.mkdir(parents=True, exist_ok=True)
     private = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     try:
-        stage = (
-            private / "corpus"
-        )  # made here, so that it has the user's permissions and not mkdtemp's 0700
-        stage.mkdir()
+        stage = private / "corpus"
+        stage.mkdir()  # with the user's permissions; mkdtemp's are 0700
         yield stage
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
 
 def publish(stage: Path, out: Path) -> None:
-    """Moves a finished folder to `out`: in one rename where `out` is missing or empty, else file by file.
+    """Moves a finished folder to `out`: in one rename if `out` is missing or empty, else by file.
 
-    File by file, the top level comes last: metadata.csv and a corpus's own lists appear after the audio they name.
+    Files of the top level are moved last, so that metadata.csv and a corpus's own lists appear
+    after the audio files that they name.
     """
     try:
         os.rename(stage, out)
@@ -61,7 +63,7 @@ def _merge(stage: Path, out: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Makes `target` the same file as `source`: a hard link where the file system allows it, else a copy."""
+    """Makes `target` a hard link to `source`, or a copy if the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)
@@ -70,7 +72,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def write_metadata(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Writes the CSV that the data module reads, whole or not at all."""
+    """Writes the CSV that the data module reads; the file appears complete or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with partial.open("w", newline="", encoding="utf-8") as file:
@@ -81,15 +83,15 @@ def write_metadata(path: Path, header: Sequence[str], rows: Sequence[Sequence[st
 
 
 def counts(splits: Sequence[str]) -> str:
-    """How many clips each split has, for the last line a prepare script prints."""
+    """The number of clips in each split, for the last line that a prepare script prints."""
     return ", ".join(f"{name} {splits.count(name)}" for name in ("train", "val", "test"))
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a prepare script: what a user can mend is one line on stderr and exit status 1, not a traceback."""
+    """Runs a prepare script. A user's error gives one line on stderr and status 1, no traceback."""
     try:
         main()
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: nothing was left half-made; the same command starts again.")
+        sys.exit("interrupted: no incomplete files remain; run the same command to start again.")

@@ -1,4 +1,4 @@
-"""The prepare scripts under data/, run on copies of their corpora synthesised here, and benchmarks/pitch.py."""
+"""The prepare scripts in data/, run on small synthesised corpora, and benchmarks/pitch.py."""
 
 import csv
 import importlib.util
@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -48,15 +49,11 @@ EVERY_NOTE = [
 
 
 def run(script: str, *args: object) -> subprocess.CompletedProcess[str]:
+    # No test downloads anything: port 9 refuses connections.
     proxies = dict.fromkeys(
         ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
     )
-    environment = {
-        **os.environ,
-        **proxies,
-        "no_proxy": "",
-        "NO_PROXY": "",
-    }  # no test downloads: port 9 refuses
+    environment = {**os.environ, **proxies, "no_proxy": "", "NO_PROXY": ""}
     command = [sys.executable, str(ROOT / script), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
@@ -114,7 +111,7 @@ def test_another_seed_gives_other_takes_of_the_same_notes(corpus: Path, tmp_path
     assert all(ours[name] != others[name] for name in ours)
 
 
-def test_every_path_states_its_labels_and_every_note_has_one_take_held_out(corpus: Path) -> None:
+def test_every_path_contains_its_labels_and_one_take_of_each_note_is_held_out(corpus: Path) -> None:
     found = [re.fullmatch(instruments.LABEL_PATTERN, name) for name in wavs(corpus)]
     assert len(found) == len(EVERY_NOTE) * 6
     assert {(m["instrument"], m["note"]) for m in found if m} == set(EVERY_NOTE) and all(found)
@@ -143,7 +140,7 @@ def test_clips_are_finite_unclipped_centred_and_end_in_silence(
 
 @pytest.mark.parametrize("instrument", instruments.INSTRUMENTS)
 def test_the_fundamental_is_exact_within_three_in_a_thousand(instrument: str) -> None:
-    """Measured apart from benchmarks/pitch.py: the highest point of a finely interpolated spectrum near the pitch."""
+    """Measured independently of benchmarks/pitch.py: the peak of a fine spectrum near the pitch."""
     for note in instruments.NOTES:
         asked = instruments.note_frequency(note)
         candidates = asked * np.linspace(0.97, 1.03, 601)
@@ -156,7 +153,7 @@ def test_the_fundamental_is_exact_within_three_in_a_thousand(instrument: str) ->
             assert abs(measured / asked - 1) < 0.003, (instrument, note, take, measured)
 
 
-def test_takes_differ_and_a_clip_depends_on_nothing_but_its_arguments() -> None:
+def test_takes_differ_and_a_clip_depends_only_on_its_arguments() -> None:
     takes = [instruments.render("pluck", "A4", take) for take in (0, 1)]
     assert np.abs(takes[0] - takes[1]).max() > 0.05
     assert np.array_equal(takes[1], instruments.render("pluck", "A4", 1))
@@ -169,7 +166,7 @@ def test_notes_are_in_equal_temperament_from_a440() -> None:
 
 
 @pytest.mark.parametrize("name", ["H4", "C#4", "Es4", "C", "c4", "C44"])
-def test_what_is_no_note_is_refused_by_name(name: str) -> None:
+def test_an_invalid_note_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(name))):
         instruments.note_frequency(name)
 
@@ -182,7 +179,7 @@ def test_what_is_no_note_is_refused_by_name(name: str) -> None:
         (("--sample-rate", 2000), "at least 4000"),
     ],
 )
-def test_bad_arguments_of_the_default_corpus_are_one_line_and_leave_nothing(
+def test_bad_arguments_of_the_default_corpus_give_one_line_and_leave_no_files(
     tmp_path: Path, args: tuple[object, ...], says: str
 ) -> None:
     assert says in fails_in_one_line(
@@ -202,23 +199,23 @@ def test_other_audio_in_the_folder_is_refused_and_kept(tmp_path: Path) -> None:
     assert wavs(tmp_path) == ["mine.wav"]
 
 
-def test_a_run_that_dies_leaves_the_folder_as_it_was(
+def test_an_interrupted_run_leaves_the_folder_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = soundfile.write
 
-    def dies(path: Path, *args: object) -> None:
+    def interrupted(path: Path, *args: object) -> None:
         if path.name == "G4_1.wav":
             raise KeyboardInterrupt
         write(path, *args)
 
-    monkeypatch.setattr(soundfile, "write", dies)
+    monkeypatch.setattr(soundfile, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         instruments.prepare(tmp_path / "audio")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_runs_at_once_leave_one_whole_corpus(corpus: Path, tmp_path: Path) -> None:
+def test_two_runs_at_once_write_one_complete_corpus(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "audio"
     command = [sys.executable, str(ROOT / "data/instruments/prepare.py"), "--out", str(out)]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
@@ -227,7 +224,7 @@ def test_two_runs_at_once_leave_one_whole_corpus(corpus: Path, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["audio"]
 
 
-def test_a_folder_with_other_files_in_it_keeps_them(tmp_path: Path) -> None:
+def test_other_files_in_the_folder_are_kept(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / ".lock").touch()
     instruments.prepare(tmp_path / "audio", takes=2)
@@ -242,7 +239,7 @@ def test_published_folders_have_the_permissions_of_any_new_folder(tmp_path: Path
     assert (tmp_path / "corpus").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_the_name_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "audio").touch()
     assert "is a file" in fails_in_one_line(
         "data/instruments/prepare.py", "--out", tmp_path / "audio"
@@ -278,12 +275,12 @@ def digits(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("given", [".", "recordings"])
 def test_fsdd_takes_the_clone_or_its_recordings(digits: Path, tmp_path: Path, given: str) -> None:
-    said = succeeds("data/fsdd/prepare.py", "--source", digits / given, "--out", tmp_path / "out")
+    text = succeeds("data/fsdd/prepare.py", "--source", digits / given, "--out", tmp_path / "out")
     assert wavs(tmp_path / "out") == sorted(DIGITS)
-    assert "20 recordings, 2 digits, 2 speakers" in said and "train 4, val 8, test 8" in said
+    assert "20 recordings, 2 digits, 2 speakers" in text and "train 4, val 8, test 8" in text
 
 
-def test_fsdd_leaves_out_what_is_not_a_recording_and_says_so(digits: Path, tmp_path: Path) -> None:
+def test_fsdd_leaves_out_unreadable_files_with_a_warning(digits: Path, tmp_path: Path) -> None:
     recordings = digits / "recordings"
     (recordings / "3_ann_1.wav").write_text("not audio")
     soundfile.write(recordings / "3_ann_2.wav", np.zeros(0), 8000)
@@ -293,12 +290,12 @@ def test_fsdd_leaves_out_what_is_not_a_recording_and_says_so(digits: Path, tmp_p
     assert "3_ann_1.wav" in done.stderr and "3_ann_2.wav" in done.stderr
 
 
-def test_fsdd_prepared_in_place_stays_as_it_is(digits: Path) -> None:
+def test_fsdd_prepared_in_place_is_unchanged(digits: Path) -> None:
     succeeds("data/fsdd/prepare.py", "--source", digits, "--out", digits / "recordings")
     assert wavs(digits / "recordings") == sorted(DIGITS)
 
 
-def test_fsdd_twice_is_harmless(digits: Path, tmp_path: Path) -> None:
+def test_fsdd_can_be_prepared_twice(digits: Path, tmp_path: Path) -> None:
     for _ in range(2):
         succeeds("data/fsdd/prepare.py", "--source", digits, "--out", tmp_path / "out")
     assert wavs(tmp_path / "out") == sorted(DIGITS)
@@ -312,14 +309,14 @@ def test_fsdd_patterns_in_the_script_agree_with_its_splits() -> None:
         assert (fsdd.split_of(name) == "test") == bool(re.search(r"_[0-4]\.wav$", name))
 
 
-def test_fsdd_names_a_split_that_the_copy_lacks(tmp_path: Path) -> None:
+def test_fsdd_names_missing_splits(tmp_path: Path) -> None:
     write_tone(tmp_path / "some" / "1_ann_12.wav", 8000)
     assert "no recordings for val, test" in succeeds(
         "data/fsdd/prepare.py", "--source", tmp_path / "some", "--out", tmp_path / "out"
     )
 
 
-def test_fsdd_without_a_source_says_where_it_is_and_what_to_type(tmp_path: Path) -> None:
+def test_fsdd_without_a_source_names_its_address_and_the_commands(tmp_path: Path) -> None:
     error = fails_in_one_line("data/fsdd/prepare.py", "--out", tmp_path / "out")
     assert f"git clone {fsdd.HOME}" in error and "--source free-spoken-digit-dataset" in error
 
@@ -338,7 +335,7 @@ def test_fsdd_sources_without_recordings_are_refused(tmp_path: Path) -> None:
 
 
 def write_commands(corpus: Path) -> Path:
-    """Ten digits and one other word by three speakers: aa trains, bb validates, cc tests."""
+    """Ten digits and another word by three speakers: aa in train, bb in val, cc in test."""
     words = [*speech_commands.SC09, "yes"]
     for word in words:
         for speaker in ("aa", "bb", "cc"):
@@ -353,11 +350,11 @@ def write_commands(corpus: Path) -> Path:
 
 def test_speech_commands_lists_the_digits_by_the_corpus_own_splits(tmp_path: Path) -> None:
     source = write_commands(tmp_path / "unpacked")
-    said = succeeds(
+    text = succeeds(
         "data/speech_commands/prepare.py", "--source", source, "--out", tmp_path / "out"
     )
     table = rows(tmp_path / "out")
-    assert "train 10, val 10, test 10" in said
+    assert "train 10, val 10, test 10" in text
     assert sorted(row["path"] for row in table) == wavs(tmp_path / "out")
     assert {row["word"] for row in table} == set(speech_commands.SC09)
     assert {(row["speaker"], row["split"]) for row in table} == {
@@ -369,7 +366,7 @@ def test_speech_commands_lists_the_digits_by_the_corpus_own_splits(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("given", "count"), [(["yes", "one"], 6), (["all"], 33)])
-def test_speech_commands_in_place_lists_the_words_asked_for(
+def test_speech_commands_in_place_lists_the_given_words(
     tmp_path: Path, given: list[str], count: int
 ) -> None:
     corpus = write_commands(tmp_path / "unpacked")
@@ -394,7 +391,7 @@ def test_speech_commands_refuses_unknown_words_and_folders_that_are_not_the_corp
 
 
 def archive(corpus: Path, name: str, mode: str) -> Callable[..., None]:
-    """A stand-in for torchaudio's downloader that leaves `corpus`, packed under `name`."""
+    """Replaces torchaudio's downloader: writes an archive of `corpus` under the name `name`."""
 
     def download(url: str, target: object, **kwargs: object) -> None:
         with tarfile.open(str(target), mode) as tar:  # type: ignore[call-overload]
@@ -403,7 +400,7 @@ def archive(corpus: Path, name: str, mode: str) -> Callable[..., None]:
     return download
 
 
-def test_speech_commands_downloaded_is_whole_and_is_not_downloaded_twice(
+def test_speech_commands_is_downloaded_completely_and_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = "torchaudio.datasets.speechcommands.download_url_to_file"
@@ -416,7 +413,7 @@ def test_speech_commands_downloaded_is_whole_and_is_not_downloaded_twice(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "theirs"]
 
 
-def test_speech_commands_that_cannot_be_unpacked_leaves_nothing(
+def test_speech_commands_that_cannot_be_unpacked_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(url: str, target: str, **kwargs: object) -> None:
@@ -443,32 +440,27 @@ def write_lj(corpus: Path, count: int = 12) -> Path:
 @pytest.mark.parametrize("given", [".", "wavs"])
 def test_ljspeech_has_three_splits_and_keeps_its_transcripts(tmp_path: Path, given: str) -> None:
     source = write_lj(tmp_path / "LJSpeech-1.1")
-    said = succeeds(
+    text = succeeds(
         "data/ljspeech/prepare.py", "--source", source / given, "--out", tmp_path / "out"
     )
     table = rows(tmp_path / "out")
     assert [row["path"] for row in table] == wavs(tmp_path / "out") == wavs(source)
-    assert "train 10, val 1, test 1" in said and "13100" in said
-    assert (tmp_path / "out" / "transcripts.csv").read_text() == (
-        source / "metadata.csv"
-    ).read_text()
+    assert "train 10, val 1, test 1" in text and "13100" in text
+    transcripts = (tmp_path / "out" / "transcripts.csv").read_text()
+    assert transcripts == (source / "metadata.csv").read_text()
 
 
-def test_ljspeech_splits_do_not_depend_on_the_order_of_names_and_hold_out_one_percent_each() -> (
-    None
-):
+def test_ljspeech_splits_are_independent_of_order_and_hold_out_one_percent_each() -> None:
     names = [f"LJ{chapter:03d}-{i:04d}.wav" for chapter in range(1, 51) for i in range(262)]
     split = ljspeech.splits(names)
     assert split == ljspeech.splits(names[::-1])
-    assert [list(split.values()).count(name) for name in ("train", "val", "test")] == [
-        12838,
-        131,
-        131,
-    ]
-    assert len({name[:5] for name in names if split[name] == "val"}) > 30  # from all over the book
+    sizes = [list(split.values()).count(name) for name in ("train", "val", "test")]
+    assert sizes == [12838, 131, 131]
+    # The validation clips come from chapters all over the corpus.
+    assert len({name[:5] for name in names if split[name] == "val"}) > 30
 
 
-def test_ljspeech_downloaded_is_whole_and_is_not_downloaded_twice(
+def test_ljspeech_is_downloaded_completely_and_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = "torchaudio.datasets.ljspeech.download_url_to_file"
@@ -504,9 +496,7 @@ def test_ljspeech_sources_too_small_or_without_audio_are_refused(tmp_path: Path)
 
 
 @pytest.mark.parametrize("script", ["data/speech_commands/prepare.py", "data/ljspeech/prepare.py"])
-def test_a_download_that_fails_says_what_to_do_and_leaves_nothing(
-    tmp_path: Path, script: str
-) -> None:
+def test_a_failed_download_says_what_to_do_and_leaves_no_files(tmp_path: Path, script: str) -> None:
     error = fails_in_one_line(script, "--out", tmp_path / "out")
     assert "could not download" in error and "--source" in error
     assert list(tmp_path.iterdir()) == []
@@ -525,14 +515,12 @@ def test_the_readme_states_the_patterns_of_the_scripts() -> None:
     assert instruments.LABEL_PATTERN in text and fsdd.LABEL_PATTERN in text
 
 
-def test_scripts_import_nothing_that_loads_a_deep_learning_library(tmp_path: Path) -> None:
+def test_importing_a_script_does_not_import_torch(tmp_path: Path) -> None:
     for script in ("instruments", "fsdd", "speech_commands", "ljspeech"):
         path = str(ROOT / "data" / script / "prepare.py")
         code = f"import runpy, sys; runpy.run_path({path!r}); print('torch' in sys.modules)"
-        assert (
-            subprocess.check_output([sys.executable, "-c", code], text=True, cwd=tmp_path).strip()
-            == "False"
-        )
+        command = [sys.executable, "-c", code]
+        assert subprocess.check_output(command, text=True, cwd=tmp_path).strip() == "False"
 
 
 # --- the pitch benchmark ---
@@ -542,7 +530,7 @@ def decoded_codes(audio: np.ndarray) -> np.ndarray:
     return MuLaw().decode(MuLaw().encode(torch.from_numpy(audio))).numpy()
 
 
-def hissing(audio: np.ndarray) -> np.ndarray:
+def noisy(audio: np.ndarray) -> np.ndarray:
     noise = np.random.default_rng(0).standard_normal(len(audio))
     return audio + 0.5 * np.sqrt(np.mean(audio**2)) * noise  # 6 dB below the note
 
@@ -556,13 +544,13 @@ def unchanged(audio: np.ndarray) -> np.ndarray:
     return audio
 
 
-@pytest.mark.parametrize("heard", [unchanged, decoded_codes, hissing, late_and_drifting])
+@pytest.mark.parametrize("change", [unchanged, decoded_codes, noisy, late_and_drifting])
 def test_measured_pitch_of_every_clip_is_within_half_a_percent(
-    heard: Callable[[np.ndarray], np.ndarray],
+    change: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     for instrument, note in EVERY_NOTE:
-        for take in range(6 if heard is unchanged else 2):
-            measured = pitch.fundamental(heard(instruments.render(instrument, note, take)), 8000)
+        for take in range(6 if change is unchanged else 2):
+            measured = pitch.fundamental(change(instruments.render(instrument, note, take)), 8000)
             asked = instruments.note_frequency(note)
             assert abs(measured / asked - 1) < 0.005, (instrument, note, take, measured)
 
@@ -581,14 +569,14 @@ def test_measured_pitch_makes_no_octave_errors(frequency: float, sample_rate: in
         )
 
 
-def test_what_has_no_pitch_is_nan() -> None:
+def test_audio_without_a_pitch_gives_nan() -> None:
     rng = np.random.default_rng(0)
     white, walk = rng.standard_normal(4800), np.cumsum(rng.standard_normal(4800))
     for audio in (np.zeros(4800), white, walk, np.zeros(0), np.ones(3), np.full(4800, np.nan)):
         assert math.isnan(pitch.fundamental(audio, 8000))
 
 
-def test_pitch_is_measured_on_one_channel_within_limits_that_make_sense() -> None:
+def test_other_shapes_and_invalid_limits_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(1, 4800\)"):
         pitch.fundamental(np.zeros((1, 4800)), 8000)
     with pytest.raises(ValueError, match="fmin < fmax"):
@@ -596,9 +584,12 @@ def test_pitch_is_measured_on_one_channel_within_limits_that_make_sense() -> Non
 
 
 class StandInModel:
-    """A model that plays any note but B4, for which it is silent, and Gs4, which it plays a semitone too high."""
+    """A model that plays every note except B4 (silence) and Gs4 (a semitone too high)."""
 
-    labels = {"note": sorted(instruments.NOTES), "instrument": list(instruments.INSTRUMENTS)}  # noqa: RUF012
+    labels: ClassVar = {
+        "note": sorted(instruments.NOTES),
+        "instrument": list(instruments.INSTRUMENTS),
+    }
     sample_rate = 8000
 
 
@@ -617,26 +608,21 @@ def stand_in_generate(
 def test_the_benchmark_counts_hits_and_ends_in_a_line_of_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stand_in = ModuleType("wavenet")
-    stand_in.WaveNet = type(
-        "WaveNet", (), {"from_pretrained": staticmethod(lambda folder: StandInModel())}
-    )  # type: ignore[attr-defined]
-    stand_in.generate = stand_in_generate  # type: ignore[attr-defined]
+    load_model = staticmethod(lambda folder: StandInModel())
+    stand_in: Any = ModuleType("wavenet")
+    stand_in.WaveNet = type("WaveNet", (), {"from_pretrained": load_model})
+    stand_in.generate = stand_in_generate
     monkeypatch.setitem(sys.modules, "wavenet", stand_in)
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["pitch.py", "--checkpoint", "any", "--count", "52", "--out", str(tmp_path / "notes")],
-    )
+    arguments = ["--checkpoint", "any", "--count", "52", "--out", str(tmp_path / "notes")]
+    monkeypatch.setattr(sys, "argv", ["pitch.py", *arguments])
     pitch.main()
     lines = capsys.readouterr().out.splitlines()
     summary = json.loads(lines[-1])
     assert (summary["hits"], summary["count"]) == (44, 52)
     missed = [line.split()[0] for line in lines[1:53] if line.endswith("no")]
     assert sorted(set(missed)) == ["B4", "Gs4"]
-    assert (
-        len({tuple(line.split()[:2]) for line in lines[1:53]}) == 52
-    )  # 13 notes and 4 instruments: every pair
+    # Every pair of 13 notes and 4 instruments occurs once.
+    assert len({tuple(line.split()[:2]) for line in lines[1:53]}) == 52
     assert len(wavs(tmp_path / "notes")) == 52
 
 

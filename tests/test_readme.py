@@ -1,4 +1,4 @@
-"""What the README says is true of the repository: its snippets run, its commands and paths exist."""
+"""The README agrees with the repository: its snippets run, its commands and paths exist."""
 
 import re
 import subprocess
@@ -35,7 +35,7 @@ def test_readme_names_only_files_that_exist() -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_configs_in_the_readme_are_those_there_are() -> None:
+def test_the_readme_lists_all_configs() -> None:
     listed = re.search(r"^configs/ +one YAML a recipe: (.*)$", README, re.MULTILINE)
     assert listed is not None
     assert set(listed[1].split(", ")) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}

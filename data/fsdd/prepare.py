@@ -1,9 +1,10 @@
-"""Owns the way from a copy of the Free Spoken Digit Dataset to the one layout. Downloads nothing.
+"""Owns preparing a copy of the Free Spoken Digit Dataset. Downloads nothing.
 
     python data/fsdd/prepare.py --source DIR --out DIR
 
-The corpus already has the layout: its `recordings/` folder can be the data root in place. This script checks a copy,
-leaves out what is not a recording of it, and links the rest. Labels and splits are in the names:
+The corpus already has the layout that the data module reads: its `recordings/` folder can be the
+data root. This script checks a copy, leaves out files that are not recordings, and links the
+others. The file names contain labels and splits:
 
     label_pattern: (?P<digit>\\d)_(?P<speaker>[a-z]+)_\\d+\\.wav
     val_pattern:   _[5-9]\\.wav$      test_pattern: _[0-4]\\.wav$ (the corpus's own test split)
@@ -24,13 +25,13 @@ HOME = "https://github.com/Jakobovski/free-spoken-digit-dataset"
 
 
 def split_of(name: str) -> str:
-    """The split of a recording by its index: test 0 to 4, val 5 to 9, train from 10 on."""
+    """The split of a recording by its index: 0 to 4 test, 5 to 9 val, 10 and up train."""
     index = int(name.removesuffix(".wav").rsplit("_", 1)[1])
     return "test" if index < 5 else "val" if index < 10 else "train"
 
 
 def recordings(source: Path) -> list[Path]:
-    """The corpus's files in `source` or in its recordings/ folder. Raises ValueError where there are none."""
+    """The recordings in `source` or in its recordings/ folder. Raises ValueError without any."""
     for place in (source, source / "recordings"):
         found = sorted(
             path for path in place.glob("*.wav") if re.fullmatch(LABEL_PATTERN, path.name)
@@ -38,13 +39,14 @@ def recordings(source: Path) -> list[Path]:
         if found:
             return found
     raise ValueError(
-        f"{source} holds no DIGIT_SPEAKER_INDEX.wav, such as 7_jackson_32.wav, and neither does a recordings folder in "
-        f"it. The corpus is at {HOME}: git clone it, then --source free-spoken-digit-dataset."
+        f"{source} holds no DIGIT_SPEAKER_INDEX.wav, such as 7_jackson_32.wav, and neither does a "
+        f"folder recordings in it. The corpus is at {HOME}: git clone it, then add "
+        "--source free-spoken-digit-dataset."
     )
 
 
 def readable(path: Path) -> bool:
-    """Whether it opens as audio and is not empty; where not, says so on stderr."""
+    """Whether a file opens as audio and is not empty; otherwise prints a warning on stderr."""
     try:
         frames = soundfile.info(path).frames
     except soundfile.SoundFileError:
@@ -55,10 +57,10 @@ def readable(path: Path) -> bool:
 
 
 def prepare(source: Path | None, out: Path) -> None:
-    """Links every readable recording of `source` into `out` and says what there is."""
+    """Links every readable recording of `source` into `out` and prints a summary."""
     if source is None:
         raise ValueError(
-            f"the digits are not downloaded here. Type `git clone {HOME}`, then "
+            f"this script does not download the corpus. Run `git clone {HOME}`, then "
             f"`python data/fsdd/prepare.py --source free-spoken-digit-dataset --out {out}`."
         )
     if not source.is_dir():
@@ -77,24 +79,25 @@ def prepare(source: Path | None, out: Path) -> None:
 
 
 def summary(names: list[str], out: Path) -> str:
-    digits, speakers = (
-        {name.split("_")[0] for name in names},
-        {name.split("_")[1] for name in names},
-    )
+    digits = {name.split("_")[0] for name in names}
+    speakers = {name.split("_")[1] for name in names}
     splits = [split_of(name) for name in names]
     missing = [name for name in ("train", "val", "test") if name not in splits]
     note = f"\nno recordings for {', '.join(missing)}: that split cannot be used" if missing else ""
-    return f"{len(names)} recordings, {len(digits)} digits, {len(speakers)} speakers in {out}: {counts(splits)}{note}"
+    return (
+        f"{len(names)} recordings, {len(digits)} digits, {len(speakers)} speakers in {out}: "
+        f"{counts(splits)}{note}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Brings a copy of the Free Spoken Digit Dataset into the one layout."
+        description="Checks a copy of the Free Spoken Digit Dataset and links its recordings."
     )
     parser.add_argument(
         "--source",
         type=folder,
-        help="the clone, its recordings folder, or any folder with its files",
+        help="the clone, its folder recordings, or any folder with its files",
     )
     parser.add_argument(
         "--out", type=folder, required=True, help="folder to link (or copy) the recordings to"

@@ -1,10 +1,11 @@
-"""Owns the default corpus: four simple instruments over one octave, synthesised here, the same bytes every time.
+"""Owns the default corpus: four simple instruments over one octave, synthesised reproducibly.
 
 Knows nothing of models, training or the data module. Needs numpy and soundfile.
 
     python data/instruments/prepare.py --out DIR [--sample-rate 8000] [--takes 6] [--seed 0]
 
-Files: INSTRUMENT/NOTE_TAKE.wav, 16-bit. Labels are in the path, and the last take of every note is for validation:
+Files: INSTRUMENT/NOTE_TAKE.wav, 16-bit. The path contains the labels, and the last take of every
+note is for validation:
 
     label_pattern: (?P<instrument>[a-z]+)/(?P<note>[A-G]s?\\d)_\\d+\\.wav
     val_pattern:   _5\\.wav$
@@ -26,24 +27,25 @@ from data.layout import folder, publish, run, staging
 LABEL_PATTERN = r"(?P<instrument>[a-z]+)/(?P<note>[A-G]s?\d)_\d+\.wav"
 PITCH_CLASSES = ("C", "Cs", "D", "Ds", "E", "F", "Fs", "G", "Gs", "A", "As", "B")
 
-# C4..C5, 262 to 523 Hz. At 8 kHz a period is 31 down to 15 samples: short enough that a receptive field of 1000
-# samples holds 33 to 65 of them, so that a semitone (6%) moves the waveform by two to four whole periods within it;
-# long enough that 7 to 15 harmonics fit below 4 kHz.
+# C4 to C5, 262 to 523 Hz. At 8 kHz a period has 31 to 15 samples. A receptive field of 1000 samples
+# holds 33 to 65 periods, so a semitone (6%) shifts the waveform by two to four periods within it.
+# 7 to 15 harmonics are below 4 kHz.
 NOTES = (*(f"{name}4" for name in PITCH_CLASSES), "C5")
 
 SECONDS = 0.7
 FADE_SECONDS = 0.06
-LOWEST_RATE = 4000  # the fourth harmonic of C5 is at 2093 Hz: lower rates leave no timbre
+LOWEST_RATE = 4000  # the fourth harmonic of C5 is at 2093 Hz: lower rates lose the timbre
 
 Array = np.ndarray
 
 
 def note_frequency(name: str) -> float:
-    """Hz of a note such as A4 (440) or Cs4 (C sharp, 277.18), in equal temperament."""
+    """Frequency in Hz of a note such as A4 (440) or Cs4 (C sharp, 277.18), in equal temperament."""
     match = re.fullmatch(r"([A-G]s?)(\d)", name)
     if match is None or match[1] not in PITCH_CLASSES:
         raise ValueError(
-            f"A note is one of {', '.join(PITCH_CLASSES)} and an octave, such as Cs4, but got {name!r}."
+            f"A note is one of {', '.join(PITCH_CLASSES)} and an octave, such as Cs4, "
+            f"but got {name!r}."
         )
     return 440.0 * 2.0 ** ((_semitones(name) - _semitones("A4")) / 12)
 
@@ -52,35 +54,41 @@ def _semitones(name: str) -> int:
     return 12 * int(name[-1]) + PITCH_CLASSES.index(name[:-1])
 
 
-# --- instruments: (frequency in Hz, sample rate, random numbers) -> (T,) float64, scaled and faded by `render` ---
+# --- Instruments ---
+# Each takes a frequency in Hz, a sample rate and a random generator, and returns (T,) float64.
+# `render` scales and fades the result.
 
 
 def _pluck(frequency: float, sample_rate: int, rng: np.random.Generator) -> Array:
-    """Karplus and Strong 1983: one period of excitation in a delay line with a lowpass in the loop."""
+    """A plucked string (Karplus and Strong 1983): one period of excitation in a delay loop.
+
+    The loop contains a lowpass filter.
+    """
+    # The delays add up to the period: `whole`, 1 of the lowpass, `rest` in [1, 2) by interpolation.
     period = sample_rate / frequency
-    whole = (
-        math.floor(period) - 2
-    )  # the lowpass delays by 1 sample, the interpolator by `rest` in [1, 2)
+    whole = math.floor(period) - 2
     rest = period - 1 - whole
     damping = rng.uniform(0.02, 0.05)
-    gain = 10 ** (
-        -3 * period / (rng.uniform(0.9, 1.3) * sample_rate)
-    )  # -60 dB in that many seconds
+    seconds = rng.uniform(0.9, 1.3)  # until the level has fallen by 60 dB
+    gain = 10 ** (-3 * period / (seconds * sample_rate))
     taps = gain * np.convolve([damping, 1 - 2 * damping, damping], _lagrange(rest))
     return _delay_loop(_excitation(period, rng), whole, taps, _length(sample_rate))
 
 
 def _lagrange(delay: float) -> Array:
-    """Four taps that delay by `delay` in [1, 2): third-order Lagrange interpolation, gain at most 1 there."""
+    """Four taps that delay by `delay` samples, by third-order Lagrange interpolation.
+
+    Their gain is at most 1 for a delay in [1, 2).
+    """
     return np.array(
         [math.prod((delay - j) / (k - j) for j in range(4) if j != k) for k in range(4)]
     )
 
 
 def _excitation(period: float, rng: np.random.Generator) -> Array:
-    """One period of a string pulled aside at a point and let go (its slope: two levels), with a little roughness.
+    """One period of the slope of a string plucked at a point: two levels, plus some noise.
 
-    Without its mean, which the loop would keep.
+    The mean is removed, because the loop would keep it.
     """
     length = math.ceil(period)
     position = rng.uniform(0.15, 0.35)
@@ -104,25 +112,23 @@ def _delay_loop(excitation: Array, delay: int, taps: Array, length: int) -> Arra
 
 
 def _flute(frequency: float, sample_rate: int, rng: np.random.Generator) -> Array:
-    """Few harmonics, a slight vibrato and a breath of noise that the loudness carries."""
+    """A few harmonics, a slight vibrato, and noise with the same envelope as the tone."""
     t = _seconds(sample_rate)
+    # The frequency varies by the fraction `depth` of itself, `rate` times per second.
     depth, rate = rng.uniform(0.002, 0.004), rng.uniform(4.5, 5.5)
-    vibrato = (
-        depth
-        * frequency
-        / (2 * np.pi * rate)
-        * np.sin(2 * np.pi * rate * t + rng.uniform(0, 2 * np.pi))
-    )
-    turns = (
-        frequency * t + vibrato + rng.uniform()
-    )  # the pitch swings by `depth`, a fraction of itself
+    swing = np.sin(2 * np.pi * rate * t + rng.uniform(0, 2 * np.pi))
+    vibrato = depth * frequency / (2 * np.pi * rate) * swing
+    turns = frequency * t + vibrato + rng.uniform()
     weights = (1.0, rng.uniform(0.25, 0.4), rng.uniform(0.08, 0.15), 0.04)
     tone = _harmonics(turns, weights, frequency, sample_rate) + 0.002 * rng.standard_normal(len(t))
     return tone * _envelope(t, attack=rng.uniform(0.02, 0.035), decay=rng.uniform(0.25, 0.35))
 
 
 def _keys(frequency: float, sample_rate: int, rng: np.random.Generator) -> Array:
-    """Electric piano by frequency modulation (Chowning 1973), modulator at twice the pitch: odd harmonics only."""
+    """Electric piano by frequency modulation (Chowning 1973).
+
+    The modulator is at twice the pitch, so there are only odd harmonics.
+    """
     t = _seconds(sample_rate)
     turns = frequency * t + rng.uniform()
     index = rng.uniform(0.7, 1.1) * np.exp(-t / rng.uniform(0.15, 0.25))
@@ -131,7 +137,7 @@ def _keys(frequency: float, sample_rate: int, rng: np.random.Generator) -> Array
 
 
 def _organ(frequency: float, sample_rate: int, rng: np.random.Generator) -> Array:
-    """Pipes at harmonics 1, 2, 3, 4, 6 and 8, those below the Nyquist frequency, on bellows that run down."""
+    """Harmonics 1, 2, 3, 4, 6 and 8, as far as the sample rate allows, with a slow decay."""
     t = _seconds(sample_rate)
     bright = rng.uniform(0.6, 1.0)
     weights = [1.0, 0.5 * bright, 0.35 * bright, 0.25 * bright, 0, 0.15 * bright, 0, 0.1 * bright]
@@ -142,7 +148,10 @@ def _organ(frequency: float, sample_rate: int, rng: np.random.Generator) -> Arra
 def _harmonics(
     turns: Array, weights: tuple[float, ...] | list[float], frequency: float, sample_rate: int
 ) -> Array:
-    """Sum of sines at whole multiples of `turns` (phase in periods), without those above 0.45 of the rate."""
+    """Sum of sines at integer multiples of `turns`, the phase in periods.
+
+    Harmonics at 0.45 of the sample rate and above are left out.
+    """
     kept = [
         (k, weight)
         for k, weight in enumerate(weights, start=1)
@@ -152,7 +161,7 @@ def _harmonics(
 
 
 def _envelope(t: Array, attack: float, decay: float) -> Array:
-    """Rises smoothly for `attack` seconds; falls by a factor e every `decay` seconds."""
+    """Rises smoothly for `attack` seconds and decays by a factor e every `decay` seconds."""
     return np.sin(np.pi / 2 * np.minimum(t / attack, 1)) ** 2 * np.exp(-t / decay)
 
 
@@ -173,14 +182,18 @@ INSTRUMENTS: dict[str, Callable[[float, int, np.random.Generator], Array]] = {
 
 
 def render(instrument: str, note: str, take: int, sample_rate: int = 8000, seed: int = 0) -> Array:
-    """One clip: (T,) float32 of 0.7 s, peak 0.35 to 0.7, ending in silence. The same arguments, the same samples."""
+    """One clip: (T,) float32 of 0.7 s, peak 0.35 to 0.7, ending in silence.
+
+    The same arguments give the same samples.
+    """
     if instrument not in INSTRUMENTS:
         raise ValueError(
             f"There is no instrument {instrument!r}; there are {', '.join(INSTRUMENTS)}."
         )
     if sample_rate < LOWEST_RATE:
         raise ValueError(
-            f"The instruments need a sample rate of at least {LOWEST_RATE} Hz, but got {sample_rate}."
+            f"The instruments need a sample rate of at least {LOWEST_RATE} Hz, "
+            f"but got {sample_rate}."
         )
     frequency = note_frequency(note)
     rng = np.random.default_rng([seed, list(INSTRUMENTS).index(instrument), _semitones(note), take])
@@ -202,10 +215,14 @@ def clips(takes: int) -> list[tuple[str, str, int, str]]:
 
 
 def prepare(out: Path, sample_rate: int = 8000, takes: int = 6, seed: int = 0) -> None:
-    """Renders the corpus into `out`. Twice, or two at once, with the same arguments is harmless."""
+    """Renders the corpus into `out`.
+
+    It is safe to do this twice, or in two processes at the same time, with the same arguments.
+    """
     if takes < 2:
         raise ValueError(
-            f"--takes {takes}: a note needs at least 2, one to train on and the last to validate on."
+            f"--takes {takes}: a note needs at least 2, one for training and the last for "
+            "validation."
         )
     if seed < 0:
         raise ValueError(f"--seed {seed}: a seed is 0 or more.")
@@ -230,8 +247,8 @@ def _refuse_other_audio(out: Path, wanted: set[str]) -> None:
     others = sorted({path.relative_to(out).as_posix() for path in out.rglob("*.wav")} - wanted)
     if others:
         raise ValueError(
-            f"{out} holds {len(others)} other wav files, such as {others[0]}, which would become part of the corpus. "
-            "Give --out an empty folder, or remove them."
+            f"{out} holds {len(others)} other wav files, such as {others[0]}, which would become "
+            "part of the corpus. Give --out an empty folder, or remove these files."
         )
 
 
@@ -245,7 +262,7 @@ def main() -> None:
         "--takes", type=int, default=6, help="clips of each note and instrument (default: 6)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="another seed, other takes (default: 0)"
+        "--seed", type=int, default=0, help="another seed gives other takes (default: 0)"
     )
     args = parser.parse_args()
     prepare(args.out, args.sample_rate, args.takes, args.seed)

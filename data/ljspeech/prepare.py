@@ -1,11 +1,12 @@
-"""Owns the way from LJ Speech 1.1 to the one layout: wavs/ and a metadata.csv with the columns path and split.
+"""Owns preparing LJ Speech 1.1: wavs/ and a metadata.csv with the columns path and split.
 
     python data/ljspeech/prepare.py --out DIR [--source DIR]
 
-torchaudio downloads and unpacks (2.6 GB, 3.6 GB unpacked); its item loading is not used, since it needs torchcodec.
-The corpus's own metadata.csv, the transcripts, is kept as transcripts.csv. The corpus has no splits: the clips in the
-order of a hash of their names give 1% to test, the next 1% to val, the same ones every time. With --source, an
-unpacked copy is linked and not downloaded.
+torchaudio downloads and unpacks the corpus (2.6 GB, 3.6 GB unpacked); its item loading is not used
+because it needs torchcodec. The corpus's own metadata.csv, the transcripts, is kept as
+transcripts.csv. The corpus has no splits: the clips are ordered by a hash of their names, the
+first 1% is for test and the next 1% for val, the same clips every time. With --source, an unpacked
+copy is linked instead of downloaded.
 """
 
 import argparse
@@ -22,20 +23,20 @@ from data.layout import METADATA, counts, folder, link, publish, run, staging, w
 COLUMNS = ("path", "split")
 TRANSCRIPTS = "transcripts.csv"
 CLIPS = 13_100
-HELD_OUT = 0.01  # each of val and test: 131 clips, about 14 minutes
+HELD_OUT = 0.01  # the share of val and of test: 131 clips, about 14 minutes
 URL = "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2"
 
 
 def download(into: Path) -> Path:
-    """The unpacked corpus in `into`. Raises ValueError saying what to do where that fails."""
+    """Downloads and unpacks the corpus into `into`. Raises ValueError if that fails."""
     from torchaudio.datasets import LJSPEECH
 
     try:
         LJSPEECH(into, download=True)
     except (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError) as error:
         raise ValueError(
-            f"could not download LJ Speech ({error}). Check the network and type the same again, or fetch {URL} by "
-            "other means, unpack it, and add --source FOLDER."
+            f"could not download LJ Speech ({error}). Check the network and run the same command "
+            f"again, or download {URL} yourself, unpack it, and add --source FOLDER."
         ) from error
     return into / "LJSpeech-1.1"
 
@@ -47,15 +48,16 @@ def recordings(source: Path) -> list[Path]:
         if found:
             return found
     raise ValueError(
-        f"{source} holds no wav files, nor does a wavs folder in it. Give --source the LJSpeech-1.1 folder."
+        f"{source} holds no wav files, and it has no folder wavs with wav files. "
+        "Give --source the LJSpeech-1.1 folder."
     )
 
 
 def splits(names: list[str]) -> dict[str, str]:
-    """Clip name -> train, val or test: at least one each, whatever order the names come in."""
+    """Clip name -> train, val or test, at least one clip each; the order of names has no effect."""
     if len(names) < 3:
         raise ValueError(
-            f"Three splits need at least 3 clips, but there are {len(names)}. Is the copy whole?"
+            f"Three splits need at least 3 clips, but there are {len(names)}. Is the copy complete?"
         )
     ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     held = math.ceil(HELD_OUT * len(ordered))
@@ -66,10 +68,11 @@ def splits(names: list[str]) -> dict[str, str]:
 
 
 def prepare(out: Path, source: Path | None = None) -> None:
-    """Leaves wavs/, metadata.csv and transcripts.csv in `out`; downloads where --source is not given."""
+    """Writes wavs/, metadata.csv and transcripts.csv to `out`; downloads the corpus if needed."""
     if source is not None and (source == out or source in out.parents):
         raise ValueError(
-            f"--out {out} is --source or inside it, whose metadata.csv it would replace. Choose another."
+            f"--out {out} is --source or inside it, and would replace the metadata.csv of the "
+            "corpus. Choose another folder for --out."
         )
     if source is None and is_prepared(out):
         print(f"{out} is prepared already")
@@ -78,18 +81,21 @@ def prepare(out: Path, source: Path | None = None) -> None:
         corpus = source or download(stage.parent)
         rows = build(corpus, stage)
         publish(stage, out)
-    missing = f" (the whole corpus has {CLIPS})" if len(rows) != CLIPS else ""
+    missing = f" (the full corpus has {CLIPS})" if len(rows) != CLIPS else ""
     print(f"{len(rows)} clips{missing} in {out}: {counts([split for _, split in rows])}")
 
 
 def is_prepared(out: Path) -> bool:
-    """Whether a run of this script finished there: metadata.csv is put in place after the audio."""
+    """Whether this script has finished in `out`: metadata.csv is published after the audio."""
     path = out / METADATA
     return path.is_file() and path.read_text(encoding="utf-8").startswith(",".join(COLUMNS))
 
 
 def build(corpus: Path, stage: Path) -> list[tuple[str, str]]:
-    """Links the clips and transcripts of `corpus` into `stage`, writes metadata.csv there and returns its rows."""
+    """Links the clips and transcripts of `corpus` into `stage`, and writes metadata.csv there.
+
+    Returns the rows of metadata.csv.
+    """
     clips = recordings(corpus)
     split = splits([path.name for path in clips])
     for path in clips:

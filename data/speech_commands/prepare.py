@@ -1,10 +1,11 @@
-"""Owns the way from Speech Commands v0.02 to the one layout: metadata.csv beside the words' folders.
+"""Owns preparing Speech Commands v0.02: a metadata.csv next to the folders of the words.
 
-    python data/speech_commands/prepare.py --out DIR [--source DIR] [--words zero one ... | --words all]
+    python data/speech_commands/prepare.py --out DIR [--source DIR] [--words zero one ... | all]
 
-torchaudio downloads and unpacks (2.3 GB, 3.4 GB unpacked); its item loading is not used, since it needs torchcodec.
-The words default to the ten digits (SC09). metadata.csv has the columns path, split, word and speaker; the splits are
-the corpus's own lists. With --source, an unpacked copy is linked and not downloaded.
+torchaudio downloads and unpacks the corpus (2.3 GB, 3.4 GB unpacked); its item loading is not used
+because it needs torchcodec. The default words are the ten digits (SC09). metadata.csv has the
+columns path, split, word and speaker; the splits are the corpus's own lists. With --source, an
+unpacked copy is linked instead of downloaded.
 """
 
 import argparse
@@ -20,17 +21,17 @@ from data.layout import METADATA, counts, folder, link, publish, run, staging, w
 SC09 = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLUMNS = ("path", "split", "word", "speaker")
 LISTS = {"validation_list.txt": "val", "testing_list.txt": "test"}
-SPEAKER_ENDS = "_nohash_"  # SPEAKER_nohash_REPETITION.wav; the noise recordings have none
+SPEAKER_ENDS = "_nohash_"  # SPEAKER_nohash_REPETITION.wav; not in the names of noise recordings
 URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
 
 
 def unpacked(place: Path) -> bool:
-    """Whether the corpus lies there whole: its lists are put in place last."""
+    """Whether `place` has the complete corpus: its lists are published last."""
     return all((place / name).is_file() for name in LISTS)
 
 
 def download(out: Path) -> None:
-    """Leaves the whole corpus in `out`. Raises ValueError saying what to do where that fails."""
+    """Downloads and unpacks the corpus into `out`. Raises ValueError if that fails."""
     from torchaudio.datasets import SPEECHCOMMANDS
 
     with staging(out) as stage:
@@ -38,14 +39,14 @@ def download(out: Path) -> None:
             SPEECHCOMMANDS(stage, download=True)
         except (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError) as error:
             raise ValueError(
-                f"could not download Speech Commands ({error}). Check the network and type the same again, or fetch "
-                f"{URL} by other means, unpack it, and add --source FOLDER."
+                f"could not download Speech Commands ({error}). Check the network and run the same "
+                f"command again, or download {URL} yourself, unpack it, and add --source FOLDER."
             ) from error
         publish(stage / "SpeechCommands" / "speech_commands_v0.02", out)
 
 
 def splits(source: Path) -> dict[str, str]:
-    """Path relative to the corpus -> val or test, by its own lists; what is not listed trains."""
+    """Path in the corpus -> val or test, from the corpus's lists; all other clips are train."""
     return {
         line.strip(): split
         for name, split in LISTS.items()
@@ -55,14 +56,15 @@ def splits(source: Path) -> dict[str, str]:
 
 
 def metadata(source: Path, words: Sequence[str]) -> list[tuple[str, str, str, str]]:
-    """One row (path, split, word, speaker) for each utterance of the words, in order of path."""
+    """One row (path, split, word, speaker) for each utterance of the words, sorted by path."""
     available = sorted({path.parent.name for path in source.glob(f"*/*{SPEAKER_ENDS}*.wav")})
     words = available if list(words) == ["all"] else words
     absent = [word for word in words if word not in available]
     if absent or not available:
+        choice = ", ".join(available) or "(no word found: is this the corpus?)"
         raise ValueError(
             f"{source} has no recordings of {', '.join(absent) or 'any word'}. "
-            f"Give --words some of: {', '.join(available) or '(nothing here: is this the corpus?)'}."
+            f"Choose --words from: {choice}."
         )
     split = splits(source)
     names = sorted(
@@ -79,22 +81,25 @@ def _word_and_speaker(name: str) -> tuple[str, str]:
 
 
 def prepare(out: Path, source: Path | None = None, words: Sequence[str] = SC09) -> None:
-    """Leaves `out` with the words' recordings and metadata.csv; downloads where neither folder has the corpus."""
+    """Puts the recordings of the words and metadata.csv into `out`.
+
+    Downloads the corpus if there is no `source` and `out` does not have it.
+    """
     if source is None and not unpacked(out):
         download(out)
     source = source or out
     if not unpacked(source):
         raise ValueError(
-            f"{source} lacks {' or '.join(LISTS)}. Give --source the folder that holds them and the words."
+            f"{source} lacks {' or '.join(LISTS)}. "
+            "Give --source the folder that holds them and the words."
         )
     rows = metadata(source, words)
     if source == out:
         write_metadata(out / METADATA, COLUMNS, rows)
     else:
         _link_all(source, out, rows)
-    print(
-        f"{len(rows)} utterances, {len({row[2] for row in rows})} words in {out}: {counts([row[1] for row in rows])}"
-    )
+    shown = counts([split for _, split, *_ in rows])
+    print(f"{len(rows)} utterances, {len({row[2] for row in rows})} words in {out}: {shown}")
 
 
 def _link_all(source: Path, out: Path, rows: list[tuple[str, str, str, str]]) -> None:

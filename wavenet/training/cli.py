@@ -320,10 +320,10 @@ def default_precision(accelerator: str) -> str:
 def _value(arguments: list[str], *flags: str) -> str | None:
     """The last value of a flag, given as `--flag value` or `--flag=value`."""
     value = None
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for index, argument in enumerate(arguments):
         flag, equals, given = argument.partition("=")
         if flag in flags:
-            value = given if equals else following
+            value = given if equals else next(iter(arguments[index + 1 :]), None)
     return value
 
 
