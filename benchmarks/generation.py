@@ -34,20 +34,20 @@ from typing import Any
 import torch
 import yaml
 
-from wavenet import Sampling, WaveNet
+from wavenet import Config, Sampling, WaveNet
 from wavenet.engines import build_engine
 from wavenet.engines.native.compiler import library
 
 HERE = Path(__file__).parent
 ENGINES = [
     ("naive", "float32"),
-    ("torch", "float32"),
+    ("cached", "float32"),
     *(("native", p) for p in ("float32", "bfloat16", "int8")),
 ]
 # per weight of the body; a weight of the head always has four
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 # per repeat: of the whole batch for the native engine (at least 2 per stream), else of each stream
-SAMPLES = {"naive": 4, "torch": 300, "native": 4000}
+SAMPLES = {"naive": 4, "cached": 300, "native": 4000}
 
 
 def best(work: Callable[[], object], repeats: int) -> float:
@@ -87,7 +87,7 @@ class Limits:
 
 def network(config: str) -> WaveNet:
     settings = yaml.safe_load(Path("configs", f"{config}.yaml").read_text())
-    names = set(WaveNet().config)
+    names = set(Config.names())
     return WaveNet(
         **{name: value for name, value in settings["model"].items() if name in names},
         sample_rate=settings["data"]["sample_rate"],

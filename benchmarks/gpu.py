@@ -32,10 +32,10 @@ from generation import best, machine, network, products
 from torch import Tensor
 
 from wavenet import Sampling, WaveNet
-from wavenet.engines import Engine
-from wavenet.engines.cached import TorchEngine
+from wavenet.engines import Engine, take_apart
+from wavenet.engines.cached import CachedEngine
 from wavenet.engines.triton.engine import TritonEngine, tile_for
-from wavenet.outputs.sampling import negative_log_likelihood
+from wavenet.ops import cross_entropy
 from wavenet.training.module import training_loss
 
 F32, BF16 = torch.float32, torch.bfloat16
@@ -90,12 +90,12 @@ def right(args: argparse.Namespace) -> dict[str, Any]:
     for batch, tile in shapes:
         generator = torch.Generator().manual_seed(1)
         uniforms = torch.rand(batch, samples, generator=generator).to(args.device)
-        codes = TritonEngine(model, batch, None, F32, tile).sample(uniforms, Sampling())
+        codes = TritonEngine(take_apart(model), batch, F32, tile=tile).sample(uniforms, Sampling())
         silence = torch.full_like(codes[:, :1], model.codec.silence)
         inputs = torch.cat([silence, codes[:, :-1]], dim=1)
         different, wrong = compared(model, inputs, codes, uniforms)
         bits = {
-            NAMES[kind]: forced_bits(TritonEngine(model, batch, None, kind, tile), codes)
+            NAMES[kind]: forced_bits(TritonEngine(take_apart(model), batch, kind, tile=tile), codes)
             for kind in (F32, BF16)
         }
         row = {
@@ -124,7 +124,11 @@ def compared(model: WaveNet, inputs: Tensor, codes: Tensor, uniforms: Tensor) ->
 
     Rounding explains a difference if the uniform number is within EDGE of an edge of the CDF.
     """
-    exact, different, wrong = type(model)(**model.config).to(inputs.device).double(), 0, 0
+    exact, different, wrong = (
+        type(model)(**model.config.settings()).to(inputs.device).double(),
+        0,
+        0,
+    )
     exact.load_state_dict(model.state_dict())
     for before, drawn, uniform in zip(
         inputs.split(4), codes.split(4), uniforms.split(4), strict=True
@@ -141,7 +145,7 @@ def compared(model: WaveNet, inputs: Tensor, codes: Tensor, uniforms: Tensor) ->
 
 def forced_bits(engine: TritonEngine, codes: Tensor) -> float:
     pieces = [
-        negative_log_likelihood(engine.force(piece), piece).double()
+        cross_entropy(engine.teacher_forced(piece), piece).double()
         for piece in codes.split(500, dim=1)
     ]
     return float(torch.cat(pieces, dim=1).mean() / torch.log(torch.tensor(2.0)))
@@ -161,11 +165,11 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
         f"copies run at {copied / 1e9:.0f} GB/s"
     )
     for batch in [1, 2] if args.rehearse else GRAPHED:
-        build: Callable[[], Engine] = partial(TorchEngine, model, batch, None, F32)
-        rows.append(timed("torch", build, batch, F32, {}, args))
+        build: Callable[[], Engine] = partial(CachedEngine, take_apart(model), batch, F32)
+        rows.append(timed("cached", build, batch, F32, {}, args))
     for batch, dtype, tile, warps in TOY if args.rehearse else TILES:
         shape = {"tile": tile, "num_warps": warps, "chosen": tile == tile_for(batch)}
-        build = partial(TritonEngine, model, batch, None, dtype, tile, num_warps=warps)
+        build = partial(TritonEngine, take_apart(model), batch, dtype, tile=tile, num_warps=warps)
         rows.append(timed("triton", build, batch, dtype, shape, args))
     return {"weights": weights, "tensor_core_samples_per_s": flops / 2 / weights, "rows": rows}
 
@@ -179,7 +183,7 @@ def timed(
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"engine": name, "batch": batch, "precision": NAMES[dtype], **shape}
-    samples = 4 if args.rehearse else 200 if name == "torch" else 1000
+    samples = 4 if args.rehearse else 200 if name == "cached" else 1000
     try:
         start = time.perf_counter()
         engine = build()

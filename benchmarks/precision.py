@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from wavenet import WaveNet
 from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
-from wavenet.conditioning.labels import advanced, label_ids
-from wavenet.engines import PRECISIONS
+from wavenet.conditioning import label_ids
+from wavenet.engines import PRECISIONS, take_apart
 from wavenet.engines.native.engine import NativeEngine
 from wavenet.evaluation.digits import LABEL_PATTERN
-from wavenet.outputs.sampling import negative_log_likelihood
+from wavenet.ops import cross_entropy
 
 
 def clips(
@@ -49,7 +49,7 @@ def clips(
 def bits(logits: Tensor, codes: Tensor, lengths: Tensor) -> float:
     """The mean over the samples within their lengths."""
     scored = torch.arange(codes.shape[1]) < lengths[:, None]
-    return float(negative_log_likelihood(logits, codes)[scored].double().mean() / math.log(2))
+    return float(cross_entropy(logits, codes)[scored].double().mean() / math.log(2))
 
 
 def bits_of_model(
@@ -74,14 +74,9 @@ def bits_of_engine(
     labels: dict[str, Tensor],
     dtype: torch.dtype,
 ) -> float:
-    engine = NativeEngine(model, len(codes), labels, dtype)
-    position, logits = model.beginning(len(codes), lengths), []
-    for piece in codes.split(model.position_hop or codes.shape[1], dim=1):
-        if position is not None:
-            engine.place(position)
-        logits.append(engine.force(piece))
-        position = advanced(position, piece.shape[1])
-    return bits(torch.cat(logits, dim=2), codes, lengths)
+    engine = NativeEngine(take_apart(model), len(codes), dtype)
+    condition = model.timeline(labels, lengths).between(0, codes.shape[1])
+    return bits(engine.teacher_forced(codes, condition), codes, lengths)
 
 
 @torch.no_grad()

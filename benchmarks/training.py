@@ -49,10 +49,10 @@ from generation import machine, network, products
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from wavenet import CausalConv1d, WaveNet
+from wavenet import CausalConv1d, Residual, WaveNet
 from wavenet.training.cli import default_precision, keep_memory
 from wavenet.training.exchange import CorpusFacts
-from wavenet.training.module import NETWORK_SETTINGS, LitWaveNet, training_loss
+from wavenet.training.module import LitWaveNet, training_loss
 
 
 class Way(NamedTuple):
@@ -112,8 +112,8 @@ class Plain(WaveNet):
             z = torch.tanh(filter_) * torch.sigmoid(gate)
             skip = conv1d(block.skip, z)
             total = skip if total is None else total + skip
-            if block.residual is not None:
-                x = (x + conv1d(block.residual, z)) * block.residual_scale
+            if isinstance(block.residual, Residual):
+                x = (x + conv1d(block.residual, z)) * block.residual.scale
         return conv1d(self.head[3], F.relu(conv1d(self.head[1], F.relu(total))))
 
 
@@ -124,7 +124,7 @@ def built(config: str, way: Way, device: torch.device) -> WaveNet:
         kind = Plain
     elif way.skips == "layer by layer":
         kind = Layered
-    model = kind(**network(config).config).to(device).train()
+    model = kind(**network(config).config.settings()).to(device).train()
     if way.fused:
         from wavenet.training.kernels import fuse
 
@@ -263,7 +263,7 @@ def bytes_per_sample(model: WaveNet, size: int) -> int:
     all z, read all z again for the gradient of the weights. Head: every tensor and its gradient are
     written and read; all except the logits are read again for the gradient of the weights.
     """
-    config = model.config
+    config = model.config.settings()
     residual, gates, skips, head = (
         config[f"{name}_channels"] for name in ("residual", "gate", "skip", "head")
     )
@@ -341,7 +341,7 @@ def train_in_parallel(args: argparse.Namespace) -> None:
     """Trains in this process; Lightning starts the others with the same command line."""
     pin(int(os.environ.get("LOCAL_RANK", 0)))
     model, clock = network(args.config), Clock()
-    settings = {name: value for name, value in model.config.items() if name in NETWORK_SETTINGS}
+    settings = model.config.settings()
     lit = LitWaveNet(**{**settings, "labels": None, "sample_rate": None}, warmup_steps=1)
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -62,7 +62,7 @@ class Block(nn.Module):
     @property
     def condition_channels(self) -> int:
         """D; 0 for a block without condition."""
-        return self.steer.condition_channels  # type: ignore[no-any-return]
+        return self.steer.condition_channels
 
     @property
     def mix(self) -> Any:
