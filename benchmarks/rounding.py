@@ -1,4 +1,4 @@
-"""Owns what 16-bit preparation changes: mu-law codes of the prepared audio against the float audio's.
+"""Owns what 16-bit preparation changes: mu-law codes of prepared audio against the float audio's.
 
     python benchmarks/rounding.py --root DIR [--clips 200] [--rates 8000 6000]
 

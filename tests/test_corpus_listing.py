@@ -53,8 +53,8 @@ def test_labels_and_splits_come_from_a_csv_and_only_its_files_are_used(
 ) -> None:
     for name in ("a.wav", "b/c.wav", "d.wav", "unlisted.wav"):
         write_tone(tmp_path / name)
-    table = "\ufeffpath,split,note,player\na.wav,train,C4,ann\n./b/c.wav,val,D4,bob\nd.wav,test,C4,bob\n"
-    table += "gone.wav,train,E4,x\n"
+    table = "\ufeffpath,split,note,player\na.wav,train,C4,ann\n./b/c.wav,val,D4,bob\n"
+    table += "d.wav,test,C4,bob\ngone.wav,train,E4,x\n"
     (tmp_path / "clips.csv").write_text(table, encoding="utf-8")
     with caplog.at_level(logging.INFO, "wavenet"):
         data = prepared(tmp_path, metadata="clips.csv")

@@ -1,4 +1,4 @@
-"""Properties of the data module: its flags, its batches under Lightning's trainer, what it tells."""
+"""Properties of the data module: its flags, its batches under a trainer, what it tells."""
 
 import inspect
 import math

@@ -17,6 +17,13 @@ def require_not_negative(**settings: float) -> None:
             raise ValueError(f"--data.{name} must be at least 0, but got {value}.")
 
 
+def require_share(**settings: float) -> None:
+    """Raises ValueError for a setting below 0, or of 1 and above."""
+    for name, value in settings.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"--data.{name} is a share, from 0 to below 1, but got {value}.")
+
+
 def compiled_pattern(setting: str, text: str | None) -> re.Pattern[str] | None:
     """The regular expression, None for none. Raises ValueError for what is not one."""
     if text is None:

@@ -24,7 +24,7 @@ from wavenet.corpus import (
     ResumableSampler,
     batch_loader,
 )
-from wavenet.corpus.checks import require_not_negative, require_positive
+from wavenet.corpus.checks import require_not_negative, require_positive, require_share
 from wavenet.outputs import MuLaw, Output
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 
@@ -115,10 +115,7 @@ class AudioDataModule(LightningDataModule):
         require_not_negative(
             num_workers=self.num_workers, seed=self.seed, trailing_silence=self.trailing_silence
         )
-        if not 0 <= self.label_dropout < 1:
-            raise ValueError(
-                f"--data.label_dropout is a share, from 0 to below 1, but got {self.label_dropout}."
-            )
+        require_share(label_dropout=self.label_dropout)
 
     # The corpus
 
