@@ -37,7 +37,7 @@ class AudioDataModule(LightningDataModule):
 
     Args:
         root: Folder of audio, searched recursively for .wav, .flac, .ogg, .mp3, .aiff and .aif.
-        sample_rate: Rate of the codes in Hz; files at other rates are resampled.
+        sample_rate: Rate of the prepared audio in Hz; files at other rates are resampled.
         prepare: A prepare.py, run as `python PREPARE --out ROOT` when root holds no audio yet.
         label_pattern: Regular expression with named groups, searched for in the path relative to
             root; each is a label.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wavenet.likelihood import nats_per_sample
 from wavenet.model import Config, WaveNet
-from wavenet.outputs import output_settings
+from wavenet.outputs import MuLaw, output_from, output_settings
 from wavenet.pretrained import find
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 from wavenet.version import __version__
@@ -57,6 +57,8 @@ class LitWaveNet(pl.LightningModule):
             it is not given.
         clip_length: How long clips are, for a model with a position_hop; taken from the data where
             none is given.
+        output: The distribution of a sample, its name and settings; {name: MuLaw, classes: 256}
+            where none is given.
         network: The other settings of `wavenet.Config`.
     """
 
@@ -76,6 +78,7 @@ class LitWaveNet(pl.LightningModule):
         labels: dict[str, list[str]] | None = None,
         unlabelled: bool | None = None,
         clip_length: dict[str, Any] | None = None,
+        output: dict[str, Any] | None = None,
         **network: Any,
     ) -> None:
         super().__init__()
@@ -114,6 +117,7 @@ class LitWaveNet(pl.LightningModule):
             labels=facts.labels,
             unlabelled=facts.unlabelled,
             clip_length=facts.clip_length if self._settings.get("position_hop") else None,
+            output=output_from(self.hparams["output"] or output_settings(MuLaw())),
             **self._settings,
         )
         config = self.wavenet.config
