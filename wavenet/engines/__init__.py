@@ -149,7 +149,7 @@ def _best(parts: Parts, batch_size: int, group: int, precision: str) -> Engine:
     if precision != "float64" and device.type in FASTEST:
         name, how, instead = FASTEST[device.type]
         candidates.append((name, how, instead))
-    candidates.append(("cached", "", "any model"))
+    candidates.append(("cached", "", "one call of the model a sample; the cached engine is faster"))
     for name, how, instead in candidates:
         try:
             engine = ENGINES[name]()(parts, batch_size, kind, group)
