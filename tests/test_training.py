@@ -412,7 +412,7 @@ def test_a_run_says_which_fast_paths_it_takes_and_on_a_cpu_takes_none_by_itself(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="wavenet.training"):
         fit(module(corpus), network(), max_steps=1)
-    said = [record.message for record in caplog.records if record.name == "wavenet.training"]
+    said = [record.message for record in caplog.records if record.name == "wavenet.training.module"]
     assert said == ["training on cpu in 32-true; torch.compile off, fused blocks off"]
 
 

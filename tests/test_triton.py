@@ -278,11 +278,11 @@ def assert_time_wraps() -> None:
     engine = engine_of(model, 1, ONE)
     expected = engine.sample(uniforms, Sampling())
     fresh = engine_of(model, 1, ONE)
-    fresh._time = (
+    fresh.engine._time = (
         wavenet.engines.triton.engine.CLOCK - 10
     )  # the rings are zeros wherever the stream begins
     pieces = [fresh.sample(piece, Sampling()) for piece in uniforms.split(6, dim=1)]
-    assert fresh._time < 24 and torch.equal(torch.cat(pieces, dim=1), expected)
+    assert fresh.engine._time < 24 and torch.equal(torch.cat(pieces, dim=1), expected)
 
 
 def test_a_stream_of_days_goes_on_where_the_clock_wraps(interpreter: Interpreter) -> None:
@@ -354,7 +354,7 @@ class Cramped:
 def assert_what_does_not_fit_is_unavailable() -> None:
     wavenet.engines.triton.engine.run_streams = Cramped(0)
     with pytest.raises(
-        EngineUnavailable, match=r"does not fit this GPU .*300000.*engine='cached' runs any model"
+        EngineUnavailable, match=r"does not fit this GPU .*300000.*engine='cached' runs any size"
     ):
         TritonEngine(take_apart(small_model(dtype=F32)), 2, F32)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wavenet.conditioning import (
     Condition,
+    Given,
     Timeline,
     draw_lengths,
     label_ids,
@@ -95,6 +96,7 @@ def stream(
     labels: Mapping[str, str | Sequence[str]] | None = None,
     prompt: Tensor | None = None,
     mel: Tensor | None = None,
+    condition: Condition | None = None,
     seed: int = 0,
     engine: str = "auto",
     precision: str = "float32",
@@ -114,6 +116,8 @@ def stream(
             out is drawn for each clip from its seed.
         prompt: (time,) or (batch_size, time) audio at the model's rate to go on from; it is not part
             of the result.
+        condition: of a model that is steered by other things than labels and position: its features
+            (batch_size, D, frames), from the clips' first sample on, prompt included.
         engine, precision: see `wavenet.engines.build_engine`.
         sampling: temperature, top_k, top_p, guidance; see `wavenet.Sampling`. guidance, for a model
             that was trained for it (see `Config`, unlabelled), doubles the work; None: GUIDANCE for
@@ -133,7 +137,10 @@ def stream(
     group = 2 if how.guidance else 1
     built = build_engine(model, batch_size, group=group, engine=engine, precision=precision)
     whole = lengths if lengths is None or before is None else lengths + before.shape[1]
-    run = Run(built, _timeline(model, ids, whole, mel, group), how, group)
+    timeline = (
+        Given(condition) if condition is not None else _timeline(model, ids, whole, mel, group)
+    )
+    run = Run(built, timeline, how, group)
     if before is not None:
         run.prime(before)
     uniforms = _uniforms(model, seed, batch_size)

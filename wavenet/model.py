@@ -21,6 +21,7 @@ from wavenet.conditioning import (
     Condition,
     LabelEmbedding,
     LabelNames,
+    Made,
     PositionEmbedding,
     Timeline,
     checked_clip_length,
@@ -339,13 +340,13 @@ class WaveNet(nn.Module):
         """
         constant, placed = self._constant(labels, mel), self.position_embedding
         if placed is None:
-            return Timeline(constant)
+            return Made(constant)
         if lengths is None:
             raise ValueError(
                 "This model is conditioned on where in its clip a sample lies: give the clips' "
                 "lengths in samples."
             )
-        return Timeline(constant, lambda *frames: placed.frames(lengths, *frames), placed.hop)
+        return Made(constant, lambda *frames: placed.frames(lengths, *frames), placed.hop)
 
     def _constant(self, labels: Mapping[str, Tensor] | None, mel: Tensor | None) -> Tensor | None:
         """(B, D, 1), of what holds for the whole clip."""

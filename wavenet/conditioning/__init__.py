@@ -3,7 +3,7 @@
 Everything becomes condition features here, above the engines. Knows nothing of layers or models.
 """
 
-from wavenet.conditioning.condition import Condition, Timeline
+from wavenet.conditioning.condition import Condition, Given, Made, Timeline
 from wavenet.conditioning.durations import (
     ClipLength,
     checked_clip_length,
@@ -25,9 +25,11 @@ __all__ = [
     "NO_LABEL",
     "ClipLength",
     "Condition",
+    "Given",
     "LabelChoice",
     "LabelEmbedding",
     "LabelNames",
+    "Made",
     "PositionEmbedding",
     "Timeline",
     "advanced",

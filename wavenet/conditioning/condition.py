@@ -4,7 +4,7 @@ Shapes: B batch, D condition channels, F frames, T time.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from torch import Tensor
 
@@ -71,11 +71,29 @@ def frames_of(samples: int, hop: int, offset: int) -> int:
     return -(-(offset + samples) // hop) if hop else 1
 
 
-class Timeline:
-    """What steers clips that begin together, made piece by piece: memory for the piece alone.
+class Timeline(Protocol):
+    """What steers clips that begin together, from their first sample on."""
+
+    def between(self, start: int, stop: int) -> Condition | None:
+        """The condition of the clips' samples start to stop - 1; None: nothing steers them."""
+        ...
+
+
+class Given:
+    """A condition that was made beforehand, of the clips' first sample and on."""
+
+    def __init__(self, condition: Condition) -> None:
+        self._condition = condition
+
+    def between(self, start: int, stop: int) -> Condition | None:
+        return self._condition.after(start)
+
+
+class Made:
+    """Conditions made piece by piece: memory for the piece alone.
 
     constant: (B, D, 1), of labels and of whatever else holds for the whole clip; None: nothing.
-    framed: features (B, D, F) of frames `first` to `first + F - 1`, of `hop` samples each.
+    framed: makes features (B, D, count) of `count` frames from `first` on, of `hop` samples each.
     """
 
     def __init__(
@@ -85,7 +103,6 @@ class Timeline:
         self._held = None if constant is None else Condition(constant)
 
     def between(self, start: int, stop: int) -> Condition | None:
-        """The condition of the clips' samples start to stop - 1; None: nothing steers them."""
         if self._framed is None:
             return self._held  # one object for all pieces: engines project it once
         first, offset = divmod(start, self._hop)
