@@ -36,7 +36,7 @@ def test_the_tree_lists_the_modules_of_the_package_and_no_others() -> None:
 
 def test_readme_names_only_files_that_exist() -> None:
     for path in re.findall(
-        r"(?:\(|configs/|`python )((?:data|configs|benchmarks|tests)/[\w./-]+)", README
+        r"(?:\(|configs/|`python )((?:data|configs|benchmarks|examples|tests)/[\w./-]+)", README
     ):
         assert (ROOT / path).exists(), path
 
