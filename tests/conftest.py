@@ -1,4 +1,6 @@
-"""What the tests of the core share: tolerances, settings of torch, small awkward models. Knows nothing of any one room.
+"""What the tests of the core share: tolerances, settings of torch, small awkward models.
+
+Knows nothing of any one module.
 
 Shapes: B batch, C channels, T time, Q classes.
 """
@@ -16,7 +18,8 @@ from torch import Tensor
 from wavenet import Condition, Sampling, WaveNet
 from wavenet.engines import Engine, EngineState
 
-# Largest difference allowed between two ways to the same value, relative to the largest value where that is above 1.
+# Largest difference allowed between two ways to the same value, relative to the largest value where
+# that is above 1.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2}
 LOGITS = 2.0  # standard deviation of a small model's logits
 Interpreter = Callable[..., Any]  # of the fixture `interpreter`
@@ -25,7 +28,7 @@ LABELS = {"digit": ["0", "1", "2"], "speaker": ["ann", "bob"]}
 
 @pytest.fixture(autouse=True, scope="session")
 def _libraries_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled libraries go to a folder of the session's, so that one left by an earlier run is never what passes a test."""
+    """Compiled libraries go to a folder of the session: none of an earlier run is tested."""
     if "WAVENET_CACHE" in os.environ:
         yield
         return
@@ -36,7 +39,7 @@ def _libraries_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(autouse=True)
 def _reproducible_torch() -> Iterator[None]:
-    """Fixed seed, one thread (small tensors gain nothing from more), and float32 that is float32 on every device."""
+    """Fixed seed, one thread (small tensors gain nothing from more), and no TF32 on any device."""
     threads, tf32 = (
         torch.get_num_threads(),
         (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
@@ -51,7 +54,10 @@ def _reproducible_torch() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def interpreter() -> Iterator[Interpreter]:
-    """Calls a test's function where Triton interprets: the variable counts only before triton is first imported."""
+    """Calls a test's function in a process where Triton interprets.
+
+    The variable counts only before triton is first imported.
+    """
     with (
         pytest.MonkeyPatch.context() as patch,
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process,
@@ -87,9 +93,10 @@ def assert_close(actual: Tensor, expected: Tensor, where: object = "") -> None:
 
 
 def small_model(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: Any) -> WaveNet:
-    """A model of odd sizes, its weights large enough that the next code depends on all of the receptive field.
+    """A model of odd sizes, with large weights: a code depends on all of the receptive field.
 
-    The logits are scaled to a deviation of LOGITS: codes drawn from them are neither noise nor always the same.
+    The logits are scaled to a deviation of LOGITS: codes drawn from them are neither noise nor
+    always the same.
     """
     sizes = {
         "cycles": 2,
@@ -172,12 +179,12 @@ def some_uniforms(batch_size: int, time: int, seed: int = 2) -> Tensor:
 
 
 def shifted(model: WaveNet, codes: Tensor) -> Tensor:
-    """What the model hears when it predicts `codes`: silence, then all but the last."""
+    """What the model reads when it predicts `codes`: silence, then all but the last."""
     return torch.cat([codes.new_full((len(codes), 1), model.codec.silence), codes[:, :-1]], dim=1)
 
 
 def cuttings(time: int, history: int, seed: int = 0) -> list[list[int]]:
-    """Ways to cut `time` samples: whole, one by one, just under and over the history, and at random."""
+    """Ways to cut `time` samples: whole, one by one, just under or over the history, at random."""
     generator = torch.Generator().manual_seed(seed)
     random: list[int] = []
     while sum(random) < time:

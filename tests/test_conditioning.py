@@ -30,7 +30,8 @@ def test_a_sequence_gives_one_category_a_stream() -> None:
     assert label_ids(LABELS, {"digit": ["2", "0"], "speaker": ("bob", "ann")}, 2)[
         "digit"
     ].tolist() == [2, 0]
-    assert label_ids(LABELS, {"digit": [1, 2]}, 2)["digit"].tolist() == [1, 2]  # type: ignore[list-item]
+    numbers = label_ids(LABELS, {"digit": [1, 2]}, 2)  # type: ignore[list-item]
+    assert numbers["digit"].tolist() == [1, 2]
 
 
 def test_a_category_of_several_letters_is_one_category_and_not_a_sequence() -> None:

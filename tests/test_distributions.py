@@ -63,7 +63,10 @@ def test_uniforms_on_an_edge_belong_to_the_code_above() -> None:
 def test_codes_of_no_probability_are_never_drawn(
     dtype: torch.dtype, u: float, sampling: Sampling
 ) -> None:
-    """Zeros in front, between and behind, for many totals: rounding must not carry u * total over the last edge."""
+    """Zeros in front, between and behind, for many totals.
+
+    Rounding must not carry u * total over the last edge.
+    """
     logits = some_logits(2000, 37, dtype)
     logits[:, :5] = logits[:, 20:23] = logits[:, 30:] = -torch.inf
     codes = sampling.draw(logits, torch.full((2000,), u))

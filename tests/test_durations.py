@@ -1,4 +1,4 @@
-"""Properties of the lengths of clips: what is fitted, what is drawn from it, and what is refused."""
+"""Properties of the lengths of clips: what is fitted, what is drawn, and what is refused."""
 
 import json
 import math

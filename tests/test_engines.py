@@ -1,7 +1,8 @@
 """Properties of the engines: one meaning, whoever computes it.
 
-Codes are drawn by inverse CDF, so two engines may part where a uniform lies on an edge of the CDF, within float error.
-In float64 that does not happen here and equality is exact; in float32 a stream is compared up to such a place.
+Codes are drawn by inverse CDF, so two engines may differ where a uniform lies on an edge of the
+CDF, within float error. In float64 that does not happen here and equality is exact; in float32 a
+stream is compared up to such a sample.
 """
 
 import logging
@@ -49,7 +50,10 @@ def engine_of(name: str, model: WaveNet, batch_size: int = 3, dtype: torch.dtype
 
 
 def drawn(
-    engine: Engine, uniforms: Tensor, sampling: Sampling = Sampling(), cuts: Sequence[int] = ()
+    engine: Engine,
+    uniforms: Tensor,
+    sampling: Sampling = Sampling(),  # noqa: B008
+    cuts: Sequence[int] = (),
 ) -> Tensor:
     """Codes (B, T) on the CPU, asked for in pieces that end at `cuts`."""
     pieces = uniforms.tensor_split(list(cuts), dim=1)
@@ -70,9 +74,10 @@ def parted_on_edge(
     labels: Any = None,
     position: Tensor | None = None,
 ) -> int:
-    """Samples (all streams together) on which two sets of codes (B, T) agree, up to the first difference of each.
+    """Samples on which two sets of codes (B, T) agree, up to the first difference of each stream.
 
-    Asserts that each such difference is the uniform's place: within 1e-5 of the CDF's edge between the two codes.
+    Counted over all streams. Asserts that at each such difference the uniform lies within 1e-5 of
+    the CDF's edge between the two codes.
     """
     with torch.no_grad():
         logits = model.to(F64)(shifted(model, first), labels, position=position)
@@ -190,7 +195,7 @@ def test_the_step_that_cuda_captures_gives_the_same_codes(
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [F64, F32])
 def test_a_captured_graph_follows_the_state_and_the_sampling(dtype: torch.dtype) -> None:
-    """One engine, two ways to draw in turn, and a state put back: the codes of an engine without a graph."""
+    """One engine, two samplings in turn, a state put back: the codes of an engine without graph."""
     model, uniforms = small_model(dtype=dtype, labels=LABELS).cuda(), some_uniforms(3, 60)
     captured, plain = (
         engine_of("cached", model, dtype=dtype),
@@ -202,7 +207,8 @@ def test_a_captured_graph_follows_the_state_and_the_sampling(dtype: torch.dtype)
         captured.state = state
         again = captured.sample(uniforms, sampling)
         assert torch.equal(first, again)
-        assert torch.equal(first, plain._stepped(uniforms.cuda(), sampling))  # type: ignore[attr-defined]
+        one_by_one = plain._stepped(uniforms.cuda(), sampling)  # type: ignore[attr-defined]
+        assert torch.equal(first, one_by_one)
 
 
 # Engines and the model
@@ -219,7 +225,7 @@ def test_a_captured_graph_follows_the_state_and_the_sampling(dtype: torch.dtype)
 def test_thousands_of_codes_are_those_of_one_teacher_forced_forward(
     settings: dict[str, Any], batch_size: int, sampling: Sampling
 ) -> None:
-    """The codes an engine drew, given back to `forward`, must be drawn again from its logits by the same uniforms."""
+    """From the logits of `forward` over an engine's codes, its uniforms draw the same codes."""
     model, uniforms = small_model(**settings), some_uniforms(batch_size, 3000)
     assert model.receptive_field > 100
     codes = drawn(
@@ -568,7 +574,8 @@ def test_a_steered_stream_is_what_forward_predicts_at_that_place(name: str) -> N
     assert_close(engine.prime(codes, condition), expected)
     if name == "native":
         engine = build_engine(model, 3, engine=name, precision="float32")
-        assert_close(engine.teacher_forced(codes, condition), expected)  # type: ignore[attr-defined]
+        logits = engine.teacher_forced(codes, condition)  # type: ignore[attr-defined]
+        assert_close(logits, expected)
     assert (expected - elsewhere)[1:].abs().max() > 0.1 and torch.equal(expected[0], elsewhere[0])
 
 

@@ -1,4 +1,4 @@
-"""Properties of generate and stream: what a seed means, what a prompt means, and what is refused."""
+"""Properties of generate and stream: what a seed and a prompt mean, and what is refused."""
 
 import itertools
 import logging
@@ -237,7 +237,7 @@ def test_a_prompt_is_the_same_however_it_is_prefilled(
 
 
 def test_a_free_run_goes_on_from_its_own_beginning_as_from_a_prompt() -> None:
-    """Given the uniforms of the second half, an engine primed with the first half gives the second."""
+    """An engine primed with the first half gives the second, from the second half's uniforms."""
     model = small_model()
     codes = CODEC.encode(generate(model, num_samples=200, seed=6, precision="float64"))
     engine = build_engine(model, 1, engine="torch", precision="float64")

@@ -1,6 +1,7 @@
-"""Properties of `wavenet.training.kernels`: the fused block is the plain one, in values and gradients, compiled or not.
+"""Properties of `wavenet.training.kernels`: the fused block is the plain one, compiled or not.
 
-The kernels run on the CPU in Triton's interpreter, in a process of their own; those marked `gpu` are the real ones.
+In values and gradients. The kernels run on the CPU in Triton's interpreter, in a process of their
+own; the tests marked `gpu` run the real ones.
 """
 
 import copy
@@ -28,7 +29,7 @@ SHARED_LIMIT = {
 
 
 class Case(NamedTuple):
-    """A block and its input. Tiles are of 64 times in float64; products of up to 16 channels there."""
+    """A block and its input. In float64 a tile has 64 times, and a product up to 16 channels."""
 
     channels: int
     gates: int
@@ -80,7 +81,10 @@ def blocks(case: Case, condition_time: int, last: bool, dtype: torch.dtype) -> t
 def outputs_and_gradients(
     block: nn.Module, x: Tensor, condition: Tensor | None
 ) -> dict[str, Tensor]:
-    """By name: both outputs of a block, and the gradients of all that goes in, of random weights on the outputs."""
+    """By name: both outputs of a block, and the gradients of all that goes in.
+
+    The gradients are of a sum of the outputs with random weights.
+    """
     inputs = {"x": x, **({} if condition is None else {"condition": condition})}
     inputs = {name: value.detach().clone().requires_grad_() for name, value in inputs.items()}
     residual, skip = block(*inputs.values())
@@ -243,7 +247,10 @@ class Kept(pl.Callback):
 def trained(
     corpus: Path, backend: str = "inductor", steps: int = 2, **settings: Any
 ) -> dict[str, Tensor]:
-    """Loss, gradients and weights after two steps in float64; two, since the first leaves no moments of another path."""
+    """Loss, gradients and weights after two steps in float64.
+
+    Two, since only the second starts from the optimiser's moments of the first.
+    """
     torch.compiler.reset()
     kept, lit, compile_function = Kept(), network(**settings), torch.compile
     with pytest.MonkeyPatch.context() as patch:
@@ -293,7 +300,10 @@ def assert_fused_trains_as_plain(corpus: Path, compiled: bool) -> None:
 
 
 def assert_few_graphs(fused: bool, position_hop: int) -> None:
-    """Batches of a few widths, as the data module makes them: the second width makes it a variable, others add nothing."""
+    """Batches of a few widths, as the data module makes them.
+
+    The second width makes the width a variable of the compiled step; others compile nothing more.
+    """
     torch.compiler.reset()
     counter = CompileCounterWithBackend("aot_eager")
     model = small_model(

@@ -1,4 +1,4 @@
-"""Properties of the causal blocks: one meaning in two forms, and nothing of the future in either."""
+"""Properties of the causal blocks: one meaning in two forms; neither sees the future."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ def features(*shape: int, dtype: torch.dtype = F64, seed: int = 0) -> Tensor:
 def in_pieces(
     step: Callable[..., Any], x: Tensor, state: Any, lengths: Sequence[int], condition: Any = None
 ) -> tuple[tuple[Tensor, ...], Any]:
-    """Concatenated outputs of `step` over x cut into `lengths`, each output in a tuple, and the last state.
+    """Concatenated outputs of `step` over x cut into `lengths`, as a tuple, and the last state.
 
     A condition that varies in time is cut along with x; anything else is passed whole.
     """
@@ -552,8 +552,10 @@ def test_step_never_writes_to_the_state_it_was_given(build: Callable[[], Any], n
     before = [part.clone() for part in tensors(state)]
     _, after = module.step(inputs_of(module, n, seed=5), state)
     assert all(torch.equal(now, then) for now, then in zip(tensors(state), before, strict=True))
-    assert all(new.untyped_storage().data_ptr() != old.untyped_storage().data_ptr() or not old.numel()
-               for new, old in zip(tensors(after), tensors(state), strict=True))  # fmt: skip
+    assert all(
+        new.untyped_storage().data_ptr() != old.untyped_storage().data_ptr() or not old.numel()
+        for new, old in zip(tensors(after), tensors(state), strict=True)
+    )
     assert (
         any(not torch.equal(new, old) for new, old in zip(tensors(after), before, strict=True))
         or not before[0].numel()

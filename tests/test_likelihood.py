@@ -1,4 +1,4 @@
-"""Properties of the exact likelihood: the same value however it is computed, and that of a distribution."""
+"""Properties of the exact likelihood: the same however it is computed, and a distribution's."""
 
 import math
 from typing import Any

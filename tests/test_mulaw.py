@@ -1,4 +1,4 @@
-"""Properties of the codec. The reference is torchaudio's pair of functions, which the package itself does not need."""
+"""Properties of mu-law coding. The reference is torchaudio's, which the package does not use."""
 
 import math
 
@@ -13,7 +13,7 @@ CLASSES = [2, 3, 16, 100, 255, 256, 257, 1024]
 
 
 def dense_grid(dtype: torch.dtype = torch.float32) -> Tensor:
-    """Every 2^-18 of [-1, 1], all 16-bit PCM values among them, and a logarithmic grid about zero."""
+    """[-1, 1] in steps of 2^-18, so with all 16-bit values, and a logarithmic grid about zero."""
     even = torch.arange(-(2**18), 2**18 + 1, dtype=torch.float64) / 2**18
     near_zero = torch.logspace(-12, 0, 20001, dtype=torch.float64)
     return torch.cat([even, near_zero, -near_zero]).to(dtype)

@@ -1,7 +1,8 @@
-"""Properties of the native engine: the codes of the other engines, in float32 and bfloat16, whatever the sizes and the batch.
+"""Properties of the native engine: the other engines' codes, in float32 and bfloat16, at all sizes.
 
-A stream of 20,000 samples meets edges of the CDF that float32 and float64 place differently. So what an engine drew is given
-back to the model in float64, and every code must be the one drawn from there by the same uniform, or lie within EDGE of it.
+A stream of 20,000 samples meets edges of the CDF that float32 and float64 place differently. So
+what an engine drew is given back to the model in float64, and every code must be the one that the
+same uniform draws there, or lie within EDGE of it.
 """
 
 import logging
@@ -94,7 +95,10 @@ def logits_before(model: WaveNet, codes: Tensor, prompt: Tensor) -> Tensor:
 def differences(
     model: WaveNet, codes: Tensor, uniforms: Tensor, sampling: Sampling, prompt: Tensor
 ) -> int:
-    """How many codes are not those that float64 draws. Asserts that each is drawn within EDGE of the uniform or of top_p."""
+    """How many codes are not those that float64 draws.
+
+    Asserts that each of them is drawn within EDGE of the uniform or of top_p.
+    """
     logits = logits_before(model, codes, prompt).transpose(1, 2).flatten(0, 1)  # (B * T, Q)
     flat, u = codes.flatten(), uniforms.flatten().to(F64)
     different = (sampling.draw(logits, u) != flat).nonzero().flatten()
@@ -246,7 +250,7 @@ def test_only_the_native_engine_computes_in_int8() -> None:
 )
 @pytest.mark.parametrize("samples", [0, 1, 13, 70])
 def test_state_is_canonical(settings: dict[str, Any], samples: int, dtype: torch.dtype) -> None:
-    """It is that of `WaveNet.step` over the same codes, and from the torch engine the stream goes on the same."""
+    """That of `WaveNet.step` over the same codes; from it the cached engine draws the same."""
     model, uniforms = small_model(dtype=F32, **settings), some_uniforms(3, 100)
     engine = native(model, dtype=dtype)
     heard = engine.sample(uniforms[:, :samples], Sampling())

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+NOT_LISTED = {"__init__.py", "__pycache__/", "py.typed"}
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -24,19 +25,24 @@ def test_readme_snippet_runs(index: int, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_readme_names_only_files_that_exist() -> None:
+def test_the_tree_lists_the_modules_of_the_package_and_no_others() -> None:
     tree = README.split("## What is where")[1].split("```")[1]
-    names = re.findall(r"^ {2}(\S+\.py)(?:, (\S+\.py))?", tree, re.MULTILINE)
-    for name in (name for pair in names for name in pair if name):
-        assert (ROOT / "wavenet" / name).is_file(), name
+    columns = re.findall(r"^ {2}(\S.*?) {2,}\S", tree, re.MULTILINE)
+    listed = [name for column in columns for name in column.split(", ")]
+    package = [path for path in (ROOT / "wavenet").iterdir() if path.name[0] != "."]
+    there = [f"{path.name}/" if path.is_dir() else path.name for path in package]
+    assert sorted(listed) == sorted(name for name in there if name not in NOT_LISTED)
+
+
+def test_readme_names_only_files_that_exist() -> None:
     for path in re.findall(
-        r"(?:\(|configs/|`python )((?:data|configs|benchmarks|tests)/[\w./-]+)", README
+        r"(?:\(|configs/|`python )((?:data|configs|benchmarks|examples|tests)/[\w./-]+)", README
     ):
         assert (ROOT / path).exists(), path
 
 
 def test_the_readme_lists_all_configs() -> None:
-    listed = re.search(r"^configs/ +one YAML a recipe: (.*)$", README, re.MULTILINE)
+    listed = re.search(r"^configs/ +recipes: (.*)$", README, re.MULTILINE)
     assert listed is not None
     assert set(listed[1].split(", ")) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
 

@@ -1,4 +1,7 @@
-"""Properties of the structure: imports go one way, engines know no model, commands are thin."""
+"""Properties of the structure: imports go one way, engines know no model, commands are thin.
+
+A room is a module or a package directly under `wavenet`, with all that lies in it.
+"""
 
 import ast
 import re
@@ -16,7 +19,7 @@ from wavenet.engines.parts import Layer, Parts, Weights
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "wavenet"
 
-# From the bottom up. A room imports only from floors below its own, not from its own floor.
+# From the bottom up. A room imports only from levels (FLOORS) below its own, not from its own.
 FLOORS = [
     {"version"},
     {"files", "ops", "triton_common"},
@@ -50,7 +53,10 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that the file imports, at its top or inside a function, in full: "wavenet.outputs.mulaw", "torch.nn"."""
+    """Every module that the file imports, at its top or inside a function, by its whole name.
+
+    "wavenet.outputs.mulaw", "torch.nn".
+    """
     name = module_name(path)
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
@@ -67,7 +73,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def rooms_of(modules: Iterator[str]) -> set[str]:
-    """The rooms of `wavenet` among them; `wavenet` itself, which opens them all, counts as "wavenet"."""
+    """The rooms among them; `wavenet` itself, which imports many of them, counts as "wavenet"."""
     parts = [module.split(".") for module in modules]
     return {
         names[1] if len(names) > 1 and names[1] in FLOOR else "wavenet"

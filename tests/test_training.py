@@ -1,4 +1,4 @@
-"""Properties of `wavenet.training`: the loss, exact validation, the optimiser, skipped steps, averaged weights."""
+"""Properties of `wavenet.training`: loss, exact validation, optimiser, skipped steps, averages."""
 
 import logging
 from collections.abc import Mapping
@@ -281,7 +281,7 @@ def test_adamw_shrinks_weights_without_a_gradient_and_adam_leaves_them(
 
 
 class Poisoned(LitWaveNet):
-    """Its loss is not a number in the batches told."""
+    """Its loss is not a number in the given batches."""
 
     bad: tuple[int, ...] = ()
 
@@ -484,7 +484,7 @@ def test_training_may_start_from_a_saved_model_and_going_on_does_not_need_it(
         trainer(max_steps=1).fit(other, datamodule=data)
 
 
-# --- what a model is told of its corpus ---
+# --- what a model learns from its corpus before training ---
 
 
 def test_lengths_and_left_out_labels_are_taken_from_the_data_and_saved(

@@ -1,7 +1,8 @@
-"""Properties of the Triton engine: the codes of the other engines, whatever the sizes, the batch and the tile.
+"""Properties of the Triton engine: the other engines' codes, whatever the sizes, batch and tile.
 
-The kernel runs on the CPU in Triton's interpreter, in a process of its own; the tests marked `gpu` run it where it belongs.
-Codes are judged as the native engine's are: each must be the one that float64 draws, or lie on an edge of the CDF.
+The kernel runs on the CPU in Triton's interpreter, in a process of its own; the tests marked `gpu`
+run it on a GPU. Codes are judged as the native engine's are: each must be the one that float64
+draws, or lie on an edge of the CDF.
 """
 
 import logging
@@ -217,7 +218,7 @@ def test_forced_logits_on_a_gpu_are_those_of_forward(
 
 
 def assert_state(settings: dict[str, Any], tile: int, dtype: torch.dtype, samples: int) -> None:
-    """It is that of `WaveNet.step` over the same codes, and from the cached engine the stream goes on the same."""
+    """That of `WaveNet.step` over the same codes; from it the cached engine draws the same."""
     model, uniforms = small_model(dtype=F32, **settings), some_uniforms(2, samples + 10)
     engine, labels = engine_of(model, 2, tile, dtype), some_labels(2) if model.labels else None
     heard = engine.sample(uniforms[:, :samples], Sampling())
@@ -440,7 +441,7 @@ def test_auto_takes_triton_on_a_gpu_and_says_so(
 def test_the_kernel_compiles_without_a_gpu(
     name: str, tile: int, dtype: torch.dtype, capability: int
 ) -> None:
-    """And fits the GPU's shared memory; of the wide model's tiles only one does, so that it is run in smaller ones."""
+    """And fits the GPU's shared memory, but for large tiles of the wide model: it takes less."""
     found = resources(WaveNet(**MODELS[name]), 128, tile, dtype, capability)
     print(name, tile, dtype, capability, found)
     fits = name != "wide" or tile == 1 or (tile, dtype, capability) == (16, BF16, 90)

@@ -1,6 +1,7 @@
-"""Owns what the tests of training share: a corpus and a network so small that a run takes a second, and ways to run it.
+"""Owns what the tests of training share: a corpus, a network, and ways to run them in a second.
 
-Runs in this process go through `wavenet.training.cli.main`; runs that are killed, interrupted or started twice are processes.
+Runs in this process go through `wavenet.training.cli.main`; runs that are killed, interrupted or
+started twice have processes of their own.
 """
 
 import logging
@@ -58,7 +59,10 @@ SETTINGS = {
 
 
 def write_corpus(root: Path, digits: str = "01", takes: int = 6) -> Path:
-    """Clips root/DIGIT_SPEAKER_TAKE.wav of 0.1 to 0.2 s, each of another length; takes 4 and 5 are for validation."""
+    """Clips root/DIGIT_SPEAKER_TAKE.wav of 0.1 to 0.2 s, each of another length.
+
+    Takes 4 and 5 are for validation.
+    """
     root.mkdir(parents=True, exist_ok=True)
     for number, digit in enumerate(digits):
         for take in range(takes):
@@ -84,7 +88,7 @@ def module(root: Path, **settings: Any) -> AudioDataModule:
 
 
 def network(**settings: Any) -> LitWaveNet:
-    """A seeded LitWaveNet, its network built when a trainer has told it of the data."""
+    """A seeded LitWaveNet; a trainer builds its network once it knows the data."""
     pl.seed_everything(0, verbose=False)
     return LitWaveNet(**{**SMALL, "warmup_steps": 2, "learning_rate": 0.01, **settings})
 
@@ -113,7 +117,10 @@ def arguments(root: Path, **overrides: object) -> list[str]:
 
 
 def train(*args: object) -> None:
-    """`python train.py ARGS` in this process and in the present folder. Raises SystemExit with the message it prints."""
+    """`python train.py ARGS` in this process and in the present folder.
+
+    Raises SystemExit with the message it prints.
+    """
     rooms = [
         logging.getLogger(name) for name in ("wavenet.generation", "wavenet.engines")
     ]  # which the command quiets

@@ -37,7 +37,11 @@ def compiled_resources(
     capability: int,
     **options: int,
 ) -> Resources:
-    """What a Triton kernel takes once compiled for that compute capability, as for a call with these arguments by name."""
+    """What a Triton kernel takes of a GPU, compiled for a compute capability (80, 90).
+
+    arguments, constants: of a call, by name; their types and alignment count, not their values.
+    Needs no GPU.
+    """
     signature = {name: _signature(value) for name, value in arguments.items()} | dict.fromkeys(
         constants, "constexpr"
     )
@@ -66,9 +70,8 @@ def _signature(value: Tensor | int | float) -> str:
 
 @triton.jit
 def product(a, b, total, PRECISION: tl.constexpr):
-    if (
-        _INTERPRETED and a.dtype == tl.bfloat16
-    ):  # the interpreter keeps bfloat16 as integers, and would multiply those
+    # The interpreter keeps bfloat16 as integers, and would multiply those.
+    if _INTERPRETED and a.dtype == tl.bfloat16:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, total, input_precision=PRECISION, out_dtype=total.dtype)
 

@@ -7,8 +7,8 @@ and z to dh, the gradient before the gate, and one from dh to dx. The weights' g
 products of torch's. Knows nothing of steps, engines or losses.
 
 Shapes: B batch, T time, C residual channels, G gate channels, K taps. Features are rows, (B, T, C).
-taps is (K, C, 2G), the filter's half first: tap k sees x[t - (K - 1 - k) * dilation]. mix is (G, C),
-the residual's 1x1 convolution.
+taps is (K, C, 2G), the filter's half first: tap k sees x[t - (K - 1 - k) * dilation]. mix is
+(G, C), the residual's 1x1 convolution.
 
 Operands in bfloat16 or float32, sums in float32; in Triton's interpreter (TRITON_INTERPRET=1, on
 the CPU) in float64 too.
@@ -134,8 +134,9 @@ def residual_unit(
     dilation: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """x (B, T, C), bias (2G,), condition (B, T or 1, 2G) -> residual (B, T, C), z (B, T, G). All contiguous, of one dtype.
+    """x (B, T, C), bias (2G,), condition (B, T or 1, 2G) -> residual (B, T, C), z (B, T, G).
 
+    All are contiguous and of one dtype.
     Without mix (the last block of a stack) there is no residual: it is empty, of shape (0,).
     """
     residual, z = _empty_outputs(x, taps, bias, condition, mix)
@@ -165,12 +166,14 @@ def residual_unit_backward(
     dilation: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of residual (B, T, C) and z (B, T, G) -> those of x (B, T, C) and of what lies before the gate (B, T, 2G)."""
+    """Gradients of residual (B, T, C) and z (B, T, G) -> those of x and of the gate's input.
+
+    x (B, T, C); the gate's input (B, T, 2G).
+    """
     dx, dh = _empty_gradients(d_residual, d_z, x, taps)
     d_residual = d_residual.contiguous()
-    d_z = (
-        d_z if d_z.stride(-1) == 1 else d_z.contiguous()
-    )  # a stack's is a slice of all blocks' gradients: not copied
+    # A stack's is a slice of all blocks' gradients, which is not copied.
+    d_z = d_z if d_z.stride(-1) == 1 else d_z.contiguous()
     _gate_backward_launch(d_residual, d_z, x, taps, bias, condition, mix, dh, dilation, scale).run(
         _gate_backward_kernel
     )
@@ -214,7 +217,8 @@ residual_unit.register_autograd(_gradients, setup_context=_save)
 def _delayed_product(x: Tensor, dh: Tensor, delay: int) -> Tensor:
     """sum over b and t >= delay of x[b, t - delay]^T dh[b, t]: (B, T, C), (B, T, 2G) -> (C, 2G).
 
-    One large product over all rows end to end, without a shifted copy, less the pairs that reach into the row before:
+    One large product over all rows end to end, without a shifted copy, less the pairs that reach
+    into the row before:
 
         delay 2     x   a b c d | e f g h
                     dh      A B C D | E F G H      c with E and d with F are taken off again
@@ -228,7 +232,7 @@ def _delayed_product(x: Tensor, dh: Tensor, delay: int) -> Tensor:
     return product - x[:-1, time - delay :].flatten(0, 1).t() @ dh[1:, :delay].flatten(0, 1)
 
 
-# --- How a kernel is launched ----------------------------------------------------------------------------------------
+# --- How a kernel is launched -------------------------------------------------------------------
 
 
 class Launch(NamedTuple):
@@ -294,21 +298,18 @@ def _input_backward_launch(
 
 
 def _time_stride(condition: Tensor | None) -> int:
-    """How far a condition goes on from one time to the next: nowhere, where it is the same at all of them."""
+    """Values from one time of a condition to the next; 0 where it is the same at all times."""
     return 0 if condition is None or condition.shape[1] == 1 else condition.shape[2]
 
 
 def _launch(features: Tensor, taps: Tensor, *arguments: Any) -> Launch:
     batch, time, channels = features.shape
     kernel_size, _, gates = taps.shape[0], taps.shape[1], taps.shape[2] // 2
-    whole, exact = (
-        padded(channels),
-        features.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32,
-    )
+    whole = padded(channels)
+    exact = features.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
     tile = 32 if exact else 64
-    chunk = (
-        16 if exact else CHUNK // features.element_size()
-    )  # without tensor cores a product lies in registers
+    # Without tensor cores a product lies in registers.
+    chunk = 16 if exact else CHUNK // features.element_size()
     constants = {
         "C": channels,
         "G": gates,
@@ -331,7 +332,10 @@ def _launch(features: Tensor, taps: Tensor, *arguments: Any) -> Launch:
 def resources(
     channels: int, gates: int, kernel_size: int, dtype: torch.dtype, capability: int
 ) -> list[Resources]:
-    """What the kernels take of a GPU of that compute capability (80, 90) for a block of these sizes. Needs no GPU."""
+    """What the kernels take of a GPU of that compute capability (80, 90), for such a block.
+
+    Needs no GPU.
+    """
     sizes = {"x": (2, 1024, channels), "z": (2, 1024, gates), "dh": (2, 1024, 2 * gates)}
     x, z, dh = (torch.empty(size, dtype=dtype, device="meta") for size in sizes.values())
     taps, mix = x.new_empty(kernel_size, channels, 2 * gates), x.new_empty(gates, channels)
@@ -353,13 +357,14 @@ def _resources(kernel: Any, launch: Launch, capability: int) -> Resources:
     )
 
 
-# --- The kernels -----------------------------------------------------------------------------------------------------
-# WIDTH is C padded to a power of two, TIMES the times of a tile; CHANNELS and GATES are the channels of one product.
+# --- The kernels --------------------------------------------------------------------------------
+# WIDTH is C padded to a power of two, TIMES the times of a tile; CHANNELS and GATES are the
+# channels of one product.
 
 
 @triton.jit
 def _tile(matrix, rows, columns, inside, width):
-    """matrix[rows, columns] -> (rows, columns); zero where not `inside`, and past `width` columns."""
+    """matrix[rows, columns] -> (rows, columns); zero where not `inside`, and past `width`."""
     mask = inside[:, None] & (columns < width)[None, :]
     return tl.load(matrix + rows[:, None] + columns[None, :], mask=mask, other=0.0)
 
@@ -380,10 +385,14 @@ def _row(vector, columns, width):
 @triton.jit
 def _before_gate(
     x, taps, bias, condition, condition_stride, t, T, gates, dilation,
-    C: tl.constexpr, G: tl.constexpr, K: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr,
+    C: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
+    TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr,
     SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Filter and gate before tanh and sigmoid at times t, (TIMES, GATES) each: equation 3's sums, for some of the gates."""
+    """Filter and gate before tanh and sigmoid at times t, (TIMES, GATES) each.
+
+    Equation 3's sums, for some of the gates.
+    """
     filter_ = tl.zeros([TIMES, GATES], SUM) + _row(bias, gates, G)
     gate = tl.zeros([TIMES, GATES], SUM) + _row(bias + G, gates, G)
     if condition is not None:
@@ -404,7 +413,8 @@ def _before_gate(
 def _forward_kernel(
     x, taps, bias, condition, condition_stride, mix, mix_bias, residual, z, T, dilation, scale,
     C: tl.constexpr, G: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
-    TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+    TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr,
+    SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     t, batch = tl.program_id(0) * TIMES + tl.arange(0, TIMES), tl.program_id(1).to(tl.int64)
     x, z, residual = x + batch * T * C, z + batch * T * G, residual + batch * T * C
@@ -415,7 +425,8 @@ def _forward_kernel(
     for g in range(0, G, GATES):
         gates = g + tl.arange(0, GATES)
         filter_, gate = _before_gate(
-            x, taps, bias, condition, condition_stride, t, T, gates, dilation, C, G, K, TIMES, CHANNELS, GATES, SUM, PRECISION
+            x, taps, bias, condition, condition_stride, t, T, gates, dilation,
+            C, G, K, TIMES, CHANNELS, GATES, SUM, PRECISION,
         )  # fmt: skip
         here = (tanh(filter_) * tl.sigmoid(gate)).to(z.dtype.element_ty)
         _store(z, t * G, gates, t < T, G, here)
@@ -429,9 +440,11 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=["dilation"])
 def _gate_backward_kernel(
-    d_residual, d_z, d_z_batch_stride, d_z_stride, x, taps, bias, condition, condition_stride, mix, dh, T, dilation, scale,
+    d_residual, d_z, d_z_batch_stride, d_z_stride, x, taps, bias, condition, condition_stride,
+    mix, dh, T, dilation, scale,
     C: tl.constexpr, G: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
-    TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+    TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr,
+    SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     t, batch = tl.program_id(0) * TIMES + tl.arange(0, TIMES), tl.program_id(1).to(tl.int64)
     x, d_residual = x + batch * T * C, d_residual + batch * T * C
@@ -450,7 +463,8 @@ def _gate_backward_kernel(
                 )
         d_gated = d_gated * scale + _tile(d_z, t * d_z_stride, gates, t < T, G)
         filter_, gate = _before_gate(
-            x, taps, bias, condition, condition_stride, t, T, gates, dilation, C, G, K, TIMES, CHANNELS, GATES, SUM, PRECISION
+            x, taps, bias, condition, condition_stride, t, T, gates, dilation,
+            C, G, K, TIMES, CHANNELS, GATES, SUM, PRECISION,
         )  # fmt: skip
         filter_, gate = tanh(filter_), tl.sigmoid(gate)
         _store(dh, t * 2 * G, gates, t < T, G, d_gated * gate * (1 - filter_ * filter_))
@@ -461,7 +475,8 @@ def _gate_backward_kernel(
 def _input_backward_kernel(
     dh, taps, d_residual, dx, T, dilation, scale,
     C: tl.constexpr, G: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
-    TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+    TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr,
+    SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     t, batch = tl.program_id(0) * TIMES + tl.arange(0, TIMES), tl.program_id(1).to(tl.int64)
     dh, dx = dh + batch * T * 2 * G, dx + batch * T * C

@@ -1,16 +1,22 @@
-// Owns the arithmetic of the native engine: one WaveNet step for a group of streams, the draw of the next code, and the loop
-// over N samples around both. Knows nothing of Python, files, threads or where its memory comes from: native.py hands it all in.
+// Owns the arithmetic of the native engine: one WaveNet step for a group of streams, the draw of
+// the next code, and the loop over N samples around both. Knows nothing of Python, files, threads
+// or where its memory comes from: engine.py hands all of it in.
 //
 // Compiled for one model and one CPU. The sizes are constants, given as macros:
-//   RESIDUAL, GATE, SKIP, HEAD, CLASSES channels; KERNEL taps; DILATIONS one a layer, comma separated; WEIGHTS 0 for float32,
-//   1 for bfloat16, 2 for int8.
+//   RESIDUAL, GATE, SKIP, HEAD, CLASSES: channels
+//   KERNEL: taps
+//   DILATIONS: one for each layer, separated by commas
+//   WEIGHTS: 0 for float32, 1 for bfloat16, 2 for int8
 //
-// Shapes: B streams, C channels padded to whole vectors, channels innermost. A product's weights lie in the order in which they
-// are read, and the products in the order in which a step takes them, so that one sample is one pass through memory:
-//   [tile of TILE vectors of outputs][group of inputs][vectors of the tile][lane][input within the group]
-// where a group is one input in float32, two in bfloat16, four in int8 (what one dot-product instruction takes).
+// Shapes: B streams, C channels padded to whole vectors, channels innermost. A product's weights
+// lie in the order in which they are read, and the products in the order in which a step takes
+// them, so that one sample is one pass through memory:
+//   [tile of TILE vectors of outputs][group of inputs][vector of the tile][lane][input of group]
+// where a group is one input in float32, two in bfloat16, four in int8 (what one dot-product
+// instruction takes).
 //
-// The past taps' product does not wait for the layer below (van den Oord et al. 2016, equation 2; the split is nv-wavenet's).
+// The past taps' product does not wait for the layer below (van den Oord et al. 2016, equation 2;
+// the split is nv-wavenet's).
 
 #include <algorithm>
 #include <cmath>
@@ -43,24 +49,27 @@ typedef float Vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef int32_t Integers __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef uint32_t Bits __attribute__((vector_size(VECTOR_BYTES), may_alias));
 
-constexpr float ROUNDING = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
+// 1.5 * 2^23: adding it rounds to an integer, kept in the low bits.
+constexpr float ROUNDING = 12582912.0f;
 
 constexpr int padded(int channels) { return (channels + LANES - 1) / LANES * LANES; }
 
 constexpr int DILATION[] = {DILATIONS};
 constexpr int LAYERS = sizeof(DILATION) / sizeof(DILATION[0]);
-constexpr int C = padded(RESIDUAL), G = padded(GATE), S = padded(SKIP), D = padded(HEAD), Q = padded(CLASSES);
+constexpr int C = padded(RESIDUAL), G = padded(GATE), S = padded(SKIP);
+constexpr int D = padded(HEAD), Q = padded(CLASSES);
 static_assert(Q == CLASSES, "the classes fill whole vectors");
 
 inline Vector splat(float value) { return value - Vector{}; }
 inline Vector& vector(float* p) { return *reinterpret_cast<Vector*>(p); }
 inline const Vector& vector(const float* p) { return *reinterpret_cast<const Vector*>(p); }
-inline Vector smaller(Vector a, Vector b) { return b < a ? b : a; }  // a where one is NaN: NaN stays NaN
+inline Vector smaller(Vector a, Vector b) { return b < a ? b : a; }  // a where one is NaN
 inline Vector larger(Vector a, Vector b) { return b > a ? b : a; }
 
-// The three kinds of weights. A kind says how a row of inputs is kept (`store`: rounded as weights are), what stands before a
-// tile's weights (HEADER elements a row of outputs) and behind a row of inputs (TAIL elements), and how sums begin, grow by the
-// product with one group of inputs, and end in y.
+// The three kinds of weights. A kind says how a row of inputs is kept (`store`: rounded as weights
+// are), what stands before a tile's weights (HEADER elements for each row of outputs) and behind a
+// row of inputs (TAIL elements), and how sums begin, grow by the product with one group of inputs,
+// and end in y.
 
 struct Float32 {
     using Element = float;
@@ -72,7 +81,9 @@ struct Float32 {
     static Vector add_product(Vector sums, Vector w, Vector x) { return sums + w * x; }
     static Vector begin(const float* y, const float*) { return vector(y); }
     static void end(float* y, Vector sums, const float*, int, const float*) { vector(y) = sums; }
-    static void store(float* to, const float* values, int channels) { std::memcpy(to, values, channels * sizeof(float)); }
+    static void store(float* to, const float* values, int channels) {
+        std::memcpy(to, values, channels * sizeof(float));
+    }
 };
 
 struct BFloat16 {
@@ -87,7 +98,9 @@ struct BFloat16 {
     }
     static Bits weights(const uint16_t* w) { return *reinterpret_cast<const Bits*>(w); }
     static Vector begin(const float* y, const uint16_t*) { return vector(y); }
-    static void end(float* y, Vector sums, const uint16_t*, int, const uint16_t*) { vector(y) = sums; }
+    static void end(float* y, Vector sums, const uint16_t*, int, const uint16_t*) {
+        vector(y) = sums;
+    }
     static void store(uint16_t* to, const float* values, int channels) {
         for (int i = 0; i < channels; i += LANES) store(to + i, vector(values + i));
     }
@@ -107,14 +120,16 @@ struct BFloat16 {
         typedef uint16_t Halves __attribute__((vector_size(VECTOR_BYTES / 2), may_alias));
         const Bits bits = (Bits)values;
         Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
-        rounded = values == values ? rounded : Bits{} + 0x7fc0u;      // rounding must not make NaN infinite
+        rounded = values == values ? rounded : Bits{} + 0x7fc0u;  // or a NaN could become infinite
         *reinterpret_cast<Halves*>(to) = __builtin_convertvector(rounded, Halves);
     }
 #endif
 };
 
-// Weights are q * scale with q in -127..127 and a scale a row; inputs (u - 128) * scale with u in 1..255 and one scale, behind
-// them. So sum of w x = both scales * (sum of q u - 128 * sum of q): the header holds each row's scale and -128 * sum of q.
+// Weights are q * scale with q in -127..127 and one scale for each row of outputs; inputs are
+// (u - 128) * scale with u in 1..255 and one scale, which stands behind them. So the sum of w x is
+// both scales * (sum of q u - 128 * sum of q): the header holds each row's scale and its
+// -128 * sum of q.
 struct Int8 {
     using Element = int8_t;
     using Weights = Bits;
@@ -132,15 +147,19 @@ struct Int8 {
     }
 #else
     static Integers add_product(Integers sums, Bits w, Bits x) {
-        for (int i = 0; i < 32; i += 8) sums += ((Integers)(w << (24 - i)) >> 24) * (Integers)((x >> i) & 0xffu);
+        for (int i = 0; i < 32; i += 8)
+            sums += ((Integers)(w << (24 - i)) >> 24) * (Integers)((x >> i) & 0xffu);
         return sums;
     }
 #endif
-    static Integers begin(const float*, const int8_t* offsets) { return *reinterpret_cast<const Integers*>(offsets); }
+    static Integers begin(const float*, const int8_t* offsets) {
+        return *reinterpret_cast<const Integers*>(offsets);
+    }
     static void end(float* y, Integers sums, const int8_t* header, int row, const int8_t* tail) {
         float scale;
         std::memcpy(&scale, tail, sizeof scale);
-        vector(y) += __builtin_convertvector(sums, Vector) * (vector(reinterpret_cast<const float*>(header) + row) * scale);
+        vector(y) += __builtin_convertvector(sums, Vector) *
+                     (vector(reinterpret_cast<const float*>(header) + row) * scale);
     }
     static void store(int8_t* to, const float* values, int channels) {
         typedef uint8_t Bytes __attribute__((vector_size(LANES)));
@@ -176,29 +195,34 @@ constexpr int CX = C + Body::TAIL, GX = G + Body::TAIL;  // a row of inputs as i
 // Products
 
 template <typename Kind, int vectors, int in>
-constexpr int tile_size = vectors * LANES * (Kind::HEADER + (in + Kind::GROUP - 1) / Kind::GROUP * Kind::GROUP);
+constexpr int tile_size =
+    vectors * LANES * (Kind::HEADER + (in + Kind::GROUP - 1) / Kind::GROUP * Kind::GROUP);
 
-// y[s] += W x[s] for `streams` streams and `tiles` neighbouring tiles of `vectors` vectors of outputs. Each output's sum runs
-// over the inputs in order whatever the streams beside it, so that a stream sounds the same in every batch, to the bit.
+// y[s] += W x[s] for `streams` streams and `tiles` neighbouring tiles of `vectors` vectors of
+// outputs. Each output's sum runs over the inputs in the same order whatever the streams beside it,
+// so that a stream sounds the same in every batch, to the bit.
 template <typename Kind, int streams, int tiles, int vectors, int in, int y_stride>
 inline void tile(float* y, const typename Kind::Element* x, const typename Kind::Element* weights) {
-    constexpr int groups = (in + Kind::GROUP - 1) / Kind::GROUP, row = vectors * LANES * Kind::GROUP;
+    constexpr int groups = (in + Kind::GROUP - 1) / Kind::GROUP;
+    constexpr int row = vectors * LANES * Kind::GROUP;
     constexpr int size = tile_size<Kind, vectors, in>, x_stride = padded(in) + Kind::TAIL;
     constexpr int head = Kind::HEADER * vectors * LANES;
     typename Kind::Sums sums[streams][tiles][vectors];
     for (int s = 0; s < streams; s++)
         for (int t = 0; t < tiles; t++)
             for (int v = 0; v < vectors; v++)
-                sums[s][t][v] = Kind::begin(y + s * y_stride + (t * vectors + v) * LANES,
-                                            weights + t * size + (vectors + v) * LANES * Kind::HEADER / 2);
+                sums[s][t][v] =
+                    Kind::begin(y + s * y_stride + (t * vectors + v) * LANES,
+                                weights + t * size + (vectors + v) * LANES * Kind::HEADER / 2);
     for (int i = 0; i < groups; i++) {
         typename Kind::Weights w[tiles][vectors];
 #pragma GCC unroll 4
         for (int t = 0; t < tiles; t++)
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; v++) {
-                w[t][v] = Kind::weights(weights + t * size + head + i * row + v * LANES * Kind::GROUP);
-                if (streams > 1) IN_REGISTER(w[t][v]);  // or the compiler reads it again for every stream
+                w[t][v] = Kind::weights(weights + t * size + head + i * row +
+                                        v * LANES * Kind::GROUP);
+                if (streams > 1) IN_REGISTER(w[t][v]);  // or it is read again for every stream
             }
 #pragma GCC unroll 8
         for (int s = 0; s < streams; s++) {
@@ -206,25 +230,28 @@ inline void tile(float* y, const typename Kind::Element* x, const typename Kind:
 #pragma GCC unroll 4
             for (int t = 0; t < tiles; t++)
 #pragma GCC unroll 8
-                for (int v = 0; v < vectors; v++) sums[s][t][v] = Kind::add_product(sums[s][t][v], w[t][v], inputs);
+                for (int v = 0; v < vectors; v++)
+                    sums[s][t][v] = Kind::add_product(sums[s][t][v], w[t][v], inputs);
         }
     }
     for (int s = 0; s < streams; s++)
         for (int t = 0; t < tiles; t++)
             for (int v = 0; v < vectors; v++)
-                Kind::end(y + s * y_stride + (t * vectors + v) * LANES, sums[s][t][v], weights + t * size, v * LANES,
-                          x + s * x_stride + padded(in));
+                Kind::end(y + s * y_stride + (t * vectors + v) * LANES, sums[s][t][v],
+                          weights + t * size, v * LANES, x + s * x_stride + padded(in));
 }
 
 // The same for all streams: a tile of weights is read once and serves them from the cache.
 template <typename Kind, int tiles, int vectors, int in, int y_stride>
-inline void column(float* y, const typename Kind::Element* x, const typename Kind::Element* weights, int batch) {
+inline void column(
+    float* y, const typename Kind::Element* x, const typename Kind::Element* weights, int batch) {
     constexpr int x_stride = padded(in) + Kind::TAIL;
     int s = 0;
     for (; s + STREAMS <= batch; s += STREAMS)
         for (int t = 0; t < tiles; t++)
-            tile<Kind, STREAMS, 1, vectors, in, y_stride>(y + s * y_stride + t * vectors * LANES, x + s * x_stride,
-                                                          weights + t * tile_size<Kind, vectors, in>);
+            tile<Kind, STREAMS, 1, vectors, in, y_stride>(
+                y + s * y_stride + t * vectors * LANES, x + s * x_stride,
+                weights + t * tile_size<Kind, vectors, in>);
     y += s * y_stride;
     x += s * x_stride;
     switch (batch - s) {
@@ -254,7 +281,8 @@ inline const typename Kind::Element* multiply_add(
 
 // Elementwise
 
-// e^x for |x| < 88, within 2 units in the last place. Cephes' split of ln 2, and its polynomial on [-ln 2 / 2, ln 2 / 2].
+// e^x for |x| < 88, within 2 units in the last place. Cephes' split of ln 2, and its polynomial on
+// [-ln 2 / 2, ln 2 / 2].
 inline Vector exponential(Vector x) {
     const Vector shifted = x * 1.44269504f + ROUNDING, n = shifted - ROUNDING;
     const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -267,9 +295,12 @@ inline Vector exponential(Vector x) {
     return p * (Vector)(((Bits)shifted << 23) + 0x3f800000u);  // the shift drops ROUNDING's bits
 }
 
-inline Vector between(Vector x, float low, float high) { return smaller(larger(x, splat(low)), splat(high)); }
+inline Vector between(Vector x, float low, float high) {
+    return smaller(larger(x, splat(low)), splat(high));
+}
 
-// z = tanh(filter) * sigmoid(gate) (equation 2), both as one fraction of exponentials; float32 knows no more beyond the bounds.
+// z = tanh(filter) * sigmoid(gate) (equation 2), both as one fraction of exponentials. Beyond the
+// bounds float32 cannot tell the result from its limit.
 inline Vector gated(Vector filter, Vector gate) {
     const Vector e = exponential(2.0f * between(filter, -10.0f, 10.0f));
     return (e - 1.0f) / ((e + 1.0f) * (1.0f + exponential(-between(gate, -40.0f, 40.0f))));
@@ -295,7 +326,8 @@ struct Sampling {
     float guidance;     // of groups of two streams, see draw_group
 };
 
-// A group of streams, and where everything of theirs lies. Pointers are to whole vectors (64 bytes).
+// A group of streams, and where all that belongs to them lies. Pointers are to whole vectors (64
+// bytes).
 struct Streams {
     int64_t batch, group, time;  // group: neighbouring streams that share each code
     const Element* weights;      // all products of a step before the head, in order
@@ -303,10 +335,12 @@ struct Streams {
     const Element* embedding;    // (CLASSES, CX)
     const float* before_gate;    // (frames, LAYERS, B, 2 G): bias and condition
     int64_t hop, offset;         // samples of a frame; those of the first frame that are over
-    const float* biases;       // input (C), residuals (LAYERS - 1, C), sum of skips (S), head (D), out (Q)
-    Element* ring;             // (slots, B, CX): KERNEL - 1 slots of embedded codes, then each layer's history
-    int64_t* code;             // (B): the last code, not yet fed
-    float* scratch;            // scratch_floats(B)
+    // input (C), residuals (LAYERS - 1, C), sum of skips (S), head (D), out (Q)
+    const float* biases;
+    // (slots, B, CX): KERNEL - 1 slots of embedded codes, then each layer's history
+    Element* ring;
+    int64_t* code;   // (B): the last code, not yet fed
+    float* scratch;  // scratch_floats(B)
     float residual_scale;
 };
 
@@ -321,14 +355,16 @@ int64_t scratch_floats(int64_t batch) { return batch * (C + CX + 2 * G + GX + S 
 
 namespace {
 
-// A history of (KERNEL - 1) * dilation inputs: the input of time t lies in slot t mod history, where that of t - history lay.
+// A history of (KERNEL - 1) * dilation inputs: the input of time t lies in slot t mod history,
+// where that of t - history lay.
 struct History {
     Element* slots;
     int64_t length, dilation;
     Element* at(int64_t time, int64_t row) const { return slots + time % length * row; }
 };
 
-// What is added before the gates at sample t of a call, (LAYERS, B, 2 G). hop 0: one frame for ever.
+// What is added before the gates at sample t of a call, (LAYERS, B, 2 G). hop 0: the one frame
+// holds for ever.
 const float* frame(const Streams& g, int64_t t) {
     const int64_t index = g.hop ? (g.offset + t) / g.hop : 0;
     return g.before_gate + index * LAYERS * g.batch * 2 * G;
@@ -338,46 +374,57 @@ const float* frame(const Streams& g, int64_t t) {
 const float* step(Streams& g, const float* before_gate) {
     const int batch = (int)g.batch;
     const int64_t row = (int64_t)batch * CX;
-    float *x = g.scratch, *h = x + batch * C, *skips = h + batch * 2 * G, *hidden = skips + batch * S,
-          *logits = hidden + batch * D;
+    float *x = g.scratch, *h = x + batch * C, *skips = h + batch * 2 * G,
+          *hidden = skips + batch * S, *logits = hidden + batch * D;
     Element *rounded = reinterpret_cast<Element*>(logits + batch * Q), *z = rounded + row;
     const Element* w = g.weights;
     const float* bias = g.biases;
     History past{g.ring, KERNEL - 1, 1};
 
-    for (int b = 0; b < batch; b++) std::memcpy(rounded + b * CX, g.embedding + g.code[b] * CX, CX * sizeof(Element));
+    for (int b = 0; b < batch; b++)
+        std::memcpy(rounded + b * CX, g.embedding + g.code[b] * CX, CX * sizeof(Element));
     copy_rows(x, bias, C, batch);
     bias += C;
-    for (int k = KERNEL - 1; k > 0; k--) w = multiply_add<Body, RESIDUAL, C>(x, past.at(g.time + KERNEL - 1 - k, row), w, batch);
+    for (int k = KERNEL - 1; k > 0; k--)
+        w = multiply_add<Body, RESIDUAL, C>(x, past.at(g.time + KERNEL - 1 - k, row), w, batch);
     w = multiply_add<Body, RESIDUAL, C>(x, rounded, w, batch);
     if (KERNEL > 1) std::memcpy(past.at(g.time, row), rounded, row * sizeof(Element));
 
     const float* skip_bias = bias + (LAYERS - 1) * C;
     copy_rows(skips, skip_bias, S, batch);
     for (int layer = 0; layer < LAYERS; layer++) {
-        past = {past.slots + past.length * row, (KERNEL - 1) * (int64_t)DILATION[layer], DILATION[layer]};
+        past = {past.slots + past.length * row, (KERNEL - 1) * (int64_t)DILATION[layer],
+                DILATION[layer]};
         std::memcpy(h, before_gate + (int64_t)layer * batch * 2 * G, batch * 2 * G * sizeof(float));
-        for (int k = KERNEL - 1; k > 0; k--)  // oldest first: t - k * dilation, which is also t + (KERNEL - 1 - k) * dilation
-            w = multiply_add<Body, RESIDUAL, 2 * G>(h, past.at(g.time + (KERNEL - 1 - k) * past.dilation, row), w, batch);
+        // Oldest first: t - k * dilation, in the slot of t + (KERNEL - 1 - k) * dilation.
+        for (int k = KERNEL - 1; k > 0; k--)
+            w = multiply_add<Body, RESIDUAL, 2 * G>(
+                h, past.at(g.time + (KERNEL - 1 - k) * past.dilation, row), w, batch);
         for (int b = 0; b < batch; b++) Body::store(rounded + b * CX, x + b * C, C);
         w = multiply_add<Body, RESIDUAL, 2 * G>(h, rounded, w, batch);
         if (KERNEL > 1) std::memcpy(past.at(g.time, row), rounded, row * sizeof(Element));
         for (int b = 0; b < batch; b++) {
             float* both = h + b * 2 * G;  // the gate's result takes the filter's place
-            for_vectors(G, [&](int i) { vector(both + i) = gated(vector(both + i), vector(both + G + i)); });
+            for_vectors(G, [&](int i) {
+                vector(both + i) = gated(vector(both + i), vector(both + G + i));
+            });
             Body::store(z + b * GX, both, G);
         }
         if (layer < LAYERS - 1) {
-            for (int b = 0; b < batch; b++) for_vectors(C, [&](int i) { vector(x + b * C + i) += vector(bias + i); });
+            for (int b = 0; b < batch; b++)
+                for_vectors(C, [&](int i) { vector(x + b * C + i) += vector(bias + i); });
             bias += C;
             w = multiply_add<Body, GATE, C>(x, z, w, batch);
-            if (g.residual_scale != 1.0f) for_vectors(batch * C, [&](int i) { vector(x + i) *= g.residual_scale; });
+            if (g.residual_scale != 1.0f)
+                for_vectors(batch * C, [&](int i) { vector(x + i) *= g.residual_scale; });
         }
         w = multiply_add<Body, GATE, S>(skips, z, w, batch);
     }
 
     const auto relu = [](float* values, int count) {
-        for_vectors(count, [&](int i) { vector(values + i) = larger(vector(values + i), splat(0.0f)); });
+        for_vectors(count, [&](int i) {
+            vector(values + i) = larger(vector(values + i), splat(0.0f));
+        });
     };
     bias = skip_bias + S;
     relu(skips, batch * S);
@@ -392,13 +439,16 @@ const float* step(Streams& g, const float* before_gate) {
 
 bool finite(const float* logits) {
     Vector differences{};
-    for_vectors(Q, [&](int i) { differences += vector(logits + i) - vector(logits + i); });  // 0, or NaN where not finite
+    for_vectors(Q, [&](int i) {
+        differences += vector(logits + i) - vector(logits + i);  // 0, or NaN where not finite
+    });
     for (int i = 0; i < LANES; i++)
         if (!(differences[i] == 0.0f)) return false;
     return true;
 }
 
-// The codes that top-p drops get probability 0: of the ordered ones, those before which p is reached already.
+// The codes that top-p drops get probability 0. Kept are the likeliest codes, up to the one with
+// which their probabilities reach p.
 void keep_likeliest(float* p, float* ordered, float top_p) {
     int codes[Q];
     for (int q = 0; q < Q; q++) codes[q] = q;
@@ -414,7 +464,8 @@ void keep_likeliest(float* p, float* ordered, float top_p) {
     for_vectors(Q, [&](int i) { vector(p + i) = vector(p + i) / splat((float)kept); });
 }
 
-// The rule of wavenet.Sampling: the first code whose cumulative probability exceeds u times the total.
+// The rule of wavenet.Sampling: the first code whose cumulative probability exceeds u times the
+// total.
 int64_t draw(const float* logits, float u, const Sampling& how, float* p, float* spare) {
     if (how.temperature == 0) return std::max_element(logits, logits + Q) - logits;
     Vector largest = splat(-INFINITY);
@@ -443,15 +494,19 @@ int64_t draw(const float* logits, float u, const Sampling& how, float* p, float*
     for (int q = 0; q < Q; q++) p[q] = (float)(cumulative += p[q]);
     const float edge = std::min(u, 0x1.fffffep-1f) * p[Q - 1];
     Integers below{};
-    for_vectors(Q, [&](int i) { below -= vector(p + i) <= splat(edge); });  // a comparison is -1 where it holds
+    for_vectors(Q, [&](int i) {
+        below -= vector(p + i) <= splat(edge);  // a comparison is -1 where it holds
+    });
     int count = 0;
     for (int i = 0; i < LANES; i++) count += below[i];
     return std::min(count, Q - 1);
 }
 
-// One code for a group of streams, whose logits (group, Q) lie one behind the other. Of two, the second's are made without
-// a condition, and the first's are pushed away from them (classifier-free guidance).
-int64_t draw_group(const float* logits, int64_t group, float u, const Sampling& how, float* p, float* spare) {
+// One code for a group of streams, whose logits (group, Q) lie one behind the other. In a group of
+// two, the second's are made without a condition, and the first's are pushed away from them
+// (classifier-free guidance).
+int64_t draw_group(
+    const float* logits, int64_t group, float u, const Sampling& how, float* p, float* spare) {
     if (group == 2) {
         const float* without = logits + Q;
         const Vector w = splat(how.guidance);
@@ -467,9 +522,11 @@ int64_t draw_group(const float* logits, int64_t group, float u, const Sampling& 
 
 extern "C" {
 
-// Free running: uniforms (B / group, n), rows `stride` apart -> codes (B / group, n). Returns n, or the sample at which the
-// logits were not finite.
-int64_t sample(Streams* g, int64_t n, const float* uniforms, int64_t stride, int64_t* codes, const Sampling* how) {
+// Free running: uniforms (B / group, n), rows `stride` apart -> codes (B / group, n). Returns n, or
+// the sample at which the logits were not finite.
+int64_t sample(
+    Streams* g, int64_t n, const float* uniforms, int64_t stride, int64_t* codes,
+    const Sampling* how) {
     float *p = g->scratch + scratch_floats(g->batch) - 2 * Q, *spare = p + Q;
     const int64_t group = g->group;
     for (int64_t t = 0; t < n; t++) {
@@ -477,7 +534,8 @@ int64_t sample(Streams* g, int64_t n, const float* uniforms, int64_t stride, int
         for (int64_t b = 0; b < g->batch; b++)
             if (!finite(logits + b * Q)) return t;
         for (int64_t row = 0; row < g->batch / group; row++) {
-            const int64_t drawn = draw_group(logits + row * group * Q, group, uniforms[row * stride + t], *how, p, spare);
+            const int64_t drawn = draw_group(
+                logits + row * group * Q, group, uniforms[row * stride + t], *how, p, spare);
             codes[row * n + t] = drawn;
             for (int64_t s = row * group; s < (row + 1) * group; s++) g->code[s] = drawn;
         }

@@ -1,19 +1,23 @@
-"""Owns the kernel of the Triton engine: `run_streams`, a chunk of samples for all streams in one launch.
+"""Owns the Triton engine's kernel, `run_streams`: a chunk of samples for all streams in one launch.
 
-Time, layers, head and the draw of each code are loops inside it; a program runs a tile of M streams from the first sample of
-the chunk to the last, and never waits for another program. What makes a step short:
+Time, layers, head and the draw of each code are loops inside it; a program runs a tile of M streams
+from the first sample of the chunk to the last, and never waits for another program. What makes a
+step short:
 
-- What a layer takes from samples before t is computed while the layer before it is still at work (as in NVIDIA's nv-wavenet),
-  since it does not depend on sample t.
-- The input convolution's newest tap is looked up in a table of 256 rows, one a code.
-- Skips and head are products in pieces of PIECE columns, so that neither registers nor shared memory run out.
+- What a layer takes from samples before t is computed while the layer before it is still at work
+  (as in NVIDIA's nv-wavenet), since it does not depend on sample t.
+- The input convolution's newest tap is looked up in a table of Q rows, one for each code.
+- Skips and head are products in pieces of PIECE columns, so that neither registers nor shared
+  memory run out.
 
-A tile of 16 streams or more multiplies on the tensor cores; a single stream a program (ONE), by multiply-adds, which wait
-less. Sums, the residual stream, the logits and the draw are float32. Knows nothing of models; `wavenet.engines.triton` packs
-the weights and holds the memory.
+A tile of 16 streams or more multiplies on the tensor cores. A program of a single stream (ONE)
+multiplies by multiply-adds, which wait less. Sums, the residual stream, the logits and the draw are
+float32. Knows nothing of models; `wavenet.engines.triton.engine` packs the weights and holds the
+memory.
 
-Shapes: M streams of a tile, L layers, K kernel size, C residual, G gate, S skip, H head channels, Q classes, all but L and K
-powers of two. Written for the interpreter too (TRITON_INTERPRET=1), which runs it on the CPU for tests.
+Shapes: M streams of a tile, L layers, K kernel size, C residual, G gate, S skip, H head channels,
+Q classes, all but L and K powers of two. Written for the interpreter too (TRITON_INTERPRET=1),
+which runs it on the CPU for tests.
 """
 
 import triton
@@ -38,7 +42,10 @@ def _block(pointer, ROWS: tl.constexpr, COLUMNS: tl.constexpr, width):
 
 @triton.jit
 def _ring_row(ring, rings, layer, now, stream, batch, C: tl.constexpr):
-    """Where the inputs (M, C) of a layer at time `now` lie. rings: (L + 1, 3) of first slot, slots - 1, dilation."""
+    """Where the inputs (M, C) of a layer at time `now` lie.
+
+    rings: (L + 1, 3), of first slot, slots - 1 and dilation.
+    """
     slot = tl.load(rings + 3 * layer) + (now & tl.load(rings + 3 * layer + 1))
     return ring + (slot.to(tl.int64) * batch + stream[:, None]) * C + tl.arange(0, C)[None]
 
@@ -64,10 +71,14 @@ def _before_gate(
 
 @triton.jit
 def _dense(
-    source, weight, bias, target, stream, batch, PARTS: tl.constexpr, DEPTH: tl.constexpr, OUT: tl.constexpr,
-    WIDTH: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr, RELU: tl.constexpr,
+    source, weight, bias, target, stream, batch,
+    PARTS: tl.constexpr, DEPTH: tl.constexpr, OUT: tl.constexpr, WIDTH: tl.constexpr,
+    M: tl.constexpr, ONE: tl.constexpr, RELU: tl.constexpr,
 ):  # fmt: skip
-    """target = source @ weight + bias: (PARTS, B, DEPTH) x (PARTS * DEPTH, OUT) -> (OUT / WIDTH, B, WIDTH)."""
+    """target = source @ weight + bias.
+
+    (PARTS, B, DEPTH) x (PARTS * DEPTH, OUT) -> (OUT / WIDTH, B, WIDTH).
+    """
     d, w = tl.arange(0, DEPTH), tl.arange(0, WIDTH)
     for piece in range(OUT // WIDTH):
         total = tl.zeros((M, WIDTH), tl.float32) + tl.load(bias + piece * WIDTH + w)[None]
@@ -87,9 +98,10 @@ def _dense(
 
 @triton.jit
 def _least_kept(key, mass, limit):
-    """The smallest integer v for which the mass (M, Q) of keys above v is less than the limit (M,), bit by bit.
+    """The smallest integer v for which the mass (M, Q) of keys above v is less than the limit (M,).
 
-    Keys (M, Q) are not negative. An entry stays where what lies above it has not yet reached the limit: where key >= v.
+    It is found bit by bit. Keys (M, Q) are not negative. An entry is kept where what lies above it
+    has not yet reached the limit: where key >= v.
     """
     least = limit.to(tl.int32) * 0
     for bit in range(31):
@@ -104,7 +116,10 @@ def _draw(
     logits, uniform, temperature, top_k, top_p,
     Q: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
 ):  # fmt: skip
-    """`Sampling.draw`: logits (M, Q), uniform (M,) -> codes (M,) int32. Weights are compared by their bits, as integers."""
+    """`Sampling.draw`: logits (M, Q), uniform (M,) -> codes (M,) int32.
+
+    Weights are compared by their bits, as integers.
+    """
     q = tl.arange(0, Q)[None]
     top = tl.max(logits, axis=1)[:, None]
     if GREEDY:
@@ -137,13 +152,15 @@ def run_streams(
     row, constants, embedding, first, input_taps, past_taps, now_taps, residual, residual_bias,
     skip, skip_bias, head, head_bias, out, out_bias, rings,
     time, steps, hop, offset, temperature, top_k, top_p, guidance, scale, batch, rows,
-    L: tl.constexpr, K: tl.constexpr, C: tl.constexpr, G: tl.constexpr, S: tl.constexpr, H: tl.constexpr, Q: tl.constexpr,
-    PIECE: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr,
-    FORCED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, GUIDED: tl.constexpr,
+    L: tl.constexpr, K: tl.constexpr, C: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
+    H: tl.constexpr, Q: tl.constexpr, PIECE: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr,
+    FORCED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+    GUIDED: tl.constexpr,
 ):  # fmt: skip
-    """`steps` samples of a tile of M streams. Pointers: see `Packed` (weights) and `Streams` (memory).
+    """`steps` samples of a tile of M streams. Pointers: `Packed` (weights) and `Streams` (memory).
 
-    A barrier stands between what the threads of a program write to memory and what others of them read from it.
+    A barrier stands between what the threads of a program write to memory and what others of them
+    read from it.
     """
     stream = tl.program_id(0) * M + tl.arange(0, M)
     c, g, q = tl.arange(0, C), tl.arange(0, G), tl.arange(0, Q)
