@@ -1,11 +1,11 @@
-"""A WaveNet with a knob, built from the blocks: one value in [0, 1] sets the pitch of what it plays.
+"""A WaveNet with a knob, built from the blocks: one value in [0, 1] sets the pitch it plays.
 
     python examples/knob.py [--steps 300]
 
 Two things here are not in the library. A condition of its own: the knob's value becomes condition
-features, and FiLM scales and shifts every layer by them. And a block without a gate: tanh alone. The
-model still trains in parallel, is exact in bits per sample, and runs sample by sample: an engine
-that runs any model takes it, and says so.
+features, and FiLM scales and shifts every layer by them. And a block without a gate: tanh alone.
+The model still trains in parallel, is exact in bits per sample, and runs sample by sample: an
+engine that runs any model takes it, and says so.
 """
 
 import argparse

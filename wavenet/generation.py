@@ -61,8 +61,8 @@ def generate(model: WaveNet, **settings: Any) -> Tensor:
     """Audio drawn from the model, (batch_size, time) float32 in [-1, 1], on the CPU.
 
     It has model.sample_rate. Arguments as for `stream`, but for chunk_size; seconds or num_samples
-    must be given, unless the model draws the lengths of its clips itself. Shorter clips are followed
-    by silence.
+    must be given, unless the model draws the lengths of its clips itself. Shorter clips are
+    followed by silence.
 
     Raises ValueError for anything out of range, unknown labels or engines, and params that are not
     finite.
@@ -114,8 +114,8 @@ def stream(
         batch_size: clips; clip i draws from seed + i, so that it sounds the same in every batch.
         labels: {"digit": "7"} for all clips, {"digit": ["7", "8"]} one each. A label that is left
             out is drawn for each clip from its seed.
-        prompt: (time,) or (batch_size, time) audio at the model's rate to go on from; it is not part
-            of the result.
+        prompt: (time,) or (batch_size, time) audio at the model's rate to go on from; it is not
+            part of the result.
         condition: of a model that is steered by other things than labels and position: its features
             (batch_size, D, frames), from the clips' first sample on, prompt included.
         engine, precision: see `wavenet.engines.build_engine`.
@@ -249,7 +249,7 @@ def generate_each(
     """One clip (time,) for each of the choices of labels, in order, AT_ONCE at a time.
 
     Clip n is `generate` from seed + n. settings: of `generate`, and `watch`, which is given each
-    stream and hands on its chunks. Clips keep the lengths they were drawn with: no silence is added.
+    stream and hands on its chunks. Clips keep the lengths they were drawn with, without silence.
     """
     for start in range(0, len(choices), AT_ONCE):
         batch = choices[start : start + AT_ONCE]
@@ -311,8 +311,8 @@ def _lengths(
     values = list(given) if isinstance(given, Sequence) else [given] * batch_size
     if len(values) != batch_size:
         raise ValueError(
-            f"There are {len(values)} lengths for a batch of {batch_size}: give one for all, or one "
-            "each."
+            f"There are {len(values)} lengths for a batch of {batch_size}: give one for all, or "
+            "one each."
         )
     lengths = [round(value * rate) for value in values if value is not None]
     if min(lengths) < 1:

@@ -57,13 +57,13 @@ def bits_per_sample(
 
     Args:
         model: in the dtype and on the device to be judged.
-        audio: (T,) or (B, T) in [-1, 1] at the model's sample rate; or samples, integers of the same
-            shape.
+        audio: (T,) or (B, T) in [-1, 1] at the model's sample rate; or samples, integers of the
+            same shape.
         labels: category names, {"digit": "7"} for all clips or {"digit": ["7", "8"]}.
         lengths: samples of each clip where they differ; what lies beyond is not counted.
         chunk_size: samples a forward pass; memory for time, the value stays the same.
 
-    Raises ValueError for an empty clip, NaN, lengths that do not fit, and unknown or missing labels.
+    Raises ValueError for an empty clip, NaN, lengths that do not fit, unknown or missing labels.
     """
     clips = audio.unsqueeze(0) if audio.dim() == 1 else audio
     if clips.dim() != 2 or clips.shape[1] == 0:

@@ -413,8 +413,8 @@ class Head(nn.Sequential):
     """ReLU, 1x1, ReLU, 1x1: features (B, skip_channels, T) -> params (B, Q, T).
 
     Over rows (B * T, channels), as features lie in memory: a compiler then takes a ReLU's gradient
-    from its kept output. From (B, channels, T) it would write a mask beside it, which costs inductor
-    on a CPU a fifth of the whole training step.
+    from its kept output. From (B, channels, T) it would write a mask beside it, which costs
+    inductor on a CPU a fifth of the whole training step.
     """
 
     def forward(self, skips: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def summed_products(
 
 
 def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """logits (B, Q, T), classes (B, T) int64 -> -ln p of each class, (B, T), at least in float32."""
+    """logits (B, Q, T), classes (B, T) int64 -> -ln p of each class (B, T), at least float32."""
     rows = logits.mT.flatten(0, 1)  # (B * T, Q), as the logits lie in memory
     rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
     if torch.compiler.is_compiling():  # inductor's gradient of cross_entropy is slow on a CPU

@@ -62,8 +62,8 @@ def _older_readers_lines(output: Output) -> dict[str, Any]:
 def read_folder(folder: Path, known: Iterable[str]) -> Saved:
     """What `write_folder` has written. known: the settings that this library's models take.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that is damaged or was written by
-    a later library.
+    Raises FileNotFoundError for a missing file, ValueError for one that is damaged or was written
+    by a later library.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -58,7 +58,10 @@ def fit_clip_length(
 def draw_lengths(
     clip_length: ClipLength, ids: Mapping[str, Tensor], batch_size: int, seed: int
 ) -> Tensor:
-    """Lengths in samples, (batch_size,) int64, the i-th from seed + i. ids: name -> (batch_size,)."""
+    """Lengths in samples, (batch_size,) int64, the i-th from seed + i.
+
+    ids: name -> (batch_size,).
+    """
     logs = torch.full((batch_size,), clip_length.log_mean, dtype=torch.float64)
     for name, offsets in clip_length.offsets.items():
         logs += torch.tensor(offsets, dtype=torch.float64)[ids[name].cpu()]

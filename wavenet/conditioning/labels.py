@@ -1,7 +1,7 @@
 """Owns labels as a condition: named categories of a whole clip, such as its speaker.
 
-Van den Oord et al. 2016, section 2.5, global conditioning: the features are the sum of one embedding
-for each label name.
+Van den Oord et al. 2016, section 2.5, global conditioning: the features are the sum of one
+embedding for each label name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,8 +77,8 @@ class LabelEmbedding(nn.Module):
 def label_ids(names: LabelNames, choice: LabelChoice, batch_size: int) -> dict[str, Tensor]:
     """Category names -> integers a model takes: name -> (batch_size,) int64.
 
-    A single category holds for every stream; a sequence gives one a stream. Raises ValueError for an
-    unknown label or category, listing those there are, and for a sequence of another length.
+    A single category holds for every stream; a sequence gives one a stream. Raises ValueError for
+    an unknown label or category, listing those there are, and for a sequence of another length.
     """
     ids = {}
     for name, value in choice.items():
@@ -102,7 +102,7 @@ def label_ids(names: LabelNames, choice: LabelChoice, batch_size: int) -> dict[s
 
 
 def with_and_without(ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """For each stream, two: the first labelled by `ids`, name -> (B,), the second without labels."""
+    """For each stream, two: the first with the labels `ids`, name -> (B,), the second without."""
     return {
         name: torch.stack([value, torch.full_like(value, NO_LABEL)], dim=1).flatten()
         for name, value in ids.items()

@@ -1,8 +1,8 @@
 """Owns the ways to run a model sample by sample, and the choice among them.
 
-For the same model, uniforms and condition every engine gives the same samples as `naive`, up to ties
-within float error. An engine is handed a model's parts and a `Condition`: it does not know what the
-condition was made from. Knows nothing of seeds, prompts or files.
+For the same model, uniforms and condition every engine gives the same samples as `naive`, up to
+ties within float error. An engine is handed a model's parts and a `Condition`: it does not know
+what the condition was made from. Knows nothing of seeds, prompts or files.
 """
 
 import logging
@@ -142,7 +142,7 @@ def engine_name(name: str) -> str:
 
 
 def _best(parts: Parts, batch_size: int, group: int, precision: str) -> Engine:
-    """`native` on a CPU or `triton` on CUDA, else `cached`, else `step`; one log line says which."""
+    """`native` on a CPU or `triton` on CUDA, else `cached`, else `step`; a log line says which."""
     device, kind = parts.device, PRECISIONS[precision]
     why = f"cached, the fastest there is for {precision} on {device}"
     candidates = []

@@ -45,8 +45,8 @@ def require_supported(
     for weight, parameter in parts.network.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(
-                f"The model's weight {weight} is not finite (NaN or infinity): it is damaged or its "
-                "training diverged. Take an earlier checkpoint."
+                f"The model's weight {weight} is not finite (NaN or infinity): it is damaged or "
+                "its training diverged. Take an earlier checkpoint."
             )
 
 

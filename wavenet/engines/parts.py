@@ -1,7 +1,7 @@
 """Owns how a model is taken apart: the one file of the engines that names a model's attributes.
 
-Shapes: C residual, G gate, S skip, H head channels, D condition channels, K taps, Q parameters of one
-sample's distribution, L layers.
+Shapes: C residual, G gate, S skip, H head channels, D condition channels, K taps, Q parameters of
+one sample's distribution, L layers.
 """
 
 import copy
@@ -19,7 +19,7 @@ from wavenet.outputs import Output
 
 
 class Network(Protocol):
-    """What runs a whole model, step by step; `WaveNet` is one. All engines but three need no more."""
+    """What runs a whole model, step by step; `WaveNet` is one. `naive` and `step` need no more."""
 
     @property
     def output(self) -> Output: ...

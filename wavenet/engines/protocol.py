@@ -23,7 +23,7 @@ class EngineState(NamedTuple):
 
     It can be taken from one engine and given to another.
 
-    last: (streams,) int64, the last sample, which the model has not been fed yet (silence at first).
+    last: (streams,) int64, the last sample, not yet fed to the model (silence at first).
     model: the model's state before that sample.
     """
 
@@ -39,8 +39,8 @@ class Engine(Protocol):
     before a sample is drawn, and both are fed it.
 
     Weights are copied when the engine is built: later changes to the model do not reach it. A model
-    that is steered needs a condition of B * group rows with every call; it begins at the call's first
-    sample.
+    that is steered needs a condition of B * group rows with every call; it begins at the call's
+    first sample.
     """
 
     state: EngineState
@@ -94,7 +94,7 @@ def drawn(
 def require_condition(
     parts: Parts, condition: Condition | None, streams: int, samples: int
 ) -> None:
-    """Raises ValueError for a condition that is missing, not expected, too short or of other shape."""
+    """Raises ValueError for a condition that is missing, not expected, too short or misshapen."""
     channels = parts.condition_channels
     if condition is None and not channels:
         return

@@ -1,6 +1,6 @@
 """Owns `Block`, equations 2 and 3 of WaveNet over parts handed in, and the paper's own block.
 
-Shapes: B batch, C residual channels, G gate channels, S skip channels, D condition channels, T time.
+Shapes: B batch, C residual, G gate, S skip and D condition channels, T time.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from wavenet.layers.parts import Added, Gated, PassThrough, Residual, Unconditio
 class Block(nn.Module):
     """One residual block (van den Oord et al. 2016, equations 2 and 3).
 
-        z        = gate(steer(W * x, c))     the paper: tanh(W_f * x + V_f c) . sigmoid(W_g * x + V_g c)
-        residual = mix(x, z)                 the paper: x + W_r z, to the next block
-        skip     = W_s z                     to the head
+        z        = gate(steer(W * x, c))   paper: tanh(W_f * x + V_f c) . sigmoid(W_g * x + V_g c)
+        residual = mix(x, z)               paper: x + W_r z, to the next block
+        skip     = W_s z                   to the head
 
     `*` is the dilated convolution and c the condition.
 
@@ -124,7 +124,7 @@ class ResidualBlock(Block):
 
     Args:
         residual_channels: C, channels of x and of the residual.
-        gate_channels: G, channels of z, after the gate; the dilated convolution makes twice as many.
+        gate_channels: G, channels of z, after the gate; the dilated convolution makes 2G.
         skip_channels: S, channels of the skip.
         kernel_size, dilation: of the causal convolution.
         condition_channels: D; 0 for a block without condition.

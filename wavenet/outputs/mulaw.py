@@ -2,8 +2,8 @@
 
 Knows nothing of models or files.
 
-Source: ITU-T G.711's companding curve as WaveNet uses it (van den Oord et al. 2016, section 2.2), with the rounding of
-`torchaudio.functional.mu_law_encoding`, code for code.
+Source: ITU-T G.711's companding curve as WaveNet uses it (van den Oord et al. 2016, section
+2.2), with the rounding of `torchaudio.functional.mu_law_encoding`, code for code.
 """
 
 import math

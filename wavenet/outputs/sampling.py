@@ -108,7 +108,7 @@ def guided(params: Tensor, guidance: float) -> Tensor:
 
 
 def require_finite(params: Tensor) -> None:
-    """Raises ValueError for NaN or infinity: what is drawn from them looks like any other sample."""
+    """Raises ValueError for NaN or infinity: what is drawn from them looks like other samples."""
     if not torch.isfinite(params).all():
         raise ValueError(
             "The model's logits are not finite (NaN or infinity), so there is nothing to draw "

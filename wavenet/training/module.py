@@ -1,8 +1,8 @@
 """Owns `LitWaveNet`: the loss, the optimiser, the exact validation.
 
-A batch is what `wavenet.corpus` makes: "codes" (B, W + 1), samples of which codes[:, :-1] are inputs
-and codes[:, 1:] targets; "scored" (B, 2), the range of targets with whole context; "labels", name ->
-(B,); "position" (B, 2), see `WaveNet.forward`. Knows nothing of files, runs or pictures.
+A batch is what `wavenet.corpus` makes: "codes" (B, W + 1), samples of which codes[:, :-1] are
+inputs and codes[:, 1:] targets; "scored" (B, 2), the range of targets with whole context; "labels",
+name -> (B,); "position" (B, 2), see `WaveNet.forward`. Knows nothing of files, runs or pictures.
 """
 
 import logging
@@ -95,7 +95,8 @@ class LitWaveNet(pl.LightningModule):
     def network(self) -> WaveNet:
         if self.wavenet is None:
             raise RuntimeError(
-                "The network is built when training starts or a checkpoint is loaded; call configure_model."
+                "The network is built when training starts or a checkpoint is loaded; call "
+                "configure_model."
             )
         return self.wavenet
 
@@ -124,7 +125,7 @@ class LitWaveNet(pl.LightningModule):
         self.hparams.update({**config.settings(), "output": output_settings(config.output)})
 
     def check(self, device: torch.device, fresh: bool) -> None:
-        """Raises for a fast path that `device` has not, and for a fresh run from a model that is not there.
+        """Raises for a fast path that `device` has not, and for a missing model to start from.
 
         Training would say so too, but not before the run has left a folder.
         """
@@ -138,7 +139,10 @@ class LitWaveNet(pl.LightningModule):
         self._take_the_fast_path()
 
     def _take_the_fast_path(self) -> None:
-        """Compiles the step and fuses the blocks, as the settings say. Validation and the saved network stay plain."""
+        """Compiles the step and fuses the blocks, as the settings say.
+
+        Validation and the saved network stay plain.
+        """
         compiled, fused = self._fast_path(self.device)
         if fused:
             from wavenet.training.kernels import fuse
@@ -156,14 +160,18 @@ class LitWaveNet(pl.LightningModule):
             )
 
     def _fast_path(self, device: torch.device) -> tuple[bool, bool]:
-        """Whether to compile, whether to fuse: `auto` is where Triton finds a GPU. Raises ValueError for what cannot be."""
+        """Whether to compile, whether to fuse: `auto` is where Triton finds a GPU.
+
+        Raises ValueError for what cannot be.
+        """
         obstacle, (compiled, fused) = (
             _obstacle_to_triton(device),
             (self.hparams["compile"], self.hparams["fused"]),
         )
         if fused is True and obstacle:
             raise ValueError(
-                f"--model.fused true: {obstacle}. Use --model.fused auto, or train on a GPU: --trainer.accelerator gpu."
+                f"--model.fused true: {obstacle}. Use --model.fused auto, or train on a GPU: "
+                "--trainer.accelerator gpu."
             )
         auto = device.type == "cuda" and obstacle is None
         return auto if compiled == "auto" else compiled, auto if fused == "auto" else fused
@@ -224,7 +232,7 @@ class LitWaveNet(pl.LightningModule):
         self._score(batch, "test_bits")
 
     def _score(self, batch: dict[str, Any], name: str) -> None:
-        """Exact bits per sample over whole clips, in float32 whatever precision training runs in."""
+        """Exact bits per sample over whole clips, in float32 whatever the training's precision."""
         codes, scored = batch["codes"], batch["scored"]
         with torch.autocast(codes.device.type, enabled=False):
             nats = nats_per_sample(
@@ -257,7 +265,10 @@ class LitWaveNet(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _learning_rate_factor(self, step: int) -> float:
-        """Linear warm-up, then a half cosine to final_lr_ratio at the last step; constant where there is no last step."""
+        """Linear warm-up, then a half cosine to final_lr_ratio at the last step.
+
+        Constant where there is no last step.
+        """
         warmup, floor = self.hparams["warmup_steps"], self.hparams["final_lr_ratio"]
         if step < warmup:
             return (step + 1) / warmup
@@ -304,9 +315,9 @@ class LitWaveNet(pl.LightningModule):
         )
         if self._nonfinite_in_a_row >= self.hparams["max_nonfinite_steps"]:
             raise ValueError(
-                f"{self._nonfinite_in_a_row} steps in a row had a loss or gradient that is not finite. Lower "
-                "--model.learning_rate, lengthen --model.warmup_steps, or use --trainer.precision 32-true; the last "
-                "checkpoint is from before."
+                f"{self._nonfinite_in_a_row} steps in a row had a loss or gradient that is not "
+                "finite. Lower --model.learning_rate, lengthen --model.warmup_steps, or use "
+                "--trainer.precision 32-true; the last checkpoint is from before."
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -320,7 +331,7 @@ class LitWaveNet(pl.LightningModule):
         self.nonfinite_steps = checkpoint["nonfinite_steps"]
 
     def _refuse_other_network(self, trained: Mapping[str, Any]) -> None:
-        """Tables of other labels may have the same size: they would load, and mean another thing."""
+        """Tables of other labels may have the same size: they would load, and mean other things."""
         known = {name: value for name, value in trained.items() if name in NETWORK_SETTINGS}
         for name, mine, theirs in _differences(self.network.config, Config(**known)):
             raise ValueError(
@@ -356,7 +367,8 @@ def _obstacle_to_triton(device: torch.device) -> str | None:
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
         return None if interpreted else f"Triton needs a GPU, but this run is on {device.type}"
     if torch.cuda.get_device_capability(device) < (7, 0):
-        return f"Triton needs a GPU of compute capability 7.0, but {torch.cuda.get_device_name(device)} is older"
+        name = torch.cuda.get_device_name(device)
+        return f"Triton needs a GPU of compute capability 7.0, but {name} is older"
     return None
 
 

@@ -129,7 +129,7 @@ class NativeEngine:
         shared: int,
         call: "Callable[[ThreadStreams, Tensor], Tensor]",
     ) -> Tensor:
-        """Every thread's call on its rows of `given`, (streams / shared, n), as its frames allow."""
+        """Each thread's call on its rows of `given`, (streams / shared, n), as its frames allow."""
         whole, made = condition or Condition(given.new_empty(0)), []
         for start, stop, here in whole.pieces(given.shape[1], FRAMES):
             steered = None if condition is None else here
@@ -160,7 +160,7 @@ class NativeEngine:
 
 
 class Packed:
-    """A model's weights in the order in which native.cpp reads them. Read only, shared by threads."""
+    """A model's weights as native.cpp reads them, in that order; shared by threads, read only."""
 
     def __init__(self, parts: Parts, lib: ctypes.CDLL, dtype: torch.dtype) -> None:
         self.dtype = dtype  # of weights and past inputs
@@ -196,7 +196,10 @@ class Packed:
         return F.pad(rows, (0, -rows.shape[-1] % self.lanes))
 
     def _product(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """(out, in) -> flat, [tile][group of inputs][row of the tile][input within the group], int8 with its headers."""
+        """(out, in) -> flat, [tile][group of inputs][row of the tile][input within the group].
+
+        int8 with its headers.
+        """
         dtype = dtype or self.dtype
         group = self.group if dtype == self.dtype else 1
         rows = F.pad(weight, (0, -weight.shape[1] % group, 0, -len(weight) % self.lanes))

@@ -335,7 +335,10 @@ class Packed:
 
 
 class Memory:
-    """What the streams remember, and where a step puts what it works on: NaN, since that is written before it is read."""
+    """What the streams remember, and where a step puts what it works on.
+
+    The latter is NaN at first, since it is written before it is read.
+    """
 
     def __init__(self, weights: Packed) -> None:
         device, sizes, dtype, streams = (
