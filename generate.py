@@ -52,6 +52,35 @@ def parser() -> argparse.ArgumentParser:
         help="wav to write; with --batch N, N files NAME-0.wav ...; -: raw 16-bit PCM to stdout; "
         "default: a new name",
     )
+    add_clip_arguments(p)
+    add_sampling_arguments(p)
+    p.add_argument(
+        "--seed", type=int, default=0, help="clip i is drawn from seed + i (%(default)s)"
+    )
+    add_engine_argument(p)
+    p.add_argument(
+        "--precision",
+        default="float32",
+        choices=["float32", "bfloat16", "int8"],
+        help="of weights and activations (%(default)s)",
+    )
+    p.add_argument("--threads", type=int, help="of the CPU; default: one a physical core")
+    p.add_argument(
+        "--device", default="auto", help="auto: cuda where there is one; or cpu, cuda, cuda:1"
+    )
+    p.add_argument("--plot", type=Path, help="PNG to write: waveform and spectrogram of each clip")
+    p.add_argument(
+        "--gallery",
+        type=Path,
+        metavar="FOLDER",
+        help="write FOLDER/index.html instead: one page with a player and a spectrogram for every "
+        "combination of labels",
+    )
+    return p
+
+
+def add_clip_arguments(p: argparse.ArgumentParser) -> None:
+    """What the clips are to be."""
     p.add_argument(
         "--seconds",
         type=float,
@@ -79,30 +108,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--mel-from", type=Path, help="audio whose mel spectrogram steers a model trained for it"
     )
-    add_sampling_arguments(p)
-    p.add_argument(
-        "--seed", type=int, default=0, help="clip i is drawn from seed + i (%(default)s)"
-    )
-    add_engine_argument(p)
-    p.add_argument(
-        "--precision",
-        default="float32",
-        choices=["float32", "bfloat16", "int8"],
-        help="of weights and activations (%(default)s)",
-    )
-    p.add_argument("--threads", type=int, help="of the CPU; default: one a physical core")
-    p.add_argument(
-        "--device", default="auto", help="auto: cuda where there is one; or cpu, cuda, cuda:1"
-    )
-    p.add_argument("--plot", type=Path, help="PNG to write: waveform and spectrogram of each clip")
-    p.add_argument(
-        "--gallery",
-        type=Path,
-        metavar="FOLDER",
-        help="write FOLDER/index.html instead: one page with a player and a spectrogram for every "
-        "combination of labels",
-    )
-    return p
 
 
 def labels(text: str) -> dict[str, str]:
@@ -141,15 +146,14 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
     chunks = stream(
         model, chunk_size=CHUNK, batch_size=args.batch, prompt=prompt, mel=mel, **settings
     )
-    heard = []
-    if prompt is not None:  # as the model hears it
-        heard.append(model.output.decode(model.output.encode(prompt)).expand(args.batch, -1))
+    read = [] if prompt is None else [model.output.decode(model.output.encode(prompt))]
+    opening = [audio.expand(args.batch, -1) for audio in read]
     with Interruptible(with_progress(chunks, model.sample_rate)) as made:
         if args.out == STDOUT:
-            write_pcm(sys.stdout.fileno(), chain(heard, made))
+            write_pcm(sys.stdout.fileno(), chain(opening, made))
         else:
-            audio = torch.cat([*heard, *made], dim=1)
-            clips = chunks.cut(audio, before=sum(x.shape[1] for x in heard))
+            audio = torch.cat([*opening, *made], dim=1)
+            clips = chunks.cut(audio, before=sum(x.shape[1] for x in opening))
             write(args, clips, model.sample_rate)
     if made.interrupted:
         sys.exit("interrupted: what was made so far is written")

@@ -43,7 +43,6 @@ ONLY: dict[str, set[str]] = {  # rooms that could see more, and do not
     "corpus": {"audio", "conditioning", "files", "outputs"},
 }
 WITH_LIGHTNING = {"training"}
-LIGHTNING = {"data", "training", "callbacks", "cli"}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

@@ -6,8 +6,8 @@ Shapes: B batch, D condition channels, F frames, T time.
 import torch
 from torch import Tensor, nn
 
-FRAMES = 128  # frames that are told apart, counted from either end of a clip
-SHARES = 32  # equal parts of a clip that are told apart
+FRAMES = 128  # frames with a row of their own, counted from either end of a clip
+SHARES = 32  # equal parts of a clip, each with a row of its own
 
 
 class PositionEmbedding(nn.Module):

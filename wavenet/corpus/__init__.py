@@ -4,7 +4,7 @@
 `ClipBatches` cut its clips and encode what they cut, by the output they are given, so that one
 preparation serves every output.
 
-Knows nothing of networks, training or Lightning. Of a model it is told the receptive field and the
+Knows nothing of networks, training or Lightning. Of a model it knows the receptive field and the
 output.
 """
 

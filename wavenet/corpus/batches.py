@@ -1,6 +1,6 @@
 """Owns the way from prepared 16-bit PCM to batches of samples: cropping, encoding, order, padding.
 
-Knows nothing of files' names, labels' names or models: of a network it is told the receptive field
+Knows nothing of files' names, labels' names or models: of a network it knows the receptive field
 and the output, which encodes. Every batch is a pure function of (settings, seed, batch number,
 rank), so that a resumed run reads what the uninterrupted one would have read, whatever the number
 of workers.
@@ -161,7 +161,7 @@ class CropBatches(_RowDataset):
         rank: This process's number.
         world_size: Processes that share the batches.
         tail: Samples of silence behind each clip that count as its own.
-        label_dropout: Share of the rows whose labels are not told.
+        label_dropout: Share of the rows that are left without labels.
     """
 
     def __init__(
@@ -206,8 +206,8 @@ class CropBatches(_RowDataset):
     def _without_some(self, labels: dict[str, Tensor], number: int) -> dict[str, Tensor]:
         """The labels, all those of a row left out together."""
         drawn = np.random.default_rng([self.seed, 2, number]).random(self.batch_size)
-        told = torch.from_numpy(drawn >= self.label_dropout)
-        return {name: ids.where(told, NO_LABEL) for name, ids in labels.items()}
+        labelled = torch.from_numpy(drawn >= self.label_dropout)
+        return {name: ids.where(labelled, NO_LABEL) for name, ids in labels.items()}
 
     def _plan(self, number: int) -> np.ndarray:
         """(batches, B) clips of one pass: shuffled, then like lengths together within pools."""

@@ -1,6 +1,6 @@
 """Owns `Corpus`: a root of audio with its settings, prepared once, its clips by split with labels.
 
-Knows nothing of how clips are decoded or cut, or of what a model hears.
+Knows nothing of how clips are decoded or cut, or of models.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Owns the way from one audio file to 16-bit PCM at the corpus's rate.
 
-Knows nothing of corpora or of what a model hears. The work is done on floats in [-1, 1], of shape
+Knows nothing of corpora or models. The work is done on floats in [-1, 1], of shape
 (T,); the last step rounds them as `wavenet.audio.pcm16` does, so a 16-bit mono file at the corpus's
 own rate, neither trimmed nor normalised, is kept bit for bit.
 """

@@ -1,6 +1,6 @@
 """Owns the prepared folder: one file of 16-bit PCM and a manifest, made once from a root of audio.
 
-Knows nothing of labels, splits or what a model hears: one preparation serves every output. The file
+Knows nothing of labels, splits or models: one preparation serves every output. The file
 `audio.s16` holds the clips end to end, little-endian int16; `manifest.json` says what lies where.
 A folder is named after the hash of its files' contents and the settings, and appears whole or not
 at all, so that any number of processes may prepare at once or be killed.
@@ -229,7 +229,7 @@ def _write_audio(
 
 
 def _append(output: BinaryIO, decoded: Decoded) -> dict[str, int]:
-    """Write the samples; return their place, counted in samples."""
+    """Write the samples; return where they begin, counted in samples."""
     offset = output.tell() // PCM.itemsize
     output.write(decoded.levels.tobytes())
     return {"offset": offset, "length": len(decoded.levels)}

@@ -334,7 +334,7 @@ class Inputs:
         return self._kept[self.frames_kept]
 
     def keep(self, before: Tensor, frames: list[int]) -> int:
-        """Takes what is added before the gates; returns for how many frames there is a place."""
+        """Takes what is added before the gates; returns for how many frames its buffer has room."""
         self.frames[: len(frames)] = torch.tensor(frames)
         self.frames_kept = 1 if len(before) == 1 else FRAMES
         if self.frames_kept not in self._kept:

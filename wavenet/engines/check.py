@@ -1,4 +1,4 @@
-"""Owns what engines refuse, and how an engine with its own arithmetic checks itself.
+"""Owns what engines require of a model, and how an engine with its own arithmetic checks itself.
 
 Shapes: B streams, Q parameters of a sample's distribution, n samples.
 """

@@ -165,7 +165,9 @@ class ResidualStack(Stack):
             )
         )
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
         """x (B, C, T), condition (B, D, T or 1) -> summed skips (B, S, T)."""
         return super().forward(x, condition)[1]
 

@@ -1,7 +1,7 @@
 """Owns what comes out of a model: distributions of the next sample, and how one is drawn from them.
 
 An output knows its samples (mu-law codes, 16-bit levels, ...): how audio becomes samples and back,
-how a model hears them, how likely they are, how one is drawn. Knows nothing of networks or engines.
+how a model reads them, how likely they are, how one is drawn. Knows nothing of networks or engines.
 """
 
 from wavenet.outputs.mulaw import MuLaw

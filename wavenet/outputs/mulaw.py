@@ -44,7 +44,7 @@ class MuLaw:
 
     @property
     def silence(self) -> int:
-        """The code of audio 0.0, which a model hears first (128 for 256 classes)."""
+        """The code of audio 0.0, which a model reads first (128 for 256 classes)."""
         return math.floor(self.mu / 2 + 0.5)
 
     def encode(self, audio: Tensor) -> Tensor:

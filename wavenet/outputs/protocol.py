@@ -18,7 +18,7 @@ class Output(Protocol):
 
     channels: Q, numbers that the head makes for one sample.
     uniforms: U, random numbers in [0, 1) that drawing one sample takes.
-    silence: the sample that a model hears before the first one.
+    silence: the sample that a model reads before the first one.
     """
 
     uniforms: ClassVar[int]

@@ -1,6 +1,6 @@
 """Owns `AudioDataModule`: the corpus's batches as Lightning asks for them, and its flags.
 
-Knows nothing of files (`wavenet.corpus` does) or of networks: of a model it is told `ModelFacts`.
+Knows nothing of files (`wavenet.corpus` does) or of networks: of a model it knows `ModelFacts`.
 """
 
 import math
@@ -58,7 +58,7 @@ class AudioDataModule(LightningDataModule):
         crop_samples: Scored samples per training row, beside their context.
         trailing_silence: Seconds of silence behind each training clip, scored like the clip, so
             that a model of short clips learns to stop. Validation and test clips stay as they are.
-        label_dropout: Share of the training rows whose labels the model is not told, so that it
+        label_dropout: Share of the training rows that are left without labels, so that the model
             learns the corpus as a whole too, and generate.py can guide it (--guidance). 0.1 is
             usual.
         batch_size: Rows of a training batch, per process.
@@ -175,7 +175,7 @@ class AudioDataModule(LightningDataModule):
 
     @property
     def facts(self) -> CorpusFacts:
-        """What a model is told of this corpus."""
+        """What a model needs to know of this corpus."""
         clip_length = self.clip_length if self.corpus.has("train") else None
         return CorpusFacts(self.sample_rate, self.labels, self.label_dropout > 0, clip_length)
 

@@ -194,7 +194,8 @@ class LitWaveNet(pl.LightningModule):
 
         Sample rate and labels are facts of the corpus: a checkpoint's must be those of the data.
         """
-        data = self.trainer.datamodule if self._trainer is not None else None  # type: ignore[attr-defined]
+        trainer: Any = self._trainer
+        data = trainer.datamodule if trainer is not None else None
         theirs = None if data is None else data.facts
         for name in ("sample_rate", "labels"):
             mine, found = self.hparams[name], None if theirs is None else vars(theirs)[name]
