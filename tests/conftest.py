@@ -92,7 +92,9 @@ def assert_close(actual: Tensor, expected: Tensor, where: object = "") -> None:
     )
 
 
-def small_model(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: Any) -> WaveNet:
+def small_model(
+    seed: int = 0, dtype: torch.dtype = torch.float64, codes: int = 256, **settings: Any
+) -> WaveNet:
     """A model of odd sizes, with large weights: a code depends on all of the receptive field.
 
     The logits are scaled to a deviation of LOGITS: codes drawn from them are neither noise nor
@@ -121,7 +123,7 @@ def small_model(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: A
         labels = {
             name: torch.arange(8) % len(categories) for name, categories in model.labels.items()
         }
-        logits = model(some_codes(8, 64), labels, position=model.beginning(8, 64))
+        logits = model(some_codes(8, 64) % codes, labels, position=model.beginning(8, 64))
         for parameter in model.head[3].parameters():
             parameter.mul_(LOGITS / logits.std())
     return model.to(dtype).eval()

@@ -64,6 +64,15 @@ def require_known(parts: Parts, name: str) -> None:
         )
 
 
+def require_classes(parts: Parts, name: str, fits: bool, wanted: str) -> None:
+    """Raises EngineUnavailable where the output's number of classes does not fit the engine."""
+    if not fits:
+        raise EngineUnavailable(
+            f"The {name} engine draws from {wanted} of classes, but this model's output has "
+            f"{parts.output.channels}; engine='cached' draws from any number."
+        )
+
+
 def check_against_model(
     engine: TeacherForced, parts: Parts, streams: int, tolerance: float, name: str, where: str
 ) -> None:

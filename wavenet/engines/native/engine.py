@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wavenet.conditioning import Condition
 from wavenet.engines.before_gate import FRAMES, BeforeGate
-from wavenet.engines.check import check_against_model, require_supported
+from wavenet.engines.check import check_against_model, require_classes, require_supported
 from wavenet.engines.native.compiler import library
 from wavenet.engines.parts import Parts, Weights, quantised_copy
 from wavenet.engines.protocol import (
@@ -33,6 +33,7 @@ from wavenet.outputs import Sampling, require_finite
 
 SOURCE = Path(__file__).with_name("native.cpp")
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # WEIGHTS in native.cpp
+WIDEST = 16  # floats of the widest vector in native.cpp: the logits fill whole vectors
 # of the self-check, relative to the largest logit above 1
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.int8: 0.25}
 
@@ -62,6 +63,8 @@ class NativeEngine:
     @torch.no_grad()
     def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
         require_supported(parts, dtype, "native", "cpu", "the CPU", KINDS)
+        fits = parts.output.channels % WIDEST == 0
+        require_classes(parts, "native", fits, f"a multiple of {WIDEST}")
         self._parts = quantised_copy(parts, lambda weight: _kept(weight, dtype), head=False)
         self._group, self._streams = group, batch_size * group
         streams = self._streams

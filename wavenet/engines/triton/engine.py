@@ -20,7 +20,7 @@ from triton.runtime.errors import OutOfResources
 
 from wavenet.conditioning import Condition
 from wavenet.engines.before_gate import FRAMES, BeforeGate
-from wavenet.engines.check import check_against_model, require_supported
+from wavenet.engines.check import check_against_model, require_classes, require_supported
 from wavenet.engines.parts import Parts, Weights, quantised_copy, take_apart
 from wavenet.engines.protocol import (
     EngineState,
@@ -66,6 +66,9 @@ class TritonEngine:
     ) -> None:
         where = "cpu" if INTERPRETED else "cuda"
         require_supported(parts, dtype, "triton", where, "CUDA", TOLERANCE)
+        classes = parts.output.channels
+        fits = classes >= 16 and classes & (classes - 1) == 0
+        require_classes(parts, "triton", fits, "a power of two of at least 16")
         self._parts = quantised_copy(parts, lambda weight: weight.to(dtype), head=True)
         self._before_gate, self._group = BeforeGate(self._parts), group
         self._streams = batch_size * group
