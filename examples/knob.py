@@ -80,18 +80,21 @@ def pitch(audio: Tensor) -> Tensor:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train a small WaveNet with a knob, and turn it.")
-    parser.add_argument("--steps", type=int, default=300)
-    steps = parser.parse_args(arguments).steps
+    parser.add_argument("--steps", type=int, default=300, help="of training (%(default)s)")
+    parser.add_argument("--samples", type=int, default=2000, help="of each clip (%(default)s)")
+    args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # which engine, and why
     torch.manual_seed(0)
     sizes = {"cycles": 1, "layers_per_cycle": 8, "residual_channels": 24, "gate_channels": 24}
     model = KnobWaveNet(**sizes, skip_channels=64, condition_channels=8, sample_rate=RATE)
-    print(f"after {steps} steps: {train(model, steps):.2f} bits per sample (uniform: 8.00)")
+    print(
+        f"after {args.steps} steps: {train(model, args.steps):.2f} bits per sample (uniform: 8.00)"
+    )
     value = torch.linspace(0, 1, 5)
     with torch.no_grad():
         condition = model.turned_to(value)
     audio = wavenet.generate(
-        model, num_samples=2000, batch_size=5, condition=condition, temperature=0.7
+        model, num_samples=args.samples, batch_size=5, condition=condition, temperature=0.7
     )
     for knob, wanted, heard in zip(value, LOW * (HIGH / LOW) ** value, pitch(audio), strict=True):
         print(f"knob {knob:.2f}: {wanted:4.0f} Hz asked for, {heard:4.0f} Hz played")

@@ -29,7 +29,7 @@ def small_knob_model() -> knob.KnobWaveNet:
 
 
 def test_the_knob_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    knob.main(["--steps", "2"])
+    knob.main(["--steps", "2", "--samples", "200"])
     printed = capsys.readouterr().out
     assert "after 2 steps" in printed and "knob 1.00:  800 Hz asked for" in printed
 

@@ -51,6 +51,22 @@ def affine(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y + bias.to(y.dtype)
 
 
+def for_two(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (B, C, T) twice, for two readers.
+
+    The two are views of the same rows, so that autograd sums the gradients of both readers in rows.
+    Otherwise a compiler on a CPU sums them as (B, C, T) and turns the sum round: a twelfth of the
+    training step.
+    """
+    rows = x.mT
+    return rows.mT, rows.mT
+
+
+def added(x: Tensor, y: Tensor) -> Tensor:
+    """x + y (B, C, T), in rows: of (B, C, T) a compiler would turn both round first."""
+    return (x.mT + y.mT).mT
+
+
 def gated(h: Tensor) -> Tensor:
     """h (B, 2G, T) -> tanh(first half) * sigmoid(second half), (B, G, T)."""
     filter_, gate = h.mT.chunk(2, dim=-1)

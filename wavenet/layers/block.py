@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wavenet import ops
 from wavenet.layers.convolution import BlockState, CausalConv1d
 from wavenet.layers.parts import Added, Gated, PassThrough, Residual, Unconditional
 
@@ -78,7 +79,8 @@ class Block(nn.Module):
 
     def unit(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The block but for its skip: x (B, C, T) -> residual (B, C, T), z (B, G, T)."""
-        return self._after(x, self.dilated(x), condition)
+        x, kept = ops.for_two(x)
+        return self._after(kept, self.dilated(x), condition)
 
     def init_state(
         self,
@@ -105,8 +107,8 @@ class Block(nn.Module):
         return self._after(x, h, condition), state
 
     def _after(self, x: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        z = self.gate(self.steer(h, condition))
-        return self.mix(x, z), z
+        z, handed_on = ops.for_two(self.gate(self.steer(h, condition)))
+        return self.mix(x, z), handed_on
 
 
 Unit = Callable[[Block, Tensor, Tensor | None], tuple[Tensor, Tensor]]  # how `Block.unit` computes

@@ -43,7 +43,7 @@ class Added(CausalConv1d):
 
     def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:
         """h (B, channels, T), condition (B, D, T or 1) -> (B, channels, T)."""
-        return h + self.steering(condition, h.shape[-1])
+        return ops.added(h, self.steering(condition, h.shape[-1]))
 
     def steering(self, condition: Tensor | None, time: int) -> Tensor:
         """V c (B, channels, time or 1). Raises ValueError for a condition of another shape."""
@@ -124,7 +124,7 @@ class Residual(CausalConv1d):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:  # type: ignore[override]
         """x (B, C, T), z (B, G, T) -> (B, C, T)."""
-        residual = x + self._convolve(z)
+        residual = ops.added(x, self._convolve(z))
         return residual if self.scale == 1.0 else residual * self.scale
 
 
