@@ -101,10 +101,11 @@ class CachedEngine:
         reads, writes = self._weights.slots(self._time, steps)
         shape = (steps, self._streams // self._group)
         samples = torch.empty(shape, dtype=torch.int64, device=self._memory.last.device)
+        by_frame, last = before.unbind(), self._memory.last[:: self._group]  # views, taken once
         rows = zip(uniforms.unbind(1), reads, writes, frames, samples, strict=True)
         for u, read, write, frame, out in rows:
-            params = self._step(u, read, write, before[frame], sampling)
-            out.copy_(self._memory.last[:: self._group])
+            params = self._step(u, read, write, by_frame[frame], sampling)
+            out.copy_(last)
         require_finite(params)  # once a call, not once a sample: what is not finite stays so
         self._time += steps
         return samples.T.contiguous()
