@@ -262,3 +262,19 @@ def test_a_timeline_of_a_model_that_nothing_steers_is_empty() -> None:
 def test_each_clip_with_labels_and_without() -> None:
     pairs = with_and_without({"digit": torch.tensor([2, 0])})
     assert pairs["digit"].tolist() == [2, NO_LABEL, 0, NO_LABEL]
+
+
+@pytest.mark.parametrize(
+    ("frames_given", "hop", "offset", "message"),
+    [
+        (3, 0, 0, "3 frames and offset 0. Give hop"),
+        (1, 0, 2, "offset 2"),
+        (3, 4, 4, r"0\.\.3.*got 4"),
+        (3, 4, -1, r"0\.\.3.*got -1"),
+    ],
+)
+def test_a_condition_that_makes_no_frames_is_refused(
+    frames_given: int, hop: int, offset: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Condition(frames(frames_given), hop, offset).require(1)

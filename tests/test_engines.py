@@ -192,6 +192,41 @@ def test_the_step_that_cuda_captures_gives_the_same_codes(
     assert torch.equal(drawn(engine_of("cached", model), uniforms, sampling, cuts), expected)
 
 
+class CapturedOnce(Uncaptured):
+    """And what a capture does: four steps, then the state is put back."""
+
+    def __init__(self, engine: CachedEngine, sampling: Sampling) -> None:
+        super().__init__(engine, sampling)
+        before = engine.state
+        for _ in range(4):
+            engine._counted_step(sampling)
+        engine.state = before
+
+
+def test_a_capture_in_the_middle_of_a_stream_reads_the_calls_first_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a call that fills all rows: by another way to draw, and by a condition of one frame."""
+    model, uniforms = small_model(**PLACED), some_uniforms(3, 70)
+    lengths, how = torch.tensor([70, 120, 400]), [Sampling(), Sampling(1.1), Sampling()]
+    cuts = [(0, 32), (32, 64), (64, 70)]
+    codes = []
+    for captured in (False, True):
+        if captured:
+            monkeypatch.setattr(wavenet.engines.cached, "CHUNK", 32)
+            monkeypatch.setattr(CachedEngine, "_stepped", CachedEngine._replayed)
+            monkeypatch.setattr(
+                CachedEngine, "_capture", lambda engine, sampling: CapturedOnce(engine, sampling)
+            )
+        engine = build_engine(model, 3, engine="cached", precision="float64")
+        pieces = [
+            engine.sample(uniforms[:, a:b], sampling, from_sample(model, lengths, a, b - a))
+            for (a, b), sampling in zip(cuts, how, strict=True)
+        ]
+        codes.append(torch.cat(pieces, dim=1))
+    assert torch.equal(codes[0], codes[1])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [F64, F32])
 def test_a_captured_graph_follows_the_state_and_the_sampling(dtype: torch.dtype) -> None:

@@ -117,7 +117,9 @@ def stream(
         prompt: (time,) or (batch_size, time) audio at the model's rate to go on from; it is not
             part of the result.
         condition: of a model that is steered by other things than labels and position: its features
-            (batch_size, D, frames), from the clips' first sample on, prompt included.
+            (batch_size, D, frames), from the clips' first sample on, prompt included. It takes the
+            place of labels and mel. With guidance, which is then off unless it is given, two rows
+            for each clip, conditional and unconditional in turn.
         engine, precision: see `wavenet.engines.build_engine`.
         sampling: temperature, top_k, top_p, guidance; see `wavenet.Sampling`. guidance, for a model
             that was trained for it (see `Config`, unlabelled), doubles the work; None: GUIDANCE for
@@ -126,12 +128,15 @@ def stream(
     Raises at the call, not at the first chunk: ValueError as `generate`, TypeError for an unknown
     name.
     """
+    if condition is not None:
+        _require_it_alone(condition, labels, mel)
+        sampling = {"guidance": 0.0, **sampling}
     how = sampling_for(model, **sampling)
     if batch_size < 1 or chunk_size < 1:
         raise ValueError(
             f"batch_size and chunk_size must be at least 1, but got {batch_size} and {chunk_size}."
         )
-    ids = _label_ids(model, labels or {}, batch_size, seed)
+    ids = {} if condition is not None else _label_ids(model, labels or {}, batch_size, seed)
     lengths = _lengths(model, seconds, num_samples, ids, batch_size, seed)
     before = None if prompt is None else _prompt_samples(model, prompt, batch_size)
     group = 2 if how.guidance else 1
@@ -153,6 +158,14 @@ generate.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [parameter for name, parameter in _parameters.items() if name != "chunk_size"],
     return_annotation=Tensor,
 )
+
+
+def _require_it_alone(condition: Condition, labels: Any, mel: Any) -> None:
+    if labels or mel is not None:
+        raise ValueError(
+            "A condition of your own takes the place of labels and mel: give one or the other."
+        )
+    condition.require(1)
 
 
 def sampling_for(model: WaveNet, guidance: float | None = None, **knobs: Any) -> Sampling:

@@ -96,7 +96,7 @@ def _read_config(path: Path, known: set[str]) -> tuple[dict[str, Any], Output]:
         config = json.loads(path.read_text())
         written_by, format_version = config["library_version"], config["format_version"]
         settings, classes = {**config["model"]}, config["codec"]["classes"]
-        named = config.get("output", {"name": "MuLaw", "classes": MuLaw().classes})
+        named = {**config.get("output", {"name": "MuLaw", "classes": MuLaw().classes})}
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} is not the config.json of a saved WaveNet ({error!r})."

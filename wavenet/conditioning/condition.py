@@ -14,6 +14,9 @@ FrameSource = Callable[[int, int], Tensor]  # first frame, count -> features (B,
 class Condition(NamedTuple):
     """Features, each frame of which holds for `hop` samples.
 
+    Do not write to features that an engine was given: it keeps what it made of them. Make a new
+    condition instead.
+
         hop 4, offset 1:   frame     0       1       2
                            sample    0 1 2 | 3 4 5 6 | 7 ...   one sample of frame 0 has gone by
 
@@ -31,13 +34,25 @@ class Condition(NamedTuple):
         if self.hop == 0:
             return self.features
         self.require(samples)
-        each = self.features if self.hop == 1 else self.features.repeat_interleave(self.hop, -1)
+        here = self.features[..., : frames_of(samples, self.hop, self.offset)]
+        each = here if self.hop == 1 else here.repeat_interleave(self.hop, -1)
         return each[..., self.offset : self.offset + samples]
 
     def require(self, samples: int) -> None:
         """Raises ValueError where the frames end before so many samples."""
+        frames = self.features.shape[-1]
+        if self.hop == 0 and (frames != 1 or self.offset):
+            raise ValueError(
+                f"A condition with hop 0 is one frame that holds for ever, but it has {frames} "
+                f"frames and offset {self.offset}. Give hop, the samples of a frame."
+            )
         if self.hop == 0:
             return
+        if not 0 <= self.offset < self.hop:
+            raise ValueError(
+                f"offset must lie in 0..{self.hop - 1}, the samples of a frame, but got "
+                f"{self.offset}."
+            )
         frames, here = self.features.shape[-1], frames_of(samples, self.hop, self.offset)
         if frames < here:
             raise ValueError(
@@ -86,7 +101,9 @@ class Given:
         self._condition = condition
 
     def between(self, start: int, stop: int) -> Condition | None:
-        return self._condition.after(start)
+        here = self._condition.after(start)
+        count = frames_of(stop - start, here.hop, here.offset)
+        return here._replace(features=here.features[..., :count]) if here.hop else here
 
 
 class Made:

@@ -117,6 +117,7 @@ class CachedEngine:
         steps = uniforms.shape[1]
         inputs = self._inputs = self._inputs or self._make_inputs(uniforms)
         kept = inputs.keep(before, frames)
+        inputs.row.zero_()  # a capture's steps read rows too, from the first one on
         if (sampling, kept) not in self._graphs:
             self._graphs[sampling, kept] = self._capture(sampling)
         graph = self._graphs[sampling, kept]

@@ -6,14 +6,24 @@ one sample's distribution, L layers.
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from wavenet.conditioning import Condition
-from wavenet.layers import Added, Block, CausalConv1d, Gated, PassThrough, Residual, Unconditional
+from wavenet.layers import (
+    Added,
+    Block,
+    CausalConv1d,
+    Gated,
+    PassThrough,
+    Residual,
+    ResidualBlock,
+    Stack,
+    Unconditional,
+)
 from wavenet.model import Head, WaveNet
 from wavenet.outputs import Output
 
@@ -136,6 +146,8 @@ class Parts:
     def copied(self, dtype: torch.dtype) -> "Parts":
         """Of a copy of the network in that dtype, which later changes to the model do not reach."""
         network = copy.deepcopy(self.network).to(dtype).eval().requires_grad_(False)
+        if self.weights is None:
+            return replace(self, network=network)
         return take_apart(network)
 
     def known(self) -> Weights:
@@ -168,9 +180,7 @@ def quantised_copy(parts: Parts, kept: Callable[[Tensor], Tensor], head: bool) -
 
 def _obstacles(model: WaveNet) -> Iterator[str]:
     """What `_weights` has no place for."""
-    for kind, part in ((nn.Embedding, "embedding"), (CausalConv1d, "input"), (Head, "head")):
-        if type(getattr(model, part)) is not kind:
-            yield f"the model's {part} is {type(getattr(model, part)).__name__}"
+    yield from _obstacles_around_the_stack(model)
     allowed = {
         "dilated": (CausalConv1d,),
         "steer": (Added, Unconditional),
@@ -178,7 +188,12 @@ def _obstacles(model: WaveNet) -> Iterator[str]:
         "mix": (Residual, PassThrough),
         "skip": (CausalConv1d,),
     }
+    last = len(model.stack.blocks) - 1
     for index, block in enumerate(model.stack.blocks):
+        if type(block) not in (Block, ResidualBlock):
+            yield f"layer {index} is a {type(block).__name__}"
+        if isinstance(block.mix, PassThrough) and index < last:
+            yield f"layer {index} has no residual and is not the last"
         for part, kinds in allowed.items():
             if type(getattr(block, part)) not in kinds:
                 yield f"layer {index} has the {part} {type(getattr(block, part)).__name__}"
@@ -190,13 +205,41 @@ def _obstacles(model: WaveNet) -> Iterator[str]:
             yield f"layer {index} has a skip of {block.skip.kernel_size[0]} taps"
 
 
+def _obstacles_around_the_stack(model: WaveNet) -> Iterator[str]:
+    kinds = {
+        "embedding": nn.Embedding,
+        "input": CausalConv1d,
+        "stack": Stack,
+        "head": Head,
+    }
+    for name, kind in kinds.items():
+        if type(getattr(model, name)) is not kind:
+            yield f"the model's {name} is {type(getattr(model, name)).__name__}"
+    for method in ("embed", "predict", "predict_step"):
+        if getattr(type(model), method) is not getattr(WaveNet, method):
+            yield f"{type(model).__name__} has a {method} of its own"
+    if model.input.dilation != (1,) or not _has_bias_and_no_groups(model.input):
+        yield "the model's input convolution has a dilation, groups or no bias"
+    layers = list(model.head)
+    if [type(layer) for layer in layers] != [nn.ReLU, CausalConv1d, nn.ReLU, CausalConv1d]:
+        yield f"the model's head is {', '.join(type(layer).__name__ for layer in layers)}"
+    elif not all(
+        layer.kernel_size == (1,) and _has_bias_and_no_groups(layer) for layer in layers[1::2]
+    ):
+        yield "the model's head has more than 1x1 convolutions with a bias and without groups"
+
+
+def _has_bias_and_no_groups(convolution: Any) -> bool:
+    return convolution.groups == 1 and convolution.bias is not None
+
+
 def _weights(model: WaveNet) -> Weights:
-    hidden, out = model.head[1], model.head[3]
+    hidden, out, last = model.head[1], model.head[3], model.stack.blocks[-1]
     return Weights(
         embedding=model.embedding.weight,  # type: ignore[arg-type]
         input=model.input.weight,
         input_bias=_bias(model.input),
-        layers=tuple(_layer(block) for block in model.stack.blocks),
+        layers=tuple(_layer(block, block is last) for block in model.stack.blocks),
         hidden=_matrix(hidden),
         hidden_bias=_bias(hidden),
         out=_matrix(out),
@@ -204,8 +247,9 @@ def _weights(model: WaveNet) -> Weights:
     )
 
 
-def _layer(block: Block) -> Layer:
-    mix = block.mix if isinstance(block.mix, Residual) else None
+def _layer(block: Block, last: bool) -> Layer:
+    """last: of the stack, whose residual nobody reads."""
+    mix = block.mix if isinstance(block.mix, Residual) and not last else None
     return Layer(
         taps=block.dilated.weight,
         bias=_bias(block.dilated),

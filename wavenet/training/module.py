@@ -196,7 +196,7 @@ class LitWaveNet(pl.LightningModule):
         """
         trainer: Any = self._trainer
         data = trainer.datamodule if trainer is not None else None
-        theirs = None if data is None else data.facts
+        theirs = getattr(data, "facts", None)
         for name in ("sample_rate", "labels"):
             mine, found = self.hparams[name], None if theirs is None else vars(theirs)[name]
             if mine is None and found is None:
