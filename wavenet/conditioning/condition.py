@@ -69,7 +69,10 @@ class Condition(NamedTuple):
         return type(self)(self.features[..., gone:], self.hop, offset)
 
     def pieces(self, samples: int, frames: int) -> Iterator[tuple[int, int, Self]]:
-        """The next samples as (start, stop, condition), none of more than so many frames."""
+        """Cuts the next `samples` samples into pieces of at most `frames` frames.
+
+        Yields (start, stop, condition) for each piece.
+        """
         if self.hop == 0:
             yield 0, samples, self  # itself: engines see that they have projected it
             return

@@ -229,8 +229,8 @@ class CropBatches(_RowDataset):
         """(B, 2) spans and (B,) unscored targets.
 
         Target j, clip position c + j, needs the receptive_field inputs up to position c + j - 1,
-        the first row input being c - 1: it is exact from j = receptive_field - 1 on. So s comes
-        first where c = s - (receptive_field - 1).
+        the first row input being c - 1. The prediction is exact from j = receptive_field - 1 on.
+        So, for s to be the first scored sample, the row starts at c = s - (receptive_field - 1).
         """
         lengths = self.lengths[clips]
         room = np.maximum(lengths - self.crop_samples, 0)

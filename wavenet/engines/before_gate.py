@@ -35,7 +35,8 @@ class BeforeGate:
     def __call__(self, condition: Condition | None, streams: int) -> Tensor:
         """The condition's frames -> (F, L, B, 2G); (1, L, B, 2G) of a model that nothing steers.
 
-        The same features are projected once, and give the same tensor: they must not be written to.
+        If the same features tensor comes again, the stored result is returned. Do not change
+        features in place, nor the result.
         """
         features = None if condition is None else condition.features
         if self._of is None or self._of[0] is not features or self._of[1] != streams:

@@ -39,8 +39,8 @@ class Engine(Protocol):
     before a sample is drawn, and both are fed it.
 
     Weights are copied when the engine is built: later changes to the model do not reach it. A model
-    that is steered needs a condition of B * group rows with every call; it begins at the call's
-    first sample.
+    with a condition needs one in every call, with B * group rows. Its first frame belongs to the
+    first sample of that call.
     """
 
     state: EngineState

@@ -157,7 +157,7 @@ def run_streams(
     FORCED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     GUIDED: tl.constexpr,
 ):  # fmt: skip
-    """`steps` samples of a tile of M streams. Pointers: `Packed` (weights) and `Streams` (memory).
+    """`steps` samples of a tile of M streams. Pointers: `Packed` (weights) and `Memory`.
 
     A barrier stands between what the threads of a program write to memory and what others of them
     read from it.
