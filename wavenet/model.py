@@ -139,9 +139,9 @@ SIZES = (  # settings that are whole numbers of at least 1
 class WaveNet(nn.Module):
     """An autoregressive model of samples.
 
-    params[..., t] describe the distribution of samples[:, t + 1]. They depend on samples[:, : t + 1]
-    only. The first input of a clip is the output's silence, so the
-    first sample is predicted too.
+    params[..., t] describe the distribution of samples[:, t + 1]. They depend on
+    samples[:, : t + 1] only. The first input of a clip is the output's silence, so the first sample
+    is predicted too.
 
     Args: those of `Config`, by position or by name. In the attributes labels, sample_rate,
         clip_length and output they can be read again; config has all of them.
