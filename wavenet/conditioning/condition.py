@@ -34,7 +34,7 @@ class Condition(NamedTuple):
         if self.hop == 0:
             return self.features
         self.require(samples)
-        here = self.features[..., : frames_of(samples, self.hop, self.offset)]
+        here = self.first(samples).features
         each = here if self.hop == 1 else here.repeat_interleave(self.hop, -1)
         return each[..., self.offset : self.offset + samples]
 
@@ -53,13 +53,20 @@ class Condition(NamedTuple):
                 f"offset must lie in 0..{self.hop - 1}, the samples of a frame, but got "
                 f"{self.offset}."
             )
-        frames, here = self.features.shape[-1], frames_of(samples, self.hop, self.offset)
+        here = frames_of(samples, self.hop, self.offset)
         if frames < here:
             raise ValueError(
                 f"{samples} samples from sample {self.offset} of a frame on reach over {here} "
                 f"frames of {self.hop}, but the condition has {frames}. Give as many frames as the "
                 "samples need."
             )
+
+    def first(self, samples: int) -> Self:
+        """The same, without frames that the next samples do not reach; itself for hop 0."""
+        if self.hop == 0:
+            return self
+        frames = frames_of(samples, self.hop, self.offset)
+        return type(self)(self.features[..., :frames], self.hop, self.offset)
 
     def after(self, samples: int) -> Self:
         """What steers the samples behind the next so many."""
@@ -79,8 +86,7 @@ class Condition(NamedTuple):
         start, rest = 0, self
         while start < samples:
             stop = min(samples, start + frames * self.hop - rest.offset)
-            count = frames_of(stop - start, self.hop, rest.offset)
-            yield start, stop, type(self)(rest.features[..., :count], self.hop, rest.offset)
+            yield start, stop, rest.first(stop - start)
             start, rest = stop, rest.after(stop - start)
 
 
@@ -104,9 +110,7 @@ class Given:
         self._condition = condition
 
     def between(self, start: int, stop: int) -> Condition | None:
-        here = self._condition.after(start)
-        count = frames_of(stop - start, here.hop, here.offset)
-        return here._replace(features=here.features[..., :count]) if here.hop else here
+        return self._condition.after(start).first(stop - start)
 
 
 class Made:

@@ -74,7 +74,6 @@ class CachedEngine:
 
     @torch.inference_mode()
     def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
-        require_condition(self._parts, condition, self._streams, samples.shape[1])
         params, self.state = primed(self._parts, self.state, samples, condition)
         return params
 

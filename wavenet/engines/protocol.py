@@ -120,7 +120,11 @@ def require_group(sampling: Sampling, group: int) -> None:
 def primed(
     parts: Parts, before: EngineState, samples: Tensor, condition: Condition | None
 ) -> tuple[Tensor, EngineState]:
-    """`Engine.prime` by the model itself: the params, and the state that the model leaves."""
+    """`Engine.prime` by the model itself: the params, and the state that the model leaves.
+
+    Raises ValueError as `require_condition` does.
+    """
+    require_condition(parts, condition, len(before.last), samples.shape[1])
     samples = samples.to(before.last.device)
     inputs = torch.cat([before.last[:, None], samples[:, :-1]], dim=1)
     steered = None if condition is None else in_dtype_of(parts, condition)

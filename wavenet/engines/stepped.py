@@ -34,7 +34,6 @@ class SteppedEngine:
 
     @torch.no_grad()
     def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
-        require_condition(self._parts, condition, len(self.state.last), samples.shape[1])
         params, self.state = primed(self._parts, self.state, samples, condition)
         return params
 
@@ -45,6 +44,7 @@ class SteppedEngine:
         require_group(sampling, self._group)
         require_condition(self._parts, condition, len(self.state.last), uniforms.shape[1])
         last, state = self.state
+        condition = None if condition is None else in_dtype_of(self._parts, condition)
         given = uniforms_by_sample(uniforms, self._parts.output).to(last.device)
         samples = []
         for u in given.unbind(1):
@@ -59,6 +59,5 @@ class SteppedEngine:
 
     def _step(self, last: Tensor, state: Any, condition: Condition | None) -> tuple[Tensor, Any]:
         """Feeds each stream's last sample -> params (streams, Q), new state."""
-        steered = None if condition is None else in_dtype_of(self._parts, condition)
-        params, state = self._parts.network.predict_step(last[:, None], state, steered)
+        params, state = self._parts.network.predict_step(last[:, None], state, condition)
         return params[..., 0], state
