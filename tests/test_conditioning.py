@@ -253,6 +253,35 @@ def test_a_timeline_in_pieces_is_the_condition_of_the_whole(settings: dict[str, 
     assert torch.equal(torch.cat(made, dim=-1), whole.over(90).expand(-1, -1, 90))
 
 
+def steered_model() -> tuple[WaveNet, dict[str, torch.Tensor], torch.Tensor]:
+    """A model with labels and position, labels of two clips, and the clips' lengths."""
+    model = WaveNet(1, 1, labels=LABELS, position_hop=16)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return model, label_ids(LABELS, {"digit": "1", "speaker": "bob"}, 2), torch.tensor([70, 300])
+
+
+def test_a_timeline_is_that_of_the_model_in_its_dtype() -> None:
+    """Sums too are rounded as that model rounds them, not once at their end."""
+    model, labels, lengths = steered_model()
+    made = model.timeline(labels, lengths, dtype=torch.bfloat16).between(5, 60)
+    expected = model.bfloat16().timeline(labels, lengths).between(5, 60)
+    assert made is not None and expected is not None
+    assert made.features.dtype == torch.bfloat16 and torch.equal(made.features, expected.features)
+
+
+def test_a_timeline_does_not_see_later_changes_to_its_model() -> None:
+    model, labels, lengths = steered_model()
+    timeline = model.timeline(labels, lengths)
+    before = timeline.between(0, 40)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    after = timeline.between(0, 40)
+    assert before is not None and after is not None
+    assert torch.equal(before.features, after.features) and before.features.abs().sum() > 0
+
+
 def test_a_timeline_of_a_model_that_nothing_steers_is_empty() -> None:
     assert WaveNet(1, 1).timeline().between(0, 5) is None
     with pytest.raises(ValueError, match="give the clips' lengths"):

@@ -49,6 +49,18 @@ def test_a_seed_is_uniforms_through_the_inverse_cdf_of_forward(engine: str) -> N
     assert torch.equal(Sampling(0.9).draw(logits, uniforms_of(11, 60)), codes[0])
 
 
+@pytest.mark.parametrize("engine", ["step", "cached"])
+def test_a_model_in_bfloat16_is_steered_by_its_own_embeddings(engine: str) -> None:
+    """As the model itself in that precision, every sum of conditions rounded as it rounds them."""
+    settings = {"num_samples": 90, "labels": {"digit": "2", "speaker": "ann"}, "engine": engine}
+    model = small_model(labels=LABELS, position_hop=16)
+    with torch.no_grad():
+        for table in model.position_embedding.parameters():
+            table.normal_()
+    audio = generate(model, precision="bfloat16", **settings)
+    assert torch.equal(audio, generate(model.bfloat16(), precision="bfloat16", **settings))
+
+
 @pytest.mark.parametrize("settings", [{"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.5}])
 def test_every_way_of_drawing_reaches_the_engine(settings: dict[str, Any]) -> None:
     model = small_model()

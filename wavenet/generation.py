@@ -143,7 +143,9 @@ def stream(
     built = build_engine(model, batch_size, group=group, engine=engine, precision=precision)
     whole = lengths if lengths is None or before is None else lengths + before.shape[1]
     timeline = (
-        Given(condition) if condition is not None else _timeline(model, ids, whole, mel, group)
+        Given(condition)
+        if condition is not None
+        else _timeline(model, ids, whole, mel, group, built.condition_dtype)
     )
     run = Run(built, timeline, how, group)
     if before is not None:
@@ -219,6 +221,7 @@ def _timeline(
     lengths: Tensor | None,
     mel: Tensor | None,
     group: int,
+    dtype: torch.dtype,
 ) -> Timeline:
     """What steers the clips; for guidance, each of them with its labels and without."""
     device = next(model.parameters()).device
@@ -226,7 +229,7 @@ def _timeline(
     if group == 2:
         labels = with_and_without(labels)
         lengths = None if lengths is None else lengths.repeat_interleave(2)
-    return model.timeline(labels, lengths, mel)
+    return model.timeline(labels, lengths, mel, dtype)
 
 
 def _chunks(

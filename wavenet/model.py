@@ -6,6 +6,7 @@ Knows nothing of sampling.
 Shapes: B batch, T time, Q parameters of one sample's distribution, C residual channels.
 """
 
+import copy
 import os
 import tempfile
 from collections.abc import Mapping
@@ -323,7 +324,7 @@ class WaveNet(nn.Module):
         """What steers the next `time` samples; None for a model that nothing steers."""
         if position is not None and self.position_embedding is None:
             raise ValueError("This model was built without position_hop; leave position out.")
-        constant = self._constant(labels, mel)
+        constant = self._constant(labels, mel, self.label_embedding)
         if self.position_embedding is None:
             return None if constant is None else Condition(constant)
         placed = self.position_embedding(position, time)
@@ -334,12 +335,19 @@ class WaveNet(nn.Module):
         labels: Mapping[str, Tensor] | None = None,
         lengths: Tensor | None = None,
         mel: Tensor | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Timeline:
-        """What steers clips from their beginning on. labels: name -> (B,).
+        """What steers clips from their beginning on. Later changes to the model do not reach it.
 
+        labels: name -> (B,).
         lengths (B,): of the clips, prompts and all; needed by a model with a position_hop.
+        dtype: the features are made in it; an engine says which it takes. None: the model's own.
         """
-        constant, placed = self._constant(labels, mel), self.position_embedding
+        embedding, placed = (
+            None if part is None else copy.deepcopy(part).to(dtype)
+            for part in (self.label_embedding, self.position_embedding)
+        )
+        constant = self._constant(labels, mel, embedding)
         if placed is None:
             return Made(constant)
         if lengths is None:
@@ -349,13 +357,18 @@ class WaveNet(nn.Module):
             )
         return Made(constant, lambda *frames: placed.frames(lengths, *frames), placed.hop)
 
-    def _constant(self, labels: Mapping[str, Tensor] | None, mel: Tensor | None) -> Tensor | None:
+    def _constant(
+        self,
+        labels: Mapping[str, Tensor] | None,
+        mel: Tensor | None,
+        embedding: LabelEmbedding | None,
+    ) -> Tensor | None:
         """(B, D, 1), of what holds for the whole clip."""
         if mel is not None:
             raise ValueError("This model is not conditioned on mel spectrograms; leave mel out.")
-        if labels and self.label_embedding is None:
+        if labels and embedding is None:
             raise ValueError(f"This model was built without labels, but got {sorted(labels)}.")
-        return None if self.label_embedding is None else self.label_embedding(labels)
+        return None if embedding is None else embedding(labels)
 
     def beginning(self, batch_size: int, lengths: Tensor | int) -> Tensor | None:
         """The position (B, 2) at the beginning of clips of so many samples.

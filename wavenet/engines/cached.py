@@ -48,6 +48,7 @@ class CachedEngine:
     def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
         require_known(parts, "cached")
         self._parts, self._group = parts.copied(dtype), group
+        self.condition_dtype = dtype
         self._streams = batch_size * group
         self._weights = Packed(self._parts)
         self._memory = Memory(self._weights, self._streams)

@@ -25,6 +25,7 @@ class NaiveEngine:
 
     def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
         self._parts, self._group = parts.copied(dtype), group
+        self.condition_dtype = dtype
         shape = (batch_size * group, 1)
         self._inputs = torch.full(shape, parts.output.silence, device=parts.device)
         self._features: Tensor | None = (

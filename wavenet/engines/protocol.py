@@ -41,9 +41,12 @@ class Engine(Protocol):
     Weights are copied when the engine is built: later changes to the model do not reach it. A model
     with a condition needs one in every call, with B * group rows. Its first frame belongs to the
     first sample of that call.
+
+    condition_dtype: what a condition's features are best made in; others are converted.
     """
 
     state: EngineState
+    condition_dtype: torch.dtype
 
     def __init__(
         self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1

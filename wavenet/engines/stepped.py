@@ -29,6 +29,7 @@ class SteppedEngine:
     @torch.no_grad()
     def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
         self._parts, self._group, streams = parts.copied(dtype), group, batch_size * group
+        self.condition_dtype = dtype
         last = torch.full((streams,), parts.output.silence, device=parts.device)
         self.state = EngineState(last, self._parts.network.init_state(streams))
 

@@ -60,6 +60,8 @@ class CStreams(ctypes.Structure):
 class NativeEngine:
     """Streams in parts, a thread each; their past lies in ring buffers, as `CachedEngine`'s."""
 
+    condition_dtype = torch.float32  # whatever type the weights are kept in
+
     @torch.no_grad()
     def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
         require_supported(parts, dtype, "native", "cpu", "the CPU", KINDS)

@@ -54,6 +54,8 @@ class TritonEngine:
         launch: Triton's num_warps and num_stages; chosen from the tile where none are given.
     """
 
+    condition_dtype = torch.float32  # whatever type the weights are kept in
+
     @torch.no_grad()
     def __init__(
         self,
