@@ -26,13 +26,30 @@ Interpreter = Callable[..., Any]  # of the fixture `interpreter`
 LABELS = {"digit": ["0", "1", "2"], "speaker": ["ann", "bob"]}
 
 
+WORKER = "PYTEST_XDIST_WORKER"  # set in the processes that pytest-xdist starts
+MOST_PROCESSES = 8  # of the suite; each imports torch and Lightning anew
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite runs in a process a core, where pytest-xdist is installed; -n 0: in one."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    on_gpu = "not gpu" not in config.option.markexpr  # which processes would share
+    asked = config.getoption("numprocesses", default=0)  # 0: without pytest-xdist
+    if whole and not on_gpu and asked is None and WORKER not in os.environ:
+        config.option.numprocesses, config.option.dist = "logical", "worksteal"
+        config.option.maxprocesses = config.option.maxprocesses or MOST_PROCESSES
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _libraries_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Compiled libraries go to a folder of the session: none of an earlier run is tested."""
     if "WAVENET_CACHE" in os.environ:
         yield
         return
-    os.environ["WAVENET_CACHE"] = str(tmp_path_factory.mktemp("libraries"))
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if WORKER in os.environ else folder  # by all processes of the session
+    os.environ["WAVENET_CACHE"] = str(shared / "libraries")
     yield
     del os.environ["WAVENET_CACHE"]
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from wavenet.saving import read_folder, write_folder
 
 SHORTEST_HOP = 16  # samples
 ModelState = tuple[Tensor, StackState]  # of the input convolution, of the stack
+Part = TypeVar("Part", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -343,10 +344,8 @@ class WaveNet(nn.Module):
         lengths (B,): of the clips, prompts and all; needed by a model with a position_hop.
         dtype: the features are made in it; an engine says which it takes. None: the model's own.
         """
-        embedding, placed = (
-            None if part is None else copy.deepcopy(part).to(dtype)
-            for part in (self.label_embedding, self.position_embedding)
-        )
+        embedding = _copied(self.label_embedding, dtype)
+        placed = _copied(self.position_embedding, dtype)
         constant = self._constant(labels, mel, embedding)
         if placed is None:
             return Made(constant)
@@ -421,6 +420,10 @@ class WaveNet(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return upload(Path(folder), repo_id, private=private)
+
+
+def _copied(part: Part | None, dtype: torch.dtype | None) -> Part | None:
+    return None if part is None else copy.deepcopy(part).to(dtype)
 
 
 class Head(nn.Sequential):
