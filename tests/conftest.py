@@ -140,10 +140,20 @@ def small_model(
         labels = {
             name: torch.arange(8) % len(categories) for name, categories in model.labels.items()
         }
-        logits = model(some_codes(8, 64) % codes, labels, position=model.beginning(8, 64))
+        logits = model(
+            some_codes(8, 64) % codes, labels, some_mel(model, 8, 64), model.beginning(8, 64)
+        )
         for parameter in model.head[3].parameters():
             parameter.mul_(LOGITS / logits.std())
     return model.to(dtype).eval()
+
+
+def some_mel(model: WaveNet, batch_size: int, time: int) -> Tensor | None:
+    """Log mel frames from silence up to a magnitude of 1; None for a model without mel."""
+    if model.mel is None:
+        return None
+    shape = (batch_size, model.mel.bands, model.mel.frames_of(time))
+    return torch.rand(shape, generator=torch.Generator().manual_seed(5)) * model.mel.silence
 
 
 def some_labels(batch_size: int) -> dict[str, Tensor]:

@@ -270,9 +270,9 @@ def test_a_timeline_is_that_of_the_model_in_its_dtype() -> None:
     assert made.features.dtype == torch.bfloat16 and torch.equal(made.features, expected.features)
 
 
-def test_a_timeline_does_not_see_later_changes_to_its_model() -> None:
+def test_a_timeline_in_a_dtype_of_its_own_does_not_see_later_changes_to_the_model() -> None:
     model, labels, lengths = steered_model()
-    timeline = model.timeline(labels, lengths)
+    timeline = model.timeline(labels, lengths, dtype=torch.float32)
     before = timeline.between(0, 40)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -3,7 +3,7 @@
 Needs torch alone. Training (`wavenet.training`) and files (`wavenet.audio`) are imported by name.
 """
 
-from wavenet.conditioning import Condition, label_ids
+from wavenet.conditioning import Condition, Mel, label_ids
 from wavenet.generation import generate, stream
 from wavenet.layers import (
     Added,
@@ -32,6 +32,7 @@ __all__ = [
     "Config",
     "FiLM",
     "Gated",
+    "Mel",
     "MuLaw",
     "Residual",
     "ResidualBlock",

@@ -16,9 +16,12 @@ from torch import Tensor
 from wavenet.conditioning import (
     Condition,
     Given,
+    MelClips,
+    MelFeed,
     Timeline,
     draw_lengths,
     label_ids,
+    mel_frames,
     with_and_without,
 )
 from wavenet.engines import Engine, build_engine
@@ -31,6 +34,7 @@ GUIDANCE = 0.5  # of a model that was trained to be guided, where nothing is sai
 AT_ONCE = 64  # clips of many: bounds the memory of their states
 PREFILL_CHUNK = 8192  # prompt samples a forward pass; bounds the memory of params that nobody reads
 Length = float | Sequence[float] | None  # for all clips, or one each
+MelFrames = Tensor | Sequence[Tensor] | Iterator[Tensor]  # of clips, or as they come
 
 
 class Stream(Iterator[Tensor]):
@@ -95,7 +99,7 @@ def stream(
     batch_size: int = 1,
     labels: Mapping[str, str | Sequence[str]] | None = None,
     prompt: Tensor | None = None,
-    mel: Tensor | None = None,
+    mel: MelFrames | None = None,
     condition: Condition | None = None,
     seed: int = 0,
     engine: str = "auto",
@@ -116,6 +120,11 @@ def stream(
             out is drawn for each clip from its seed.
         prompt: (time,) or (batch_size, time) audio at the model's rate to go on from; it is not
             part of the result.
+        mel: for a model with mel, log mel frames as model.mel.spectrogram makes them, from the
+            clips' beginning on, prompt included: (bands, F) for all clips, (batch_size, bands, F),
+            or a sequence of one (bands, F) each. They give the clips their lengths where nothing
+            else does. An iterator gives frames (bands, n) or (batch_size, bands, n) as they come:
+            each chunk is drawn as soon as the frames are there that it depends on.
         condition: of a model that is steered by other things than labels and position: its features
             (batch_size, D, frames), from the clips' first sample on, prompt included. It takes the
             place of labels and mel. With guidance, which is then off unless it is given, two rows
@@ -137,21 +146,30 @@ def stream(
             f"batch_size and chunk_size must be at least 1, but got {batch_size} and {chunk_size}."
         )
     ids = {} if condition is not None else _label_ids(model, labels or {}, batch_size, seed)
-    lengths = _lengths(model, seconds, num_samples, ids, batch_size, seed)
     before = None if prompt is None else _prompt_samples(model, prompt, batch_size)
+    primed = 0 if before is None else before.shape[1]
+    frames = None if condition is not None else _mel_frames(model, mel, batch_size)
+    asked = seconds is not None or num_samples is not None
+    if frames is None or asked:
+        lengths = _lengths(model, seconds, num_samples, ids, batch_size, seed)
+    else:
+        lengths = _lengths_of(model, frames, primed)
+    if isinstance(frames, MelClips) and lengths is not None:
+        frames.require(lengths + primed)
     group = 2 if how.guidance else 1
     built = build_engine(model, batch_size, group=group, engine=engine, precision=precision)
-    whole = lengths if lengths is None or before is None else lengths + before.shape[1]
+    whole = None if lengths is None else lengths + primed
     timeline = (
         Given(condition)
         if condition is not None
-        else _timeline(model, ids, whole, mel, group, built.condition_dtype)
+        else _timeline(model, ids, whole, frames, group, built.condition_dtype)
     )
     run = Run(built, timeline, how, group)
     if before is not None:
         run.prime(before)
     uniforms = _uniforms(model, seed, batch_size)
-    return Stream(_chunks(model, run, lengths, chunk_size, uniforms), lengths)
+    feed = frames if isinstance(frames, MelFeed) else None
+    return Stream(_chunks(model, run, lengths, chunk_size, uniforms, feed), lengths)
 
 
 # help() and editors show what can be given.
@@ -195,7 +213,7 @@ class Run:
     def __init__(self, engine: Engine, timeline: Timeline, sampling: Sampling, group: int) -> None:
         self._engine, self._timeline = engine, timeline
         self._sampling, self._group = sampling, group
-        self._done = 0  # samples of each clip
+        self.done = 0  # samples of each clip, its prompt's too
 
     def prime(self, samples: Tensor) -> None:
         """samples (B, n): of the clips' beginning."""
@@ -210,8 +228,8 @@ class Run:
 
     @torch.no_grad()
     def _next(self, samples: int) -> Condition | None:
-        start, self._done = self._done, self._done + samples
-        return self._timeline.between(start, self._done)
+        start, self.done = self.done, self.done + samples
+        return self._timeline.between(start, self.done)
 
 
 @torch.no_grad()
@@ -219,7 +237,7 @@ def _timeline(
     model: WaveNet,
     ids: Mapping[str, Tensor],
     lengths: Tensor | None,
-    mel: Tensor | None,
+    mel: MelClips | MelFeed | None,
     group: int,
     dtype: torch.dtype,
 ) -> Timeline:
@@ -229,7 +247,13 @@ def _timeline(
     if group == 2:
         labels = with_and_without(labels)
         lengths = None if lengths is None else lengths.repeat_interleave(2)
-    return model.timeline(labels, lengths, mel, dtype)
+    frames = None
+    if mel is not None:
+
+        def frames(first: int, count: int) -> Tensor:
+            return mel(first, count).repeat_interleave(group, dim=0)
+
+    return model.timeline(labels, lengths, frames, dtype)
 
 
 def _chunks(
@@ -238,15 +262,24 @@ def _chunks(
     lengths: Tensor | None,
     chunk_size: int,
     uniforms: Callable[[int], Tensor],
+    feed: MelFeed | None,
 ) -> Iterator[Tensor]:
     done, total = 0, None if lengths is None else int(lengths.max())
     while total is None or done < total:
         n = chunk_size if total is None else min(chunk_size, total - done)
+        n = n if feed is None else feed.reach(run.done, n)
+        if n == 0:
+            break
         samples = run.sample(uniforms(n))
         if lengths is not None:
             samples = samples.where(done + torch.arange(n) < lengths[:, None], model.output.silence)
         yield model.output.decode(samples)
         done += n
+    if total is not None and done < total:
+        raise ValueError(
+            f"The mel frames ended after {done} samples, but {total} were asked for: give more "
+            "frames, or ask for less."
+        )
 
 
 def _uniforms(model: WaveNet, seed: int, batch_size: int) -> Callable[[int], Tensor]:
@@ -336,6 +369,34 @@ def _lengths(
             f"There must be at least one sample to generate, but got {seconds=}, {num_samples=}."
         )
     return torch.tensor(lengths)
+
+
+def _lengths_of(model: WaveNet, frames: MelClips | MelFeed, primed: int) -> Tensor | None:
+    """Samples that the mel frames have beyond a prompt's; None: not known, as they are to come."""
+    assert model.mel is not None
+    if isinstance(frames, MelFeed):
+        if model.position_hop:
+            raise ValueError(
+                "This model plans its clips from beginning to end, and a stream of mel frames does "
+                "not say how long it is: give seconds or num_samples."
+            )
+        return None
+    lengths = frames.counts * model.mel.hop - primed
+    if lengths.min() < 1:
+        raise ValueError(
+            f"The mel spectrogram has {int(frames.counts.min()) * model.mel.hop} samples, no more "
+            f"than the prompt, {primed}. It must begin with the prompt and go on."
+        )
+    return lengths
+
+
+def _mel_frames(
+    model: WaveNet, mel: MelFrames | None, batch_size: int
+) -> MelClips | MelFeed | None:
+    model.require_mel(mel)
+    if model.mel is None or mel is None:
+        return None
+    return mel_frames(model.mel, mel, batch_size)
 
 
 def _lengths_not_given(

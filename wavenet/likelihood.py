@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from wavenet.conditioning import advanced, label_ids
+from wavenet.conditioning import label_ids, mel_clips, require_mel
 from wavenet.model import WaveNet
 
 
@@ -21,10 +21,12 @@ def nats_per_sample(
     labels: Mapping[str, Tensor] | None = None,
     chunk_size: int = 16384,
     lengths: Tensor | None = None,
+    mel: Tensor | None = None,
 ) -> Tensor:
-    """Samples (B, T) -> -ln p of each, (B, T), in chunks of `chunk_size` through `model.step`.
+    """Samples (B, T) -> -ln p of each, (B, T), in chunks of `chunk_size` through the model's step.
 
     lengths (B,): of the clips, for a model with a position_hop; T where none are given.
+    mel (B, bands, F): of the clips, F = ceil(T / hop), for a model with mel.
     Memory grows with chunk_size and not with T, but for the result. The value does not depend on
     chunk_size.
     """
@@ -34,13 +36,16 @@ def nats_per_sample(
     silence = codes.new_full((codes.shape[0], 1), model.output.silence)
     inputs = torch.cat([silence, codes[:, :-1]], dim=1)
     state = model.init_state(codes.shape[0])
-    position = model.beginning(len(codes), codes.shape[1] if lengths is None else lengths)
+    if mel is not None and model.mel is not None:
+        require_mel(model.mel, mel, codes.shape[1])
+    ends = torch.as_tensor(codes.shape[1] if lengths is None else lengths, device=codes.device)
+    timeline = model.timeline(labels, ends.expand(len(codes)), mel)
     nats = []
-    pieces = zip(inputs.split(chunk_size, dim=1), codes.split(chunk_size, dim=1), strict=True)
-    for given, wanted in pieces:
-        params, state = model.step(given, state, labels, position=position)
-        position = advanced(position, given.shape[1])
-        nats.append(model.output.nats(params, wanted))
+    for start in range(0, codes.shape[1], chunk_size):
+        stop = min(start + chunk_size, codes.shape[1])
+        condition = timeline.between(start, stop)
+        params, state = model.predict_step(inputs[:, start:stop], state, condition)
+        nats.append(model.output.nats(params, codes[:, start:stop]))
     return torch.cat(nats, dim=1)
 
 
@@ -51,6 +56,7 @@ def bits_per_sample(
     labels: Mapping[str, str | Sequence[str]] | None = None,
     *,
     lengths: Sequence[int] | Tensor | None = None,
+    mel: Tensor | Sequence[Tensor] | None = None,
     chunk_size: int = 16384,
 ) -> float:
     """Mean bits per sample over every sample of every clip, exact for clips of any length.
@@ -61,6 +67,8 @@ def bits_per_sample(
             same shape.
         labels: category names, {"digit": "7"} for all clips or {"digit": ["7", "8"]}.
         lengths: samples of each clip where they differ; what lies beyond is not counted.
+        mel: log mel frames of the clips for a model with mel, (B, bands, F) or one (bands, F) each;
+            those of the audio itself where none are given.
         chunk_size: samples a forward pass; memory for time, the value stays the same.
 
     Raises ValueError for an empty clip, NaN, lengths that do not fit, unknown or missing labels.
@@ -81,6 +89,28 @@ def bits_per_sample(
     codes = (model.output.encode(clips) if clips.is_floating_point() else clips).to(device)
     given = label_ids(model.labels, labels or {}, len(clips))
     ids = {name: value.to(device) for name, value in given.items()}
-    nats = nats_per_sample(model, codes, ids, chunk_size, counts.to(device)).double()
+    frames = _mel(model, clips, counts, mel)
+    nats = nats_per_sample(model, codes, ids, chunk_size, counts.to(device), frames).double()
     counted = torch.arange(clips.shape[1], device=device) < counts.to(device)[:, None]
     return float(nats[counted].sum() / counted.sum() / math.log(2))
+
+
+def _mel(
+    model: WaveNet,
+    clips: Tensor,
+    counts: Tensor,
+    given: Tensor | Sequence[Tensor] | None,
+) -> Tensor | None:
+    """Frames (B, bands, F) of the clips, given or their own; None for a model without mel."""
+    model.require_mel(given if model.mel is None else clips)
+    if model.mel is None:
+        return None
+    if given is None:
+        audio = clips if clips.is_floating_point() else model.output.decode(clips)
+        given = [
+            model.mel.spectrogram(clip[:count], model.sample_rate)
+            for clip, count in zip(audio, counts.tolist(), strict=True)
+        ]
+    frames = mel_clips(model.mel, given, len(clips))
+    frames.require(counts)
+    return frames(0, model.mel.frames_of(clips.shape[1]))

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -20,13 +21,21 @@ from torch import Tensor, nn
 from wavenet.conditioning import (
     ClipLength,
     Condition,
+    FrameSource,
     LabelEmbedding,
     LabelNames,
     Made,
+    Mel,
+    MelFeatures,
     PositionEmbedding,
+    Source,
     Timeline,
+    beside,
     checked_clip_length,
+    checked_mel,
     checked_names,
+    require_mel,
+    within_silence,
 )
 from wavenet.layers import CausalConv1d, Stack, StackState, dilation_cycles, residual_blocks
 from wavenet.ops import affine
@@ -36,7 +45,7 @@ from wavenet.saving import read_folder, write_folder
 
 SHORTEST_HOP = 16  # samples
 ModelState = tuple[Tensor, StackState]  # of the input convolution, of the stack
-Part = TypeVar("Part", bound=nn.Module)
+Part = TypeVar("Part", bound=nn.Module | None)
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ class Config:
             clips without labels too, and can be guided.
         clip_length: How long the corpus's clips are, from which lengths are drawn; None: not known.
         output: The distribution of a sample.
+        mel: Settings of the log mel spectrogram that steers the model; None: none does.
     """
 
     cycles: int = 3
@@ -79,11 +89,13 @@ class Config:
     unlabelled: bool = False
     clip_length: ClipLength | None = None
     output: Output = field(default_factory=MuLaw)
+    mel: Mel | None = None
 
     def __post_init__(self) -> None:
         labels = checked_names(self.labels)
         self._set(labels=labels, clip_length=checked_clip_length(self.clip_length, labels))
         self._set(head_channels=self.head_channels or self.skip_channels)
+        self._set(mel=checked_mel(self.mel))
         if isinstance(self.output, Mapping):  # as it stands in files
             self._set(output=output_from(self.output))
         for name in SIZES:
@@ -110,14 +122,18 @@ class Config:
             object.__setattr__(self, name, value)
 
     @property
-    def conditional(self) -> bool:
-        """Whether anything steers the model."""
-        return bool(self.labels) or bool(self.position_hop)
+    def condition_width(self) -> int:
+        """Channels of all that steers the model: labels and position, and mel bands behind them."""
+        placed = self.condition_channels if self.labels or self.position_hop else 0
+        return placed + (self.mel.bands if self.mel is not None else 0)
 
     def settings(self) -> dict[str, Any]:
-        """All but the output as plain values, fit for JSON and for `WaveNet(**settings)`."""
-        output = {"output"}
-        return {name: value for name, value in asdict(self).items() if name not in output}
+        """All but the output as plain values, fit for JSON and for `WaveNet(**settings)`.
+
+        mel is there only where there is one: libraries from before it read the others' settings.
+        """
+        left_out = {"output"} if self.mel is not None else {"output", "mel"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
     def names(cls) -> list[str]:
@@ -161,6 +177,7 @@ class WaveNet(nn.Module):
         self.position_embedding = (
             PositionEmbedding(config.position_hop, width) if config.position_hop else None
         )
+        self.mel_features = MelFeatures(config.mel) if config.mel is not None else None
         self.input = CausalConv1d(channels, channels, config.kernel_size)
         self.stack = Stack(
             residual_blocks(
@@ -169,7 +186,7 @@ class WaveNet(nn.Module):
                 config.gate_channels,
                 config.skip_channels,
                 config.kernel_size,
-                width if config.conditional else 0,
+                config.condition_width,
                 config.residual_scale,
             )
         )
@@ -204,6 +221,11 @@ class WaveNet(nn.Module):
     def codec(self) -> Output:
         """The output, under the name it had while all outputs were codes."""
         return self.config.output
+
+    @property
+    def mel(self) -> Mel | None:
+        """Settings of the log mel spectrograms that steer the model; None: none do."""
+        return self.config.mel
 
     @property
     def receptive_field(self) -> int:
@@ -251,9 +273,11 @@ class WaveNet(nn.Module):
     ) -> Tensor:
         """samples (B, T), labels name -> (B,) -> params (B, Q, T), the t-th of samples[:, t + 1].
 
-        position (B, 2), for a model with a position_hop: the place in its clip of the sample after
-        samples[:, 0], and how many samples the clip has. Raises ValueError for samples of another
-        shape or type, and for labels or a position that are missing, unknown or not expected.
+        mel (B, bands, F), for a model with mel: the frames of the T samples from samples[:, 1] on,
+        F = ceil(T / hop), with silence around them. position (B, 2), for a model with a
+        position_hop: the place in its clip of the sample after samples[:, 0], and how many samples
+        the clip has. Raises ValueError for samples of another shape or type, and for labels, mel or
+        a position that are missing, unknown, misshapen or not expected.
         """
         return self.predict(samples, self.condition(labels, mel, position, samples.shape[-1]))
 
@@ -321,50 +345,86 @@ class WaveNet(nn.Module):
         mel: Tensor | None = None,
         position: Tensor | None = None,
         time: int = 1,
+        surrounded: bool = False,
     ) -> Condition | None:
-        """What steers the next `time` samples; None for a model that nothing steers."""
+        """What steers the next `time` samples; None for a model that nothing steers.
+
+        mel: frames from the first of these samples on.
+        surrounded: mel has `Mel.context` frames more on either side; else there is silence.
+        """
         if position is not None and self.position_embedding is None:
             raise ValueError("This model was built without position_hop; leave position out.")
-        constant = self._constant(labels, mel, self.label_embedding)
-        if self.position_embedding is None:
-            return None if constant is None else Condition(constant)
-        placed = self.position_embedding(position, time)
-        return Condition(placed if constant is None else constant + placed, hop=1)
+        self.require_mel(mel)
+        features, hop = self._constant(labels, self.label_embedding), 0
+        if self.position_embedding is not None:
+            placed, hop = self.position_embedding(position, time), 1
+            features = placed if features is None else features + placed
+        if self.mel_features is not None and mel is not None:
+            frames = self._surrounded(mel, time, surrounded)
+            made = Condition(self.mel_features(frames), self.mel_features.mel.feature_hop)
+            if hop:
+                made = Condition(made.over(time), hop)
+            hop = made.hop
+            features = made.features if features is None else beside(features, made.features)
+        return None if features is None else Condition(features, hop)
+
+    def _surrounded(self, mel: Tensor, time: int, surrounded: bool) -> Tensor:
+        """The frames of so many samples, with their context."""
+        assert self.mel is not None
+        context = self.mel.context
+        own = mel[..., context : mel.shape[-1] - context] if surrounded else mel
+        require_mel(self.mel, own, time)
+        count = own.shape[-1] + 2 * context
+        return mel if surrounded else within_silence(self.mel, mel, -context, count)
 
     def timeline(
         self,
         labels: Mapping[str, Tensor] | None = None,
         lengths: Tensor | None = None,
-        mel: Tensor | None = None,
+        mel: Tensor | FrameSource | None = None,
         dtype: torch.dtype | None = None,
     ) -> Timeline:
-        """What steers clips from their beginning on. Later changes to the model do not reach it.
+        """What steers clips from their beginning on.
 
         labels: name -> (B,).
         lengths (B,): of the clips, prompts and all; needed by a model with a position_hop.
-        dtype: the features are made in it; an engine says which it takes. None: the model's own.
+        mel: frames (B, bands, F) of the clips, with silence around them, or what makes the frames
+            `first` to first + count - 1.
+        dtype: makes the features in it, by copies of the embeddings that later changes to the model
+            do not reach; an engine says which it takes. None: by the model's own.
         """
-        embedding = _copied(self.label_embedding, dtype)
-        placed = _copied(self.position_embedding, dtype)
-        constant = self._constant(labels, mel, embedding)
-        if placed is None:
-            return Made(constant)
+        self.require_mel(mel)
+        constant = self._constant(labels, _copied(self.label_embedding, dtype))
+        placed, spectral = None, None
+        if self.position_embedding is not None:
+            placed = self._placed(_copied(self.position_embedding, dtype), lengths)
+        if self.mel_features is not None and mel is not None:
+            spectral = _spectral(_copied(self.mel_features, dtype), mel)
+        return Made(constant, placed, spectral)
+
+    def _placed(self, embedding: PositionEmbedding, lengths: Tensor | None) -> Source:
         if lengths is None:
             raise ValueError(
                 "This model is conditioned on where in its clip a sample lies: give the clips' "
                 "lengths in samples."
             )
-        return Made(constant, lambda *frames: placed.frames(lengths, *frames), placed.hop)
+        return Source(lambda *frames: embedding.frames(lengths, *frames), embedding.hop)
+
+    def require_mel(self, mel: Any) -> None:
+        """Raises ValueError where mel is given to a model without, or missing for one with it."""
+        if mel is not None and self.mel_features is None:
+            raise ValueError("This model is not conditioned on mel spectrograms; leave mel out.")
+        if mel is None and self.mel is not None:
+            raise ValueError(
+                f"This model is conditioned on log mel spectrograms of {self.mel.bands} bands with "
+                f"a hop of {self.mel.hop} samples: give mel. "
+                "model.mel.spectrogram(audio, model.sample_rate) makes one."
+            )
 
     def _constant(
-        self,
-        labels: Mapping[str, Tensor] | None,
-        mel: Tensor | None,
-        embedding: LabelEmbedding | None,
+        self, labels: Mapping[str, Tensor] | None, embedding: LabelEmbedding | None
     ) -> Tensor | None:
         """(B, D, 1), of what holds for the whole clip."""
-        if mel is not None:
-            raise ValueError("This model is not conditioned on mel spectrograms; leave mel out.")
         if labels and embedding is None:
             raise ValueError(f"This model was built without labels, but got {sorted(labels)}.")
         return None if embedding is None else embedding(labels)
@@ -422,8 +482,27 @@ class WaveNet(nn.Module):
             return upload(Path(folder), repo_id, private=private)
 
 
-def _copied(part: Part | None, dtype: torch.dtype | None) -> Part | None:
-    return None if part is None else copy.deepcopy(part).to(dtype)
+def _copied(part: Part, dtype: torch.dtype | None) -> Part:
+    return part if dtype is None or part is None else copy.deepcopy(part).to(dtype)
+
+
+def _spectral(features: MelFeatures, mel: Tensor | FrameSource) -> Source:
+    """Features of the mel frames of clips, whole or as they come."""
+    settings = features.mel
+    if isinstance(mel, Tensor):
+        require_mel(settings, mel)
+        frames: FrameSource = partial(within_silence, settings, mel)
+    else:
+        frames = mel
+    context, steps = settings.context, settings.hop // settings.feature_hop
+
+    def made(first: int, count: int) -> Tensor:
+        """Of steps, `steps` in a frame."""
+        start, stop = first // steps, -(-(first + count) // steps)
+        whole = features(frames(start - context, stop - start + 2 * context))
+        return whole[..., first - start * steps :][..., :count]
+
+    return Source(made, settings.feature_hop)
 
 
 class Head(nn.Sequential):

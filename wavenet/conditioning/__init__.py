@@ -1,9 +1,17 @@
-"""Owns what steers a model: labels of a whole clip, the position in the clip, and `Condition`.
+"""Owns what steers a model: labels of a whole clip, the position in it, mel, and `Condition`.
 
 Everything becomes condition features here, above the engines. Knows nothing of layers or models.
 """
 
-from wavenet.conditioning.condition import Condition, Given, Made, Timeline
+from wavenet.conditioning.condition import (
+    Condition,
+    FrameSource,
+    Given,
+    Made,
+    Source,
+    Timeline,
+    beside,
+)
 from wavenet.conditioning.durations import (
     ClipLength,
     checked_clip_length,
@@ -19,24 +27,47 @@ from wavenet.conditioning.labels import (
     label_ids,
     with_and_without,
 )
+from wavenet.conditioning.mel import (
+    Mel,
+    MelClips,
+    MelFeatures,
+    MelFeed,
+    checked_mel,
+    mel_clips,
+    mel_frames,
+    require_mel,
+    within_silence,
+)
 from wavenet.conditioning.position import PositionEmbedding, advanced
 
 __all__ = [
     "NO_LABEL",
     "ClipLength",
     "Condition",
+    "FrameSource",
     "Given",
     "LabelChoice",
     "LabelEmbedding",
     "LabelNames",
     "Made",
+    "Mel",
+    "MelClips",
+    "MelFeatures",
+    "MelFeed",
     "PositionEmbedding",
+    "Source",
     "Timeline",
     "advanced",
+    "beside",
     "checked_clip_length",
+    "checked_mel",
     "checked_names",
     "draw_lengths",
     "fit_clip_length",
     "label_ids",
+    "mel_clips",
+    "mel_frames",
+    "require_mel",
     "with_and_without",
+    "within_silence",
 ]

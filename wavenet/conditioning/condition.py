@@ -4,9 +4,10 @@ Shapes: B batch, D condition channels, F frames, T time.
 """
 
 from collections.abc import Callable, Iterator
+from math import gcd
 from typing import NamedTuple, Protocol, Self
 
-from torch import Tensor
+from torch import Tensor, cat
 
 FrameSource = Callable[[int, int], Tensor]  # first frame, count -> features (B, D, count)
 
@@ -113,24 +114,57 @@ class Given:
         return self._condition.after(start).first(stop - start)
 
 
+class Source(NamedTuple):
+    """What makes condition features piece by piece: memory for the piece alone.
+
+    frames: first frame, count -> features (B, D, count).
+    hop: samples of a frame.
+    """
+
+    frames: FrameSource
+    hop: int
+
+    def between(self, start: int, stop: int, hop: int) -> Tensor:
+        """Features of the samples start to stop - 1, whole multiples of `hop`, one each `hop`."""
+        first, each = start // self.hop, self.hop // hop
+        features = self.frames(first, -(-stop // self.hop) - first)
+        if each > 1:
+            features = features.repeat_interleave(each, -1)
+        skipped = (start - first * self.hop) // hop
+        return features[..., skipped : skipped + (stop - start) // hop]
+
+
 class Made:
-    """Conditions made piece by piece: memory for the piece alone.
+    """Conditions made piece by piece.
 
     constant: (B, D, 1), of labels and of whatever else holds for the whole clip; None: nothing.
-    framed: makes features (B, D, count) of `count` frames from `first` on, of `hop` samples each.
+    added: features (B, D, ...) that are added to it, of the position for instance.
+    beside: features (B, E, ...) that stand behind both, of mel for instance.
     """
 
     def __init__(
-        self, constant: Tensor | None, framed: FrameSource | None = None, hop: int = 0
+        self, constant: Tensor | None, added: Source | None = None, beside: Source | None = None
     ) -> None:
-        self._framed, self._hop = framed, hop
+        self._constant, self._added, self._beside = constant, added, beside
+        self._hop = gcd(*(source.hop for source in (added, beside) if source is not None))
         self._held = None if constant is None else Condition(constant)
 
     def between(self, start: int, stop: int) -> Condition | None:
-        if self._framed is None:
+        if not self._hop:
             return self._held  # one object for all pieces: engines project it once
-        first, offset = divmod(start, self._hop)
-        features = self._framed(first, frames_of(stop - start, self._hop, offset))
-        if self._held is not None:
-            features = features + self._held.features
-        return Condition(features, self._hop, offset)
+        first, last = start // self._hop * self._hop, -(-stop // self._hop) * self._hop
+        features = self._constant
+        if self._added is not None:
+            placed = self._added.between(first, last, self._hop)
+            features = placed if features is None else placed + features
+        if self._beside is not None:
+            more = self._beside.between(first, last, self._hop)
+            features = more if features is None else beside(features, more)
+        assert features is not None
+        return Condition(features, self._hop, start - first)
+
+
+def beside(features: Tensor, more: Tensor) -> Tensor:
+    """Features (B, D, X) and (B, E, Y) of the same time -> (B, D + E, ...); one frame is held."""
+    frames = max(features.shape[-1], more.shape[-1])
+    return cat([features.expand(-1, -1, frames), more.expand(-1, -1, frames)], dim=1)

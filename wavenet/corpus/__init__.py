@@ -14,6 +14,7 @@ from wavenet.corpus.batches import (
     ClipTable,
     CropBatches,
     Encoder,
+    Framing,
     ResumableSampler,
     batch_loader,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "CropBatches",
     "DecodeSettings",
     "Encoder",
+    "Framing",
     "Listing",
     "ResumableSampler",
     "batch_loader",

@@ -34,7 +34,8 @@ LARGEST_MESSAGE = 1 << 19  # bytes of samples; more are faster through a shared 
 SAMPLE_TYPES = (np.uint8, np.int8, np.int16, np.int32, np.int64)  # the smallest first
 
 # "codes": (B, W + 1) uint8 for mu-law, "scored": (B, 2) int64, "labels": {name: (B,) int64},
-# "position": (B, 2) int64, each row's first target by its place in the clip, and the clip's samples
+# "position": (B, 2) int64, each row's first target by its place in the clip, and the clip's
+# samples; with `Framing`, "audio": (B, before + whole frames over W + after) int16
 Batch = dict[str, Any]
 
 
@@ -77,6 +78,19 @@ class Encoder:
 
 
 @dataclass(frozen=True)
+class Framing:
+    """16-bit audio that comes with each row, for features that are made of it frame by frame.
+
+    hop: samples of a frame; a row's first target begins one, counted from the clip's beginning.
+    before, after: samples of the clip that come before a row's first frame and behind its last.
+    """
+
+    hop: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
 class ClipTable:
     """Clips of one prepared file as arrays, light to send to a worker process."""
 
@@ -92,8 +106,8 @@ class ClipTable:
 class _RowDataset(Dataset[Batch]):
     """Cuts rows out of a prepared file. Each process that reads opens the map for itself."""
 
-    def __init__(self, table: ClipTable, encoder: Encoder) -> None:
-        self.table, self.encoder = table, encoder
+    def __init__(self, table: ClipTable, encoder: Encoder, framing: Framing | None = None) -> None:
+        self.table, self.encoder, self.framing = table, encoder, framing
         self.lengths = table.lengths  # of the clips, with what silence counts as their own
         self._audio: np.ndarray | None = None
 
@@ -114,12 +128,36 @@ class _RowDataset(Dataset[Batch]):
         starts, widths = spans[:, 0], spans[:, 1] - spans[:, 0]
         width = math.ceil(int(widths.max()) / multiple) * multiple
         labels = {name: values[clips] for name, values in self.table.labels.items()}
-        return {
+        batch = {
             "codes": torch.from_numpy(self._cut(clips, spans, width)),
             "scored": torch.from_numpy(np.stack([unscored, widths], axis=1)),
             "position": torch.from_numpy(np.stack([starts, self.lengths[clips]], axis=1)),
             "labels": {name: torch.from_numpy(ids) for name, ids in labels.items()},
         }
+        if self.framing is not None:
+            batch["audio"] = torch.from_numpy(self._beside(clips, starts, width, self.framing))
+        return batch
+
+    def _beside(
+        self, clips: np.ndarray, starts: np.ndarray, width: int, framing: Framing
+    ) -> np.ndarray:
+        """(B, ...) int16 of the clips around the rows' frames, zeros outside the clips."""
+        long = framing.before + math.ceil(width / framing.hop) * framing.hop + framing.after
+        rows = np.zeros((len(clips), long), np.int16)
+        lengths, offsets = self.table.lengths[clips].tolist(), self.table.offsets[clips].tolist()
+        firsts = (starts - framing.before).tolist()
+        for row, first, length, offset in zip(rows, firsts, lengths, offsets, strict=True):
+            start, stop = max(0, first), min(length, first + long)
+            if stop > start:
+                row[start - first : stop - first] = self._pcm[offset + start : offset + stop]
+        return rows
+
+    @property
+    def _pcm(self) -> np.ndarray:
+        """All prepared audio, opened in the process that reads it."""
+        if self._audio is None:
+            self._audio = np.memmap(self.table.audio_path, PCM, "r").view(np.ndarray)
+        return self._audio
 
     def _cut(self, clips: np.ndarray, spans: np.ndarray, width: int) -> np.ndarray:
         """(B, width + 1) samples; silence before the clip, behind it, and as padding.
@@ -128,8 +166,6 @@ class _RowDataset(Dataset[Batch]):
         row            c-1    c   c+1  ...  e-1   padding  with silence for c-1 where c = 0
         inputs         c-1    c   c+1  ...                 target j comes from inputs 0..j
         """
-        if self._audio is None:
-            self._audio = np.memmap(self.table.audio_path, PCM, "r").view(np.ndarray)
         silence, kind = self.encoder.output.silence, self.encoder.table.dtype
         rows = np.full((len(clips), width + 1), silence, kind)
         ends = np.minimum(spans[:, 1], self.table.lengths[clips])  # a span may go on into silence
@@ -137,7 +173,7 @@ class _RowDataset(Dataset[Batch]):
         for row, offset, start, end in zip(rows, offsets, starts, ends.tolist(), strict=True):
             first = int(start == 0)  # before the clip's beginning there is no sample
             if end >= start:
-                levels = self._audio[offset + start - 1 + first : offset + end]
+                levels = self._pcm[offset + start - 1 + first : offset + end]
                 self.encoder.encode_into(levels, row[first : end - start + 1])
         return rows
 
@@ -162,6 +198,7 @@ class CropBatches(_RowDataset):
         world_size: Processes that share the batches.
         tail: Samples of silence behind each clip that count as its own.
         label_dropout: Share of the rows that are left without labels.
+        framing: Of features that are made of the audio: rows begin with a frame.
     """
 
     def __init__(
@@ -176,8 +213,9 @@ class CropBatches(_RowDataset):
         world_size: int = 1,
         tail: int = 0,
         label_dropout: float = 0.0,
+        framing: Framing | None = None,
     ) -> None:
-        super().__init__(table, encoder)
+        super().__init__(table, encoder, framing)
         require_positive(
             receptive_field=receptive_field, crop_samples=crop_samples, batch_size=batch_size
         )
@@ -230,15 +268,18 @@ class CropBatches(_RowDataset):
 
         Target j, clip position c + j, needs the receptive_field inputs up to position c + j - 1,
         the first row input being c - 1. The prediction is exact from j = receptive_field - 1 on.
-        So, for s to be the first scored sample, the row starts at c = s - (receptive_field - 1).
+        So, for s to be the first scored sample, the row starts at c = s - (receptive_field - 1), or
+        at the beginning of that sample's frame.
         """
         lengths = self.lengths[clips]
         room = np.maximum(lengths - self.crop_samples, 0)
         drawn = np.random.default_rng([self.seed, 1, number]).random(len(clips))
         scored = (drawn * (room + 1)).astype(np.int64)  # s, uniform over 0..room
         starts = np.maximum(scored - (self.receptive_field - 1), 0)
+        if self.framing is not None:
+            starts -= starts % self.framing.hop
         stops = np.minimum(scored + self.crop_samples, lengths)
-        unscored = np.where(starts == 0, 0, self.receptive_field - 1)
+        unscored = np.where(starts == 0, 0, scored - starts)
         return np.stack([starts, stops], axis=1), unscored
 
 
@@ -255,8 +296,9 @@ class ClipBatches(_RowDataset):
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        framing: Framing | None = None,
     ) -> None:
-        super().__init__(table, encoder)
+        super().__init__(table, encoder, framing)
         self.order = np.argsort(table.lengths, kind="stable")[rank::world_size]
         self.batch_size = batch_size
 
@@ -326,21 +368,14 @@ class _Parcel:
         self.batch = batch
 
     def __reduce__(self) -> tuple[Callable[..., Batch], tuple[Any, ...]]:
-        codes, scored, position = (self.batch[name] for name in ("codes", "scored", "position"))
-        labels = {name: ids.numpy() for name, ids in self.batch["labels"].items()}
-        sent = codes if codes.nbytes > LARGEST_MESSAGE else codes.numpy()
-        return _unpacked, (sent, scored.numpy(), position.numpy(), labels)
+        tensors = {
+            name: value if value.nbytes > LARGEST_MESSAGE else value.numpy()
+            for name, value in self.batch.items()
+            if name != "labels"
+        }
+        return _unpacked, (tensors, {name: x.numpy() for name, x in self.batch["labels"].items()})
 
 
-def _unpacked(
-    codes: Tensor | np.ndarray,
-    scored: np.ndarray,
-    position: np.ndarray,
-    labels: dict[str, np.ndarray],
-) -> Batch:
-    return {
-        "codes": torch.as_tensor(codes),
-        "scored": torch.from_numpy(scored),
-        "position": torch.from_numpy(position),
-        "labels": {name: torch.from_numpy(ids) for name, ids in labels.items()},
-    }
+def _unpacked(tensors: dict[str, Tensor | np.ndarray], labels: dict[str, np.ndarray]) -> Batch:
+    batch: Batch = {name: torch.as_tensor(value) for name, value in tensors.items()}
+    return batch | {"labels": {name: torch.from_numpy(ids) for name, ids in labels.items()}}

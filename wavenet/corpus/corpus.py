@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from wavenet.conditioning.durations import ClipLength, fit_clip_length
-from wavenet.corpus.batches import FULL_SCALE, ClipBatches, ClipTable, Encoder
+from wavenet.corpus.batches import FULL_SCALE, ClipBatches, ClipTable, Encoder, Framing
 from wavenet.corpus.decoding import PCM, DecodeSettings
 from wavenet.corpus.listing import SPLITS, Files, Listing, Metadata, remedy, sort_categories
 from wavenet.corpus.preparing import (
@@ -208,7 +208,13 @@ class Corpus:
         return fit_clip_length(lengths, ids, self.labels)
 
     def whole_clips(
-        self, split: str, encoder: Encoder, batch_size: int, rank: int = 0, world_size: int = 1
+        self,
+        split: str,
+        encoder: Encoder,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        framing: Framing | None = None,
     ) -> ClipBatches:
         """Whole clips of a split; see `ClipBatches`. Raises ValueError if a process gets none."""
         table = self.table(split)
@@ -217,7 +223,7 @@ class Corpus:
                 f"The split '{split}' has {len(table)} clips for {world_size} processes; "
                 "use fewer devices, or move more clips to that split."
             )
-        return ClipBatches(table, encoder, batch_size, rank, world_size)
+        return ClipBatches(table, encoder, batch_size, rank, world_size, framing)
 
 
 def _split_sizes(clips: Sequence[Clip]) -> Counter[str]:

@@ -256,27 +256,36 @@ class Samples(pl.Callback):
             self._best = float(bits)
             network.save_pretrained(run / "model")
         if self.every_n_validations and self._validations % self.every_n_validations == 0:
-            clips = self.write(network, run, f"step-{trainer.global_step:07d}")
-            self._show(trainer, network, clips)
+            real = self.real_clips(trainer, network)
+            clips = self.write(network, run, f"step-{trainer.global_step:07d}", real)
+            self._show(trainer, network, clips, real)
 
-    def write(self, network: WaveNet, run: Path, stem: str) -> Tensor:
-        """Writes `count` clips to run/samples/STEM-i.wav and returns them, (count, T)."""
-        clips = generate(
-            network,
-            seconds=seconds_of(network, self.seconds, 1.0),
-            batch_size=self.count,
-            temperature=self.temperature,
-        )
+    def write(self, network: WaveNet, run: Path, stem: str, real: Sequence[Tensor]) -> Tensor:
+        """Writes `count` clips to run/samples/STEM-i.wav and returns them, (clips, T).
+
+        real: clips (time,) whose mel spectrograms a model with mel is given, one clip each.
+        """
+        settings: dict[str, Any] = {
+            "seconds": seconds_of(network, self.seconds, 1.0),
+            "batch_size": self.count,
+        }
+        if network.mel is not None:
+            mel = [network.mel.spectrogram(clip, network.sample_rate) for clip in real]
+            settings = {"mel": mel, "batch_size": len(mel)}
+        clips = generate(network, temperature=self.temperature, **settings)
         for index, clip in enumerate(clips):
             save_audio(run / "samples" / f"{stem}-{index}.wav", clip, network.sample_rate)
         return clips
 
-    def _show(self, trainer: pl.Trainer, network: WaveNet, clips: Tensor) -> None:
+    def _show(
+        self, trainer: pl.Trainer, network: WaveNet, clips: Tensor, real: list[Tensor]
+    ) -> None:
         self._log(trainer, "generated", list(clips), network.sample_rate)
         if self._validations == self.every_n_validations:  # the real clips only once, to compare
-            self._log(trainer, "real", self._real_clips(trainer, network), network.sample_rate)
+            self._log(trainer, "real", real, network.sample_rate)
 
-    def _real_clips(self, trainer: pl.Trainer, network: WaveNet) -> list[Tensor]:
+    def real_clips(self, trainer: pl.Trainer, network: WaveNet) -> list[Tensor]:
+        """The beginnings of `count` validation clips, (time,) each, as long as samples are."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         clips = data.clips("val")[: self.count] if data is not None else []
         limit = round((self.seconds or 1.0) * network.sample_rate)

@@ -197,13 +197,9 @@ class TrainingCLI(LightningCLI):
             averaged_network(self.trainer, self.model).save_pretrained(self.run / "model")
         samples = next(callback for callback in trainer.callbacks if isinstance(callback, Samples))
         network = WaveNet.from_pretrained(self.run / "model").to(self.trainer.strategy.root_device)
-        samples.write(network, self.run, "final")
-        print(
-            summary(
-                self.run, network, samples.count, self.trainer.callback_metrics.get("val_bits")
-            ),
-            flush=True,
-        )
+        clips = samples.write(network, self.run, "final", samples.real_clips(trainer, network))
+        bits = self.trainer.callback_metrics.get("val_bits")
+        print(summary(self.run, network, len(clips), bits), flush=True)
 
 
 def summary(run: Path, network: WaveNet, count: int, bits: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
+from wavenet.conditioning import Mel
 from wavenet.conditioning.durations import ClipLength
 from wavenet.corpus import (
     Batch,
@@ -20,6 +21,7 @@ from wavenet.corpus import (
     CropBatches,
     DecodeSettings,
     Encoder,
+    Framing,
     Listing,
     ResumableSampler,
     batch_loader,
@@ -32,8 +34,8 @@ from wavenet.training.exchange import CorpusFacts, ModelFacts
 class AudioDataModule(LightningDataModule):
     """A folder of audio as batches: prepared once, labelled, split by clip and cropped.
 
-    Without a trainer, `receptive_field` (samples) and `output` say what the model would; both can
-    be set.
+    Without a trainer, `receptive_field` (samples), `output` and `mel` say what the model would;
+    they can be set.
 
     Args:
         root: Folder of audio, searched recursively for .wav, .flac, .ogg, .mp3, .aiff and .aif.
@@ -103,6 +105,7 @@ class AudioDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.receptive_field: int | None = None
         self.output: Output = MuLaw()
+        self.mel: Mel | None = None
         self._encoder = Encoder(self.output)
         self._check_settings()
 
@@ -197,6 +200,13 @@ class AudioDataModule(LightningDataModule):
             self._encoder = Encoder(output)
         return self._encoder
 
+    @property
+    def framing(self) -> Framing | None:
+        """Of the audio that a model with mel, or `mel` without a trainer, needs beside its rows."""
+        facts = _facts_from(self.trainer)
+        mel = facts.mel if facts is not None else self.mel
+        return None if mel is None else Framing(mel.hop, *mel.surroundings)
+
     # Batches
 
     def batches(
@@ -206,14 +216,15 @@ class AudioDataModule(LightningDataModule):
         shape = (receptive_field, self.crop_samples, self.batch_size)
         share = (self.seed, rank, world_size)
         table = self.table(split)
-        return CropBatches(table, self.encoder, *shape, *share, self._tail, self.label_dropout)
+        silence = (self._tail, self.label_dropout)
+        return CropBatches(table, self.encoder, *shape, *share, *silence, self.framing)
 
     def whole_clips(self, split: str, rank: int = 0, world_size: int = 1) -> ClipBatches:
         """Whole clips of a split, without a trainer; item b is a whole batch.
 
         Raises ValueError if a process gets none.
         """
-        share = (rank, world_size)
+        share = (rank, world_size, self.framing)
         return self.corpus.whole_clips(split, self.encoder, self.val_batch_size, *share)
 
     def train_dataloader(self) -> DataLoader[Batch]:

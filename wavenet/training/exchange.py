@@ -6,6 +6,7 @@ The data module gives `facts`, a `CorpusFacts`; the Lightning module gives `mode
 
 from dataclasses import dataclass
 
+from wavenet.conditioning import Mel
 from wavenet.conditioning.durations import ClipLength
 from wavenet.outputs import Output
 
@@ -32,7 +33,9 @@ class ModelFacts:
 
     receptive_field: input samples that one prediction depends on.
     output: what encodes audio into the samples of a batch.
+    mel: of the frames that steer it; None: none do.
     """
 
     receptive_field: int
     output: Output
+    mel: Mel | None = None

@@ -17,6 +17,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from wavenet.conditioning.mel import frames_within
+from wavenet.corpus.batches import FULL_SCALE
 from wavenet.likelihood import nats_per_sample
 from wavenet.model import Config, WaveNet
 from wavenet.outputs import MuLaw, output_from, output_settings
@@ -107,7 +109,8 @@ class LitWaveNet(pl.LightningModule):
     @property
     def model_facts(self) -> ModelFacts:
         """What a data module asks of the model."""
-        return ModelFacts(self.network.receptive_field, self.network.output)
+        network = self.network
+        return ModelFacts(network.receptive_field, network.output, network.mel)
 
     def configure_model(self) -> None:
         if self.wavenet is not None:
@@ -213,9 +216,8 @@ class LitWaveNet(pl.LightningModule):
         )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loss = self._loss(
-            self.network, batch["codes"], batch["scored"], batch["labels"], self._position(batch)
-        )
+        steering = (batch["labels"], self._position(batch), self._mel(batch))
+        loss = self._loss(self.network, batch["codes"], batch["scored"], *steering)
         self.log("bits", loss.detach() * BITS, prog_bar=True)
         self._scored = (
             self._scored.to(self.device) + (batch["scored"][:, 1] - batch["scored"][:, 0]).sum()
@@ -226,6 +228,15 @@ class LitWaveNet(pl.LightningModule):
     def _position(self, batch: Mapping[str, Any]) -> Tensor | None:
         return batch["position"] if self.network.position_hop else None
 
+    @torch.no_grad()
+    def _mel(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """(B, bands, frames) with their context, of the batch's audio."""
+        mel = self.network.mel
+        if mel is None:
+            return None
+        audio = batch["audio"].float() / FULL_SCALE
+        return frames_within(mel, audio, batch["position"], self.network.sample_rate)
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._score(batch, "val_bits")
 
@@ -234,10 +245,14 @@ class LitWaveNet(pl.LightningModule):
 
     def _score(self, batch: dict[str, Any], name: str) -> None:
         """Exact bits per sample over whole clips, in float32 whatever the training's precision."""
-        codes, scored = batch["codes"], batch["scored"]
+        codes, scored, mel = batch["codes"], batch["scored"], self._mel(batch)
+        if mel is not None and self.network.mel is not None:
+            around = self.network.mel.context  # of whole clips: silence
+            mel = mel[..., around : mel.shape[-1] - around]
+        lengths = batch["position"][:, 1]
         with torch.autocast(codes.device.type, enabled=False):
             nats = nats_per_sample(
-                self.network, codes[:, 1:], batch["labels"], lengths=batch["position"][:, 1]
+                self.network, codes[:, 1:], batch["labels"], lengths=lengths, mel=mel
             )
         count = int(
             (scored[:, 1] - scored[:, 0]).sum()
@@ -354,9 +369,15 @@ def training_loss(
     scored: Tensor,
     labels: Mapping[str, Tensor],
     position: Tensor | None = None,
+    mel: Tensor | None = None,
 ) -> Tensor:
-    """Mean nats per scored sample, of a batch's parts. It is what torch.compile sees whole."""
-    params = network(codes[:, :-1], labels, position=position)
+    """Mean nats per scored sample, of a batch's parts. It is what torch.compile sees whole.
+
+    mel: frames with their context, see `Mel.context`.
+    """
+    inputs = codes[:, :-1]
+    condition = network.condition(labels, mel, position, inputs.shape[1], surrounded=True)
+    params = network.predict(inputs, condition)
     return mean_over_scored(network.output.nats(params, codes[:, 1:]), scored)
 
 

@@ -1,0 +1,389 @@
+"""Owns the log mel spectrogram as a condition: its settings, its frames, and their features.
+
+Knows nothing of layers or files. torchaudio is imported where audio becomes a spectrogram, so that
+`import wavenet` needs only torch.
+
+Shapes: B batch, M bands, F frames, T time. Frame f belongs to the samples f * hop to
+(f + 1) * hop - 1, and its window is centred on them. What lies outside a clip is silence.
+
+    hop 4, window 8     samples   0 1 2 3 | 4 5 6 7 | 8 9 ...
+                        frame          0  |       1 |
+                        window 1      2 3   4 5 6 7   8 9
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from math import log
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Upsampling = Literal["hold", "linear", "learned"]
+LONGEST_STEP = 16  # samples that upsampled features hold for, where nothing is said
+LARGEST_HOP = 1 << 16
+
+
+@dataclass(frozen=True)
+class Mel:
+    """Settings of a log mel spectrogram, and how a model is steered by it.
+
+    A frame is ln(max(S, floor)): S are the magnitudes of a Hann window's Fourier transform, summed
+    in triangular bands on the mel scale of Slaney's Auditory Toolbox, each of area 1. These are the
+    settings of most vocoders since Tacotron 2.
+
+    Args:
+        bands: Mel bands, M.
+        hop: Samples of a frame.
+        window: Samples of a frame's window and its Fourier transform.
+        low: Lower end of the lowest band in Hz.
+        high: Upper end of the highest band in Hz; half the sample rate where none is given.
+        floor: Magnitudes below it count as it: the magnitude of silence.
+        upsampling: How features at the sample rate come from frames. hold: a frame's features for
+            all its samples. linear: on a line from the middle of a frame to the middle of the next.
+            learned: linear, and a small network of the frames around.
+        step: Samples that features hold for once they are upsampled, a divisor of hop; the largest
+            up to 16 and up to hop / 4 where none is given. Of no use to hold.
+        lookahead: Frames on either side that the learned upsampling looks at.
+    """
+
+    bands: int = 80
+    hop: int = 256
+    window: int = 1024
+    low: float = 0.0
+    high: float | None = None
+    floor: float = 1e-5
+    upsampling: Upsampling = "linear"
+    step: int | None = None
+    lookahead: int = 2
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("bands", 1, 1024),
+            ("hop", 1, LARGEST_HOP),
+            ("window", self.hop, 2 * LARGEST_HOP),
+            ("lookahead", 1, 64),
+        ):
+            _require_whole(name, getattr(self, name), low, high)
+        if self.upsampling not in get_args(Upsampling):
+            raise ValueError(
+                f"mel.upsampling must be one of {', '.join(get_args(Upsampling))}, but got "
+                f"{self.upsampling!r}."
+            )
+        if self.step is not None and (
+            isinstance(self.step, bool)
+            or not isinstance(self.step, int)
+            or self.step < 1
+            or self.hop % self.step
+        ):
+            raise ValueError(
+                f"mel.step must be a divisor of the hop, {self.hop} samples, but got {self.step!r}."
+            )
+        if not 0 < self.floor < 1:
+            raise ValueError(f"mel.floor must be a magnitude between 0 and 1, not {self.floor!r}.")
+        if self.low < 0 or (self.high is not None and self.high <= self.low):
+            raise ValueError(
+                f"mel.low and mel.high must be rising frequencies in Hz, but got {self.low!r} and "
+                f"{self.high!r}."
+            )
+
+    @property
+    def silence(self) -> float:
+        """What every band has in a frame of silence."""
+        return log(self.floor)
+
+    @property
+    def feature_hop(self) -> int:
+        """Samples that upsampled features hold for."""
+        if self.upsampling == "hold":
+            return self.hop
+        longest = max(1, min(LONGEST_STEP, self.hop // 4))
+        return self.step or max(x for x in range(1, longest + 1) if self.hop % x == 0)
+
+    @property
+    def context(self) -> int:
+        """Frames on either side that a frame's features depend on: the lookahead, in frames."""
+        return {"hold": 0, "linear": 1, "learned": self.lookahead}[self.upsampling]
+
+    def frames_of(self, samples: int) -> int:
+        """How many frames so many samples have, the last of which may be short."""
+        return -(-samples // self.hop)
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Samples of the windows before the first frame, and behind the last."""
+        before = (self.window - self.hop) // 2
+        return before, self.window - self.hop - before
+
+    @property
+    def surroundings(self) -> tuple[int, int]:
+        """Samples that features of some frames depend on, before these and behind them."""
+        before, after = self.margins
+        return self.context * self.hop + before, self.context * self.hop + after
+
+    def spectrogram(self, audio: Tensor, sample_rate: int) -> Tensor:
+        """Audio of a clip (..., T) in [-1, 1] -> its log mel frames (..., M, ceil(T / hop)).
+
+        Raises ValueError for audio that is not floating-point or is empty, and a rate that does not
+        reach up to `high`.
+        """
+        if not audio.is_floating_point() or audio.shape[-1] == 0:
+            raise ValueError(
+                "A mel spectrogram is made of floating-point audio (..., time) of at least one "
+                f"sample, but got {audio.dtype} {tuple(audio.shape)}."
+            )
+        before, after = self.margins
+        filled = self.frames_of(audio.shape[-1]) * self.hop - audio.shape[-1]
+        return self.windowed(F.pad(audio, (before, filled + after)), sample_rate)
+
+    def windowed(self, audio: Tensor, sample_rate: int) -> Tensor:
+        """The same of audio that has the margins: (..., margins and F * hop) -> (..., M, F)."""
+        transform = _transform(self, sample_rate, audio.device)
+        with torch.autocast(audio.device.type, enabled=False):
+            return transform(audio.float()).clamp_min(self.floor).log()
+
+
+def checked_mel(given: "Mel | Mapping[str, Any] | None") -> Mel | None:
+    """The settings, also from a mapping, as they stand in files.
+
+    Raises ValueError for a setting that there is not, listing those there are.
+    """
+    if given is None or isinstance(given, Mel):
+        return given
+    known = [setting.name for setting in fields(Mel)]
+    if not isinstance(given, Mapping) or not set(given) <= set(known):
+        raise ValueError(
+            f"mel must be a wavenet.Mel or a mapping of its settings ({', '.join(known)}), but got "
+            f"{given!r}."
+        )
+    return Mel(**given)
+
+
+def frames_within(mel: Mel, audio: Tensor, position: Tensor, sample_rate: int) -> Tensor:
+    """Frames of clips' parts, with their context, from audio (B, ...) with its `surroundings`.
+
+    position (B, 2): the place of the first sample in its clip, a whole number of hops, and the
+        samples of the clip. Outside the clip all is silence. Returns (B, M, F + 2 * context).
+    """
+    frames = mel.windowed(audio, sample_rate)
+    first = position[:, :1] // mel.hop - mel.context
+    number = first + torch.arange(frames.shape[2], device=frames.device)  # (B, F)
+    inside = (number >= 0) & (number * mel.hop < position[:, 1:])
+    return frames.where(inside[:, None], mel.silence)
+
+
+def _require_whole(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"mel.{name} must be an integer from {low} to {high}, but got {value!r}.")
+
+
+@lru_cache(maxsize=16)
+def _transform(mel: Mel, sample_rate: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    import torchaudio
+
+    if mel.high is not None and mel.high > sample_rate / 2:
+        raise ValueError(
+            f"mel.high is {mel.high} Hz, but audio of {sample_rate} Hz has nothing above "
+            f"{sample_rate / 2:g} Hz. Give at most that, or leave it out."
+        )
+    transform: Any = torchaudio.transforms.MelSpectrogram(
+        sample_rate,
+        n_fft=mel.window,
+        hop_length=mel.hop,
+        f_min=mel.low,
+        f_max=mel.high,
+        n_mels=mel.bands,
+        power=1.0,
+        center=False,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return transform.to(device)
+
+
+class MelFeatures(nn.Module):
+    """Log mel frames -> condition features (B, M, ...), one for each `Mel.feature_hop` samples.
+
+    Frames are scaled so that silence is 0 and a magnitude of 1 is 1. linear, of the middle s of a
+    step, in frames from the middle of frame f: (1 - |s|) x_f + |s| x_g, where g is the next frame
+    for s > 0 and the one before for s < 0. learned adds W relu(V x_{f-c..f+c}), zero at first.
+    """
+
+    middles: Tensor
+
+    def __init__(self, mel: Mel) -> None:
+        super().__init__()
+        self.mel = mel
+        steps = mel.hop // mel.feature_hop
+        middles = (torch.arange(steps) + 0.5) / steps - 0.5 if mel.context else torch.zeros(1)
+        self.register_buffer("middles", middles, persistent=False)  # s
+        self.around: nn.Module | None = None
+        if mel.upsampling == "learned":
+            out = nn.Conv1d(mel.bands, mel.bands * steps, 1)
+            nn.init.zeros_(out.weight)
+            nn.init.zeros_(out.bias)  # type: ignore[arg-type]
+            around = nn.Conv1d(mel.bands, mel.bands, 2 * mel.context + 1)
+            self.around = nn.Sequential(around, nn.ReLU(), out)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, M, F and `Mel.context` frames on either side) -> (B, M, F * hop / feature_hop)."""
+        scaled = ((frames - self.mel.silence) / -self.mel.silence).to(self.middles)
+        features = self._interpolated(scaled)
+        if self.around is not None:
+            learned = self.around(scaled).unflatten(1, features.shape[1::2])  # (B, M, steps, F)
+            features = features + learned.transpose(2, 3)
+        return features.flatten(2)
+
+    def _interpolated(self, scaled: Tensor) -> Tensor:
+        """(B, M, F and context) -> (B, M, F, steps)."""
+        context, s = self.mel.context, self.middles
+        if not context:
+            return scaled.unsqueeze(-1)
+        here = scaled[..., context:-context, None]
+        before = scaled[..., context - 1 : -context - 1, None]
+        after = scaled[..., context + 1 : scaled.shape[-1] - context + 1, None]
+        return (1 - s.abs()) * here + (-s).clamp_min(0) * before + s.clamp_min(0) * after
+
+
+def require_mel(mel: Mel, frames: Tensor, samples: int | None = None) -> None:
+    """Raises ValueError for anything but log mel frames (B, M, F) of clips of so many samples."""
+    if frames.dim() != 3 or frames.shape[1] != mel.bands or not frames.is_floating_point():
+        raise ValueError(
+            f"This model is conditioned on log mel spectrograms (batch, {mel.bands} bands, frames),"
+            f" floating-point, but got {tuple(frames.shape)} of {frames.dtype}. "
+            "model.mel.spectrogram(audio, model.sample_rate) makes them."
+        )
+    if samples is not None and frames.shape[2] != mel.frames_of(samples):
+        raise ValueError(
+            f"The mel spectrogram has {frames.shape[2]} frames, but {samples} samples with a hop "
+            f"of {mel.hop} have {mel.frames_of(samples)}. Both must be of the same clip."
+        )
+
+
+def within_silence(mel: Mel, frames: Tensor, first: int, count: int) -> Tensor:
+    """frames (B, M, F) -> the frames first to first + count - 1, silence outside 0..F - 1."""
+    inside = frames[..., max(0, first) : max(0, first + count)]
+    before = min(count, max(0, -first))
+    pad = (before, count - before - inside.shape[-1])
+    return F.pad(inside, pad, value=mel.silence) if any(pad) else inside
+
+
+class MelClips:
+    """Log mel frames of whole clips, silence around them.
+
+    counts (B,): frames of each clip.
+    """
+
+    def __init__(self, mel: Mel, frames: Tensor, counts: Tensor) -> None:
+        self._mel, self._frames, self.counts = mel, frames, counts
+
+    def __call__(self, first: int, count: int) -> Tensor:
+        """The frames first to first + count - 1, (B, M, count)."""
+        return within_silence(self._mel, self._frames, first, count)
+
+    def require(self, lengths: Tensor) -> None:
+        """Raises ValueError where a clip of so many samples (B,) has more frames than are given."""
+        for length, count in zip(lengths.tolist(), self.counts.tolist(), strict=True):
+            if self._mel.frames_of(length) > count:
+                raise ValueError(
+                    f"The mel spectrogram has {count} frames with a hop of {self._mel.hop}: "
+                    f"{count * self._mel.hop} samples, but {length} are to be made of it. Give at "
+                    f"least {self._mel.frames_of(length)} frames, or ask for less."
+                )
+
+
+class MelFeed:
+    """Log mel frames as they come: asked for in order, and forgotten once they are not needed.
+
+    pieces: of frames (M, n) or (B, M, n). Waits for those that are asked for. Raises ValueError for
+    pieces of another shape when they come.
+    """
+
+    def __init__(self, mel: Mel, pieces: Iterator[Tensor], batch_size: int) -> None:
+        self._mel, self._pieces, self._batch_size = mel, pieces, batch_size
+        self._kept = torch.empty(batch_size, mel.bands, 0)
+        self._first = 0  # the number of the first frame that is kept
+        self._ended = False
+
+    def reach(self, start: int, samples: int) -> int:
+        """How many samples from `start` on have frames, at most so many. 0: there are no more."""
+        self._wait_for(self._mel.frames_of(start + samples))
+        return max(0, min(samples, self._come * self._mel.hop - start))
+
+    def __call__(self, first: int, count: int) -> Tensor:
+        """The frames first to first + count - 1, (B, M, count); silence where there are none."""
+        self._wait_for(first + count)
+        frames = within_silence(self._mel, self._kept, first - self._first, count)
+        gone = min(max(0, first - self._first), self._kept.shape[-1])
+        self._kept, self._first = self._kept[..., gone:].clone(), self._first + gone
+        return frames
+
+    @property
+    def _come(self) -> int:
+        return self._first + self._kept.shape[-1]
+
+    def _wait_for(self, frames: int) -> None:
+        while not self._ended and self._come < frames:
+            piece = next(self._pieces, None)
+            if piece is None:
+                self._ended = True
+                return
+            more = _batch_of(self._mel, piece, self._batch_size).float().cpu()
+            self._kept = torch.cat([self._kept, more], dim=-1)
+
+
+def mel_frames(
+    mel: Mel, given: Tensor | Sequence[Tensor] | Iterator[Tensor], batch_size: int
+) -> MelClips | MelFeed:
+    """Frames of a batch from what a user has of them; see `wavenet.stream`.
+
+    Raises ValueError for frames of another shape, of another number of bands, or not finite.
+    """
+    if isinstance(given, Iterator):
+        return MelFeed(mel, given, batch_size)
+    return mel_clips(mel, given, batch_size)
+
+
+def mel_clips(mel: Mel, given: Tensor | Sequence[Tensor], batch_size: int) -> MelClips:
+    """The same of whole clips: (M, F) of all, (B, M, F), or a sequence of one (M, F) each."""
+    if isinstance(given, Tensor):
+        frames = _batch_of(mel, given, batch_size)
+        return MelClips(mel, frames, torch.tensor([frames.shape[2]] * batch_size))
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+        raise ValueError(
+            "mel must be a tensor of log mel frames, a sequence of one for each clip, or an "
+            f"iterator of frames as they come, but got {type(given).__name__}."
+        )
+    if len(given) != batch_size:
+        raise ValueError(
+            f"There are {len(given)} mel spectrograms for a batch of {batch_size}: give one for "
+            "all as a tensor, or one each."
+        )
+    each = [_batch_of(mel, frames, 1) for frames in given]
+    counts = torch.tensor([frames.shape[2] for frames in each])
+    longest = int(counts.max())
+    whole = torch.cat([within_silence(mel, frames, 0, longest) for frames in each])
+    return MelClips(mel, whole, counts)
+
+
+def _batch_of(mel: Mel, frames: Tensor, batch_size: int) -> Tensor:
+    """(M, F) of all clips or (B, M, F) -> (B, M, F)."""
+    if not isinstance(frames, Tensor):
+        raise ValueError(f"Log mel frames must be a tensor, but got {type(frames).__name__}.")
+    each = frames.unsqueeze(0) if frames.dim() == 2 else frames
+    require_mel(mel, each)
+    if len(each) not in (1, batch_size) or each.shape[2] == 0:
+        raise ValueError(
+            f"A mel spectrogram is ({mel.bands}, frames) or ({batch_size}, {mel.bands}, frames) of "
+            f"at least one frame for a batch of {batch_size}, but got {tuple(frames.shape)}."
+        )
+    finite = torch.isfinite(each)
+    if not finite.all():
+        wrong = int((~finite).any(1).any(0).nonzero()[0])
+        raise ValueError(
+            f"The mel spectrogram has {int((~finite).sum())} values that are NaN or infinite, the "
+            f"first in frame {wrong}. Frames are ln(max(magnitude, {mel.floor:g}))."
+        )
+    return each.expand(batch_size, -1, -1)
