@@ -5,6 +5,8 @@ Knows nothing of particular corpora, audio or models. Needs only the standard li
 
 import csv
 import errno
+import hashlib
+import math
 import os
 import shutil
 import sys
@@ -80,6 +82,24 @@ def write_metadata(path: Path, header: Sequence[str], rows: Sequence[Sequence[st
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def splits_by_name(names: Sequence[str], share: float) -> dict[str, str]:
+    """Name -> train, val or test, for corpora without splits: by the order of the names' hashes.
+
+    val and test get that share each, at least one. The order of `names` has no effect. Raises
+    ValueError for fewer than three names.
+    """
+    if len(names) < 3:
+        raise ValueError(
+            f"Three splits need at least 3 clips, but there are {len(names)}. Is the copy complete?"
+        )
+    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    held = math.ceil(share * len(ordered))
+    return {
+        name: "test" if i < held else "val" if i < 2 * held else "train"
+        for i, name in enumerate(ordered)
+    }
 
 
 def counts(splits: Sequence[str]) -> str:

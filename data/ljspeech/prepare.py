@@ -10,15 +10,23 @@ copy is linked instead of downloaded.
 """
 
 import argparse
-import hashlib
-import math
 import sys
 import tarfile
 from http.client import HTTPException
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.layout import METADATA, counts, folder, link, publish, run, staging, write_metadata
+from data.layout import (
+    METADATA,
+    counts,
+    folder,
+    link,
+    publish,
+    run,
+    splits_by_name,
+    staging,
+    write_metadata,
+)
 
 COLUMNS = ("path", "split")
 TRANSCRIPTS = "transcripts.csv"
@@ -54,17 +62,8 @@ def recordings(source: Path) -> list[Path]:
 
 
 def splits(names: list[str]) -> dict[str, str]:
-    """Clip name -> train, val or test, at least one clip each; the order of names has no effect."""
-    if len(names) < 3:
-        raise ValueError(
-            f"Three splits need at least 3 clips, but there are {len(names)}. Is the copy complete?"
-        )
-    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    held = math.ceil(HELD_OUT * len(ordered))
-    return {
-        name: "test" if i < held else "val" if i < 2 * held else "train"
-        for i, name in enumerate(ordered)
-    }
+    """Clip name -> train, val or test; see `splits_by_name`."""
+    return splits_by_name(names, HELD_OUT)
 
 
 def prepare(out: Path, source: Path | None = None) -> None:
