@@ -40,6 +40,7 @@ instruments = load("data/instruments/prepare.py")
 fsdd = load("data/fsdd/prepare.py")
 speech_commands = load("data/speech_commands/prepare.py")
 ljspeech = load("data/ljspeech/prepare.py")
+festvox_ru = load("data/festvox_ru/prepare.py")
 layout = sys.modules["data.layout"]
 pitch = load("benchmarks/pitch.py")
 
@@ -502,10 +503,45 @@ def test_a_failed_download_says_what_to_do_and_leaves_no_files(tmp_path: Path, s
     assert list(tmp_path.iterdir()) == []
 
 
+# --- festvox-ru ---
+
+
+@pytest.mark.parametrize("given", ["", "voice", "voice/wav"])
+def test_festvox_ru_is_linked_from_the_package_with_its_notice(tmp_path: Path, given: str) -> None:
+    package = tmp_path / "package"
+    voice = package / festvox_ru.VOICE
+    for index in range(12):
+        write_tone(voice / "wav" / f"ru_{index:04d}.wav", 16000)
+    (voice / "etc").mkdir()
+    (voice / "etc" / "txt.done.data").write_text('( ru_0000 "text" )\n')
+    (package / festvox_ru.LICENCE).parent.mkdir(parents=True)
+    (package / festvox_ru.LICENCE).write_text("Copyright")
+    source = package / given.replace("voice", festvox_ru.VOICE)
+    text = succeeds("data/festvox_ru/prepare.py", "--source", source, "--out", tmp_path / "out")
+    assert "12 clips (the full corpus has 620)" in text and "train 10, val 1, test 1" in text
+    assert [row["path"] for row in rows(tmp_path / "out")] == wavs(tmp_path / "out")
+    assert "ru_0000" in (tmp_path / "out" / "transcripts.txt").read_text()
+    assert (tmp_path / "out" / "LICENCE.txt").exists() == (given == "")
+
+
+def test_festvox_ru_names_what_it_looked_for(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    error = fails_in_one_line("data/festvox_ru/prepare.py", "--source", tmp_path, "--out", out)
+    assert "inside it" in error
+    (tmp_path / "empty").mkdir()
+    error = fails_in_one_line(
+        "data/festvox_ru/prepare.py", "--source", tmp_path / "empty", "--out", out
+    )
+    assert "holds no recordings" in error and "dpkg-deb -x" in error and not out.exists()
+
+
 # --- every script, and the README ---
 
 
-@pytest.mark.parametrize("name", ["instruments", "fsdd", "speech_commands", "ljspeech"])
+SCRIPTS = ["instruments", "fsdd", "speech_commands", "ljspeech", "festvox_ru"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_every_corpus_is_in_the_readme_with_its_command(name: str) -> None:
     assert f"python data/{name}/prepare.py" in (ROOT / "data" / "README.md").read_text()
 
@@ -516,7 +552,7 @@ def test_the_readme_states_the_patterns_of_the_scripts() -> None:
 
 
 def test_importing_a_script_does_not_import_torch(tmp_path: Path) -> None:
-    for script in ("instruments", "fsdd", "speech_commands", "ljspeech"):
+    for script in SCRIPTS:
         path = str(ROOT / "data" / script / "prepare.py")
         code = f"import runpy, sys; runpy.run_path({path!r}); print('torch' in sys.modules)"
         command = [sys.executable, "-c", code]
