@@ -1,11 +1,15 @@
 """Properties of preparing: each file decoded once to 16-bit PCM, whole or not at all."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import os
 import signal
+import socket
+import struct
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -451,3 +455,140 @@ def test_a_root_without_one_usable_file_is_refused_with_reasons_and_leaves_nothi
     ):
         unprepared(tmp_path).prepare()
     assert prepared_folders(tmp_path / ".wavenet-cache") == []
+
+
+def write_promise(path: Path, kept: int | None = None) -> None:
+    """A FLAC of 5000 samples whose header states 2**36 - 1, 256 GiB as float32.
+
+    `kept` bytes of it are written; by default all.
+    """
+    soundfile.write(path, np.zeros(5000), 8000)
+    content = bytearray(path.read_bytes())[:kept]
+    content[21] |= 0x0F  # of the stream's description: the highest 4 bits of 36
+    content[22:26] = b"\xff" * 4
+    path.write_bytes(content)
+
+
+def write_wav_header(path: Path, channels: int = 1, rate: int = 8000) -> None:
+    """A 16-bit wav of 1000 frames, whatever the header says."""
+    data, width = bytes(2000 * max(channels, 1)), 2 * channels
+    layout = struct.pack("<HHIIHH", 1, channels, rate, rate * width % 2**32, width, 16)
+    chunks = b"fmt " + struct.pack("<I", 16) + layout + b"data" + struct.pack("<I", len(data))
+    size = struct.pack("<I", len(chunks) + len(data) + 4)
+    path.write_bytes(b"RIFF" + size + b"WAVE" + chunks + data)
+
+
+def write_bad_files(root: Path) -> dict[str, str]:
+    """Files of no use and links to such, each with what is to be said of it."""
+    write_wav_header(root / "fast.wav", rate=16_000_000)
+    write_wav_header(root / "slow.wav", rate=1)
+    write_wav_header(root / "no_rate.wav", rate=0)
+    write_wav_header(root / "no_channels.wav", channels=0)
+    write_promise(root / "empty_promise.flac", kept=86)
+    soundfile.write(root / "inf.wav", np.array([0.0, math.inf]), 8000, subtype="FLOAT")
+    soundfile.write(root / "vast.wav", np.array([0.0, 1e300]), 8000, subtype="DOUBLE")
+    os.mkfifo(root / "pipe.wav")
+    with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(root):
+        bound.bind("socket.wav")
+    (root / "zeros.wav").symlink_to("/dev/zero")
+    (root / "dangling.wav").symlink_to(root / "nowhere.wav")
+    (root / "loop.wav").symlink_to(root / "loop.wav")
+    (root / "folder.wav").mkdir()
+    return {
+        "fast.wav": "from 16000000 Hz to 8000 Hz: the rates differ by a factor of more than 1000",
+        "slow.wav": "from 1 Hz to 8000 Hz: the rates differ by a factor of more than 1000",
+        "no_rate.wav": "cannot be read as audio",
+        "no_channels.wav": "cannot be read as audio",
+        "empty_promise.flac": "is empty (0 samples)",
+        "inf.wav": "1 samples that are NaN or infinite",
+        "vast.wav": "1 samples that are NaN or infinite",
+        "pipe.wav": "is a pipe, a socket or a device",
+        "socket.wav": "is a pipe, a socket or a device",
+        "zeros.wav": "is a pipe, a socket or a device",
+        "dangling.wav": "is a link to what does not exist",
+        "loop.wav": "is a link to what does not exist",
+        "folder.wav": "is a folder",
+    }
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.levelno == logging.WARNING]
+
+
+PREPARE_IN_LITTLE_MEMORY = """
+import logging, resource
+logging.basicConfig(format="%(message)s", level=logging.INFO)
+memory = 16 << 30  # address space; a plain import takes some
+resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+data = tiny_corpora.prepared(sys.argv[1])
+print([(clip.path, clip.length) for clip in data.clips("train")])
+"""
+
+
+def test_no_bad_file_stops_the_others_and_each_is_named_and_counted(tmp_path: Path) -> None:
+    said = write_bad_files(tmp_path)
+    write_tone(tmp_path / "good.wav")
+    write_wav_header(tmp_path / "many.wav", channels=255)
+    write_promise(tmp_path / "promise.flac")
+    process = run(PREPARE_IN_LITTLE_MEMORY, str(tmp_path))
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    lines = output.splitlines()
+    assert lines[-1] == "[('good.wav', 400), ('many.wav', 1000), ('promise.flac', 5000)]"
+    assert f"3 clips, 0:00:01 at 8000 Hz, {len(said)} skipped, 0 labels; train 3." in lines
+    skipped = [line for line in lines if line.startswith("Skipped: ")]
+    assert len(skipped) == len(said)
+    for name, reason in said.items():
+        assert [reason in line for line in skipped if f"/{name}'" in line] == [True], name
+    assert any("promise.flac' is cut short" in line for line in lines)
+
+
+def test_a_corpus_of_bad_files_alone_is_a_clear_error(tmp_path: Path) -> None:
+    count = len(write_bad_files(tmp_path))
+    with pytest.raises(ValueError, match=rf"None of the {count} audio files for .* can be used:\n"):
+        unprepared(tmp_path).prepare()
+
+
+def test_files_that_vanish_while_preparing_are_skipped_by_name(
+    ramps: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    decode = preparing.decode_clip
+
+    def vanish_first(path: Path, settings: decoding.DecodeSettings) -> decoding.Decoded:
+        if path.parent.name in ("3", "7"):
+            path.unlink()
+        return decode(path, settings)
+
+    monkeypatch.setattr(preparing, "decode_clip", vanish_first)
+    assert len(prepared(ramps).clips("train")) == len(LENGTHS) - 2
+    assert [line.split("/")[-2] for line in warnings_of(caplog)] == ["3", "7"]
+
+
+def test_a_file_that_may_not_be_read_is_skipped_by_name() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.wav")
+        write_tone(path)
+        os.chmod(folder, 0o755)
+        path.chmod(0)
+        user = os.geteuid()
+        if user == 0:  # who may read everything
+            os.seteuid(65534)
+        try:
+            decoded = decoding.decode_clip(path, decoding.DecodeSettings(8000))
+        finally:
+            os.seteuid(user)
+    assert decoded.skipped == f"'{path}' cannot be opened: Permission denied."
+
+
+def test_a_file_longer_than_the_limit_is_skipped_as_it_is_or_resampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wavenet.audio.READ_BLOCK", 256)
+    monkeypatch.setattr("wavenet.audio.LONGEST", 1000)
+    for length in (1000, 1001):
+        soundfile.write(tmp_path / f"{length}.wav", np.zeros(length), 8000)
+    soundfile.write(tmp_path / "slow.wav", np.zeros(501), 4000)
+    assert [clip.path for clip in prepared(tmp_path).clips("train")] == ["1000.wav"]
+    long, slow = warnings_of(caplog)
+    assert "1001.wav' holds more than 1,000 samples (channels times time); split it" in long
+    assert "slow.wav'" in slow and "this would be more than 1,000 samples; split it" in slow

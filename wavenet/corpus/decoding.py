@@ -58,9 +58,17 @@ class Decoded:
 def decode_clip(path: Path, settings: DecodeSettings) -> Decoded:
     """Read, mix down, resample, trim, normalise and round one file. A file of no use says why."""
     try:
-        audio, rate = read_audio(path)
+        return _decode(path, settings)
     except (ValueError, OSError) as error:
-        return Decoded(np.empty(0, PCM), skipped=str(error))
+        reason = str(error)
+    except MemoryError:
+        reason = "there is not enough memory for all of it; split it into shorter files."
+    named = reason if str(path) in reason else f"'{path}': {reason}"
+    return Decoded(np.empty(0, PCM), skipped=named)
+
+
+def _decode(path: Path, settings: DecodeSettings) -> Decoded:
+    audio, rate = read_audio(path)
     audio = resample(audio.mean(dim=0), rate, settings.sample_rate)
     samples = len(audio)
     if settings.trim_silence_db is not None:

@@ -5,6 +5,7 @@ Knows nothing of what is in a file. Paths are posix paths relative to the root.
 
 import csv
 import hashlib
+import logging
 import math
 import os
 import posixpath
@@ -17,6 +18,8 @@ from typing import Any
 
 from wavenet.corpus.checks import compiled_pattern
 
+logger = logging.getLogger(__name__)
+
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 SPLITS = ("train", "val", "test")
 
@@ -25,17 +28,25 @@ SPLITS = ("train", "val", "test")
 
 
 def find_audio(root: Path) -> list[str]:
-    """Audio files under `root`, sorted. Hidden files and folders are not looked at."""
+    """Whatever has the name of an audio file under `root`, sorted, and be it a folder or a pipe.
+
+    Hidden files and folders are not looked at. Links are followed, those that leave `root` as well:
+    corpora are linked in. A folder that cannot be opened is named in a warning.
+    """
     found, seen = [], set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=_warn_of, followlinks=True):
         real = os.path.realpath(folder)
-        subfolders[:] = (
-            [] if real in seen else sorted(name for name in subfolders if not name.startswith("."))
-        )
-        if real not in seen:
-            found += [Path(folder, name) for name in names if _is_audio(name)]
-        seen.add(real)  # a link back up would go round for ever
+        if real in seen:  # a link back up would go round for ever
+            subfolders[:] = []
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        found += [Path(folder, name) for name in (*names, *subfolders) if _is_audio(name)]
     return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+def _warn_of(error: OSError) -> None:
+    logger.warning("Skipped: '%s' cannot be opened: %s.", error.filename, error.strerror)
 
 
 def _is_audio(name: str) -> bool:

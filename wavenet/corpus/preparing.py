@@ -131,10 +131,13 @@ def _stamp(path: Path) -> list[int]:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError:  # decoding will skip it and say why
-        return UNREADABLE
+        if path.is_file():  # a pipe would never end
+            with path.open("rb") as file:
+                hashed = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+                return hashed.hexdigest()
+    except OSError:
+        pass
+    return UNREADABLE  # decoding will skip it and say why
 
 
 # --- Files side by side -----------------------------------------------------------------------
