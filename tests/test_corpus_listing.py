@@ -1,6 +1,7 @@
 """Properties of a corpus's list: what is found, labelled and split, and what is refused."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,21 @@ def test_a_file_without_a_folder_has_no_folder_label(tmp_path: Path) -> None:
     ("table", "message"),
     [
         ("file,label\na.wav,x\n", "needs one named 'path'"),
-        ("", "needs one named 'path'"),
+        ("", "is empty or begins with an empty line; its first line names the columns"),
+        ("\npath\na.wav\n", "begins with an empty line"),
+        ("path,x,path\na.wav,1,b.wav\n", "line 1 has the column 'path' 2 times"),
+        ("path,x, x\na.wav,1,2\n", "line 1 has the column 'x' 2 times"),
+        ("path,,x\na.wav,1,2\n", "line 1 has a column without a name"),
+        ("path,x\na.wav\n", "line 2 has no value for x"),
+        ('path,x\n"a.wav,1\nb.wav,2\n', "line 3 cannot be read as CSV.*not closed"),
+        ("path,x\na.wav," + "y" * 131_073, "line 2 cannot be read as CSV.*131072"),
+        ("path\n../a.wav\n", r"line 2 has the path '\.\./a.wav', which leaves --data.root"),
+        ("path\na.wav\nb/../../a.wav\n", "line 3 has the path .*, which leaves --data.root"),
+        ("path\n..\\\\a.wav\n", "line 2 has the path .*, which leaves --data.root"),
+        ("path\n/etc/a.wav\n", "line 2 has the path '/etc/a.wav', which leaves --data.root"),
+        ("path\nb/..\n", "line 2 has the path 'b/..', which leaves --data.root"),
+        ("path\n" + "n" * 256, "line 2 has a path that no file can have.*256 bytes.*255"),
+        ("path\n" + "n/" * 2100 + "a.wav", "line 2 has a path that no file can have.*4000"),
         ("path,label\n", "lists no files"),
         (
             "path,split\na.wav,training\n",
@@ -198,6 +213,64 @@ def test_a_csv_that_cannot_be_meant_is_refused(tmp_path: Path, table: str, messa
     (tmp_path / "clips.csv").write_text(table)
     with pytest.raises(ValueError, match=message):
         unprepared(tmp_path, metadata="clips.csv").prepare()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path\na.wav\n".encode("utf-16"), "clips.csv' is in UTF-16; save it again as UTF-8"),
+        ("path,x\na.wav,é\n".encode("latin-1"), r"clips.csv' line 2 is not in UTF-8 .byte 0xe9"),
+        (b"path,x\na.wav,y\nb\0.wav,z\n", "clips.csv' line 3 has a NUL byte"),
+    ],
+)
+def test_a_csv_that_is_no_text_in_utf_8_is_refused_with_what_to_do(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "clips.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        unprepared(tmp_path, metadata="clips.csv").prepare()
+
+
+def test_a_csv_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        write_tone(tmp_path / name)
+    table = '\ufeffpath, note \r\na.wav,"C, é"\r\n\r\nb.wav,"D""\u2028s"\r\n'
+    (tmp_path / "clips.csv").write_bytes(table.encode())
+    assert prepared(tmp_path, metadata="clips.csv").labels == {"note": ["C, é", 'D"\u2028s']}
+
+
+def test_links_may_leave_the_root(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    write_tone(tmp_path / "elsewhere" / "a.wav")
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "b.wav").symlink_to(tmp_path / "elsewhere" / "a.wav")
+    (root / "clips.csv").write_text("path\nlinked/a.wav\nb.wav\n")
+    for settings in ({}, {"metadata": "clips.csv"}):
+        clips = prepared(root, **settings).clips("train")
+        assert [clip.path for clip in clips] == ["b.wav", "linked/a.wav"]
+
+
+def test_what_a_csv_lists_and_is_no_file_is_skipped_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "b.wav").mkdir()
+    os.mkfifo(tmp_path / "c.wav")
+    (tmp_path / "clips.csv").write_text("path\na.wav\nb.wav\nc.wav\ngone.wav\na.wav/d.wav\n")
+    assert [clip.path for clip in prepared(tmp_path, metadata="clips.csv").clips("train")] == [
+        "a.wav"
+    ]
+    warned = [record.message for record in caplog.records]
+    for name, reason in {
+        "a.wav/d.wav": "does not exist",
+        "b.wav": "is a folder",
+        "c.wav": "is a pipe, a socket or a device",
+        "gone.wav": "does not exist",
+    }.items():
+        assert any(f"/{name}' {reason}" in line for line in warned), name
+    assert len(warned) == 4
 
 
 @pytest.mark.parametrize(

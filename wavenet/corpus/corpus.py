@@ -91,7 +91,7 @@ class Corpus:
         folder = self._locate(files)
         fresh = not folder.exists()
         if fresh:
-            prepare_clips(self.root, files.paths, files.missing, self.decoding, folder)
+            prepare_clips(self.root, files.paths, self.decoding, folder)
         self._open(folder, files.metadata)
         self._report(folder, fresh)
 
@@ -108,7 +108,7 @@ class Corpus:
 
     def _locate(self, files: Files) -> Path:
         cache = cache_of(self.root, self.cache_dir)
-        return locate(self.root, files.paths, files.missing, self.decoding, cache)
+        return locate(self.root, files.paths, self.decoding, cache)
 
     def _open(self, folder: Path, metadata: Metadata | None) -> None:
         entries = read_manifest(folder)["clips"]

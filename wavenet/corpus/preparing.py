@@ -91,12 +91,10 @@ def cache_of(root: Path, cache_dir: str | None) -> Path:
     return cache_folder()
 
 
-def locate(
-    root: Path, paths: Sequence[str], missing: Sequence[str], settings: DecodeSettings, cache: Path
-) -> Path:
+def locate(root: Path, paths: Sequence[str], settings: DecodeSettings, cache: Path) -> Path:
     """The prepared folder in `cache` for these files and settings, whether it exists or not."""
     digests = digest_files(root, paths, cache / f"digests-{_place(root)}.json")
-    contents = [FORMAT_VERSION, asdict(settings), sorted(digests.items()), sorted(missing)]
+    contents = [FORMAT_VERSION, asdict(settings), sorted(digests.items()), []]
     return cache / hashlib.blake2b(json.dumps(contents).encode(), digest_size=16).hexdigest()
 
 
@@ -176,9 +174,7 @@ def _in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
 # --- Making the folder ------------------------------------------------------------------------
 
 
-def prepare_clips(
-    root: Path, paths: Sequence[str], missing: Sequence[str], settings: DecodeSettings, target: Path
-) -> None:
+def prepare_clips(root: Path, paths: Sequence[str], settings: DecodeSettings, target: Path) -> None:
     """Decode `paths` into the folder `target`: audio.s16 and manifest.json.
 
     Where another process made `target` first, that one's is kept: both hold the same. Raises
@@ -190,9 +186,6 @@ def prepare_clips(
     temporary.mkdir()
     try:
         manifest = _write_audio(temporary / AUDIO_NAME, root, paths, settings)
-        manifest["skipped"] += [
-            {"path": path, "reason": f"'{root / path}' does not exist."} for path in missing
-        ]
         _refuse_unusable(manifest, root)
         write_whole(temporary / MANIFEST_NAME, json.dumps(manifest).encode())
         _publish(temporary, target)
