@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from tiny_corpora import ENCODER, prepared, unprepared, write_tone
 
-from wavenet.corpus import find_audio, hold_out, preparing
+from wavenet.corpus import find_audio, hold_out, patterns, preparing
 
 
 def refuse(*args: object) -> Any:
@@ -171,6 +171,33 @@ def test_a_label_pattern_that_misses_names_files_before_anything_is_decoded(
         ) as raised:
             unprepared(tmp_path, label_pattern=pattern).prepare()
         assert repr(pattern) in str(raised.value)
+
+
+@pytest.mark.parametrize("setting", ["label_pattern", "val_pattern", "test_pattern"])
+def test_a_pattern_that_would_never_end_is_stopped_and_names_where_it_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setattr(patterns, "SECONDS", 2.0)
+    for name in ("b.wav", "b" + "a" * 200 + ".wav", "c.wav"):
+        write_tone(tmp_path / name)
+    pattern = r"(?P<x>b)((a+)+c|\.)"
+    with pytest.raises(ValueError, match=r"in 3 names for 2 seconds and stood at") as raised:
+        unprepared(tmp_path, **{setting: pattern}).prepare()
+    assert f"--data.{setting} {pattern!r} was searched" in str(raised.value)
+    assert f"stood at 'b{'a' * 200}.wav'. It tries" in str(raised.value)
+
+
+@pytest.mark.parametrize("pattern", ["(?P<x>a", "(?P<x>a{99999999999})", "(" * 9999 + ")" * 9999])
+def test_what_is_no_regular_expression_is_refused(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"--data.val_pattern .* is not a regular expression: "):
+        unprepared(tmp_path, val_pattern=pattern)
+
+
+def test_names_that_are_no_text_have_labels_too(tmp_path: Path) -> None:
+    write_tone(tmp_path / "x.wav")
+    os.rename(tmp_path / "x.wav", os.fsencode(tmp_path) + b"/\xe9_1.wav")
+    data = prepared(tmp_path, label_pattern=r"^(?P<letter>.)_(?P<take>\d)")
+    assert data.labels == {"letter": ["\udce9"], "take": ["1"]}
 
 
 def test_a_file_without_a_folder_has_no_folder_label(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def _decode(path: Path) -> tuple[Tensor, int, int]:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        # As bytes, for soundfile refuses a name that is not UTF-8.
+        with soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path)) as file:
             samples = np.concatenate([*_blocks(file, path)])  # (T, C)
             declared = _declared(file.extra_info, file.frames)
             return torch.from_numpy(samples).T, file.samplerate, declared

@@ -2,6 +2,8 @@
 
 import re
 
+SHOWN = 60  # characters of a value that a message repeats
+
 
 def require_positive(**settings: float | None) -> None:
     """Raises ValueError for a setting that is 0 or below; None passes."""
@@ -30,7 +32,12 @@ def compiled_pattern(setting: str, text: str | None) -> re.Pattern[str] | None:
         return None
     try:
         return re.compile(text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
             f"--data.{setting} {text!r} is not a regular expression: {error}."
         ) from error
+
+
+def shortened(text: str) -> str:
+    """The text as a message shows it: its beginning, where it is long."""
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."

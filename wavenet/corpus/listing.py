@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from wavenet.corpus.checks import compiled_pattern
+from wavenet.corpus.checks import compiled_pattern, shortened
+from wavenet.corpus.patterns import search_all
 
 logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 SPLITS = ("train", "val", "test")
 LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes; what file systems take, with room for the root
-SHOWN = 60  # characters of a value that a message repeats
 
 
 # --- Finding files ----------------------------------------------------------------------------
@@ -55,11 +55,6 @@ def _warn_of(error: OSError) -> None:
 
 def _is_audio(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(AUDIO_SUFFIXES)
-
-
-def _shortened(text: str, length: int) -> str:
-    """The text, or its beginning where it is longer."""
-    return text if len(text) <= length else text[:length] + "..."
 
 
 def _describe_contents(root: Path) -> str:
@@ -149,7 +144,7 @@ def _check_columns(columns: Sequence[str], path: Path) -> None:
         )
     if "path" not in columns:
         raise ValueError(
-            f"'{path}' has the columns {_shortened(str(columns), SHOWN)}, but needs one named "
+            f"'{path}' has the columns {shortened(str(columns))}, but needs one named "
             "'path'; add it to the header line."
         )
     name, count = Counter(columns).most_common(1)[0]
@@ -167,7 +162,7 @@ def _add_row(metadata: Metadata, columns: list[str], values: list[str], where: s
         split = row.pop("split")
         if split not in SPLITS:
             raise ValueError(
-                f"{where} has the split '{_shortened(split, SHOWN)}'; write train, val or test."
+                f"{where} has the split '{shortened(split)}'; write train, val or test."
             )
         metadata.splits[path] = split
     metadata.labels[path] = row
@@ -193,13 +188,13 @@ def _checked_path(written: str, where: str) -> str:
     path = posixpath.normpath(written.replace("\\", "/"))
     if Path(path).anchor or path.startswith("../") or path in ("..", "."):
         raise ValueError(
-            f"{where} has the path '{_shortened(written, SHOWN)}', which leaves --data.root; write "
+            f"{where} has the path '{shortened(written)}', which leaves --data.root; write "
             "it relative to that folder, or link the files into it."
         )
     longest = max(len(os.fsencode(name)) for name in path.split("/"))
     if longest > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
         raise ValueError(
-            f"{where} has a path that no file can have, '{_shortened(written, SHOWN)}': "
+            f"{where} has a path that no file can have, '{shortened(written)}': "
             f"{len(path)} characters, a name of up to {longest} bytes. At most {LONGEST_NAME} "
             f"bytes a name and {LONGEST_PATH} a path are possible; correct the line."
         )
@@ -210,26 +205,34 @@ def _checked_path(written: str, where: str) -> str:
 
 
 def labels_from_pattern(
-    paths: Iterable[str], pattern: re.Pattern[str]
+    paths: Sequence[str], pattern: re.Pattern[str]
 ) -> dict[str, dict[str, str]]:
     """Each path's labels: the named groups of `pattern`, searched for in the path.
 
     Raises ValueError where it does not match.
     """
-    matches = {path: pattern.search(path) for path in paths}
-    bad = [
-        path
-        for path, match in matches.items()
-        if match is None or None in match.groupdict().values()
-    ]
+    found = search_all("label_pattern", pattern, paths)
+    labels = {
+        path: {name: value for name, value in (groups or {}).items() if value is not None}
+        for path, groups in found.items()
+    }
+    bad = [path for path, values in labels.items() if len(values) < len(pattern.groupindex)]
     if bad:
         shown = ", ".join(f"'{path}'" for path in bad[:3])
         raise ValueError(
-            f"--data.label_pattern {pattern.pattern!r} misses {len(bad)} of {len(matches)} files, "
+            f"--data.label_pattern {pattern.pattern!r} misses {len(bad)} of {len(labels)} files, "
             f"such as {shown}. It is searched for in the path relative to the root; "
             "change it or move those files away."
         )
-    return {path: match.groupdict() for path, match in matches.items() if match}
+    return labels
+
+
+def _matching(setting: str, pattern: re.Pattern[str] | None, paths: Sequence[str]) -> set[str]:
+    """The paths in which the pattern is found; none without a pattern."""
+    if pattern is None:
+        return set()
+    found = search_all(setting, pattern, paths)
+    return {path for path, groups in found.items() if groups is not None}
 
 
 def labels_from_folder(paths: Iterable[str], name: str) -> dict[str, dict[str, str]]:
@@ -402,10 +405,10 @@ class Listing:
         """Each path's split. What is for testing is never validated on."""
         if metadata is not None and metadata.splits:
             return metadata.splits
-        test = {path for path in paths if self.test_pattern and self.test_pattern.search(path)}
+        test = _matching("test_pattern", self.test_pattern, paths)
         rest = [path for path in paths if path not in test]
         if self.val_pattern is not None:
-            val = {path for path in rest if self.val_pattern.search(path)}
+            val = _matching("val_pattern", self.val_pattern, rest)
         else:
             val = hold_out(rest, self.val_fraction)
         return {
