@@ -6,14 +6,20 @@ import json
 import logging
 import math
 import os
+import re
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import tempfile
 import time
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 import soundfile
@@ -276,6 +282,101 @@ def test_an_audio_file_of_the_wrong_size_is_refused(ramps: Path) -> None:
         prepared(ramps)
 
 
+def no_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def no_audio(folder: Path) -> None:
+    (folder / "audio.s16").unlink()
+
+
+def a_pipe_for_audio(folder: Path) -> None:
+    no_audio(folder)
+    os.mkfifo(folder / "audio.s16")
+
+
+def a_file_for_the_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.touch()
+
+
+def manifest_of(content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / "manifest.json").write_bytes(content)
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        change(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("damage", "flaw"),
+    [
+        (no_manifest, "manifest.json': No such file"),
+        (no_audio, "audio.s16': No such file"),
+        (a_pipe_for_audio, "audio.s16 has 0 bytes instead of 15756"),
+        (a_file_for_the_folder, "manifest.json': Not a directory"),
+        (manifest_of(b""), "manifest.json is no JSON"),
+        (manifest_of(b'{"format_version": 2, "clips"'), "manifest.json is no JSON"),
+        (manifest_of(b"\xff\xfe\0\0"), "manifest.json is no JSON"),
+        (manifest_of(b"[" * 100_000), "manifest.json is no JSON"),
+        (manifest_of(b"[1, 2]"), "is not in format 2"),
+        (manifest_of(b"null"), "is not in format 2"),
+        (manifest_of(b'{"format_version": 2}'), "lacks what belongs there"),
+        (changed(lambda it: it.update(format_version=3)), "is not in format 2"),
+        (changed(lambda it: it.pop("clips")), "lacks what belongs there"),
+        (changed(lambda it: it.update(clips={})), "lacks what belongs there"),
+        (changed(lambda it: it["clips"].append(3)), "lacks what belongs there"),
+        (changed(lambda it: it["clips"][0].pop("path")), "lacks what belongs there"),
+        (changed(lambda it: it["clips"][0].update(more=1)), "lacks what belongs there"),
+        (changed(lambda it: it["clips"][9].update(length=True)), "has it in another type"),
+        (changed(lambda it: it["clips"][0].update(length=3000.0)), "has it in another type"),
+        (changed(lambda it: it["skipped"].append(["a.wav", "x"])), "has it in another type"),
+        (changed(lambda it: it.update(rates=[8000])), "has it in another type"),
+        (changed(lambda it: it.update(rates={"fast": 1})), "has it in another type"),
+        (changed(lambda it: it["totals"].pop("kept")), "lacks what belongs there"),
+        (changed(lambda it: it["settings"].update(sample_rate=4000)), "has other settings"),
+        (changed(lambda it: it.update(settings=None)), "has other settings"),
+        (changed(lambda it: it["clips"][0].update(path="x.wav")), "lists other files"),
+        (changed(lambda it: it["clips"].reverse()), "does not put its clips end to end"),
+        (changed(lambda it: it["clips"][3].update(offset=10**30)), "does not put its clips"),
+        (changed(lambda it: it["clips"][9].update(length=10**9)), "has 15756 bytes instead of"),
+        (changed(lambda it: it["clips"][9].update(length=-1)), "does not put its clips"),
+    ],
+)
+def test_a_damaged_prepared_folder_is_refused_by_name(
+    ramps: Path, damage: Callable[[Path], object], flaw: str
+) -> None:
+    prepared(ramps)
+    (folder,) = prepared_folders(ramps / ".wavenet-cache")
+    damage(folder)
+    for use in (prepared, lambda root: unprepared(root).open()):
+        with pytest.raises(ValueError, match=flaw) as raised:
+            use(ramps)
+        assert str(raised.value).startswith(f"The prepared audio in '{folder}' is damaged: ")
+        assert str(raised.value).endswith("; delete that folder and start again.")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[]", b"3", b'{"0/clip.wav": 3, "1/clip.wav": [0]}', b"{" * 100_000]
+)
+def test_damaged_hashes_are_made_anew(ramps: Path, content: bytes) -> None:
+    prepared(ramps)
+    (hashes,) = (ramps / ".wavenet-cache").glob("digests-*.json")
+    whole = hashes.read_bytes()
+    hashes.write_bytes(content)
+    assert prepared(ramps).num_samples("train") == sum(LENGTHS)
+    assert json.loads(hashes.read_bytes()) == json.loads(whole)
+    odd = {path: [*stamp, ["no hash"]] for path, (*stamp, _) in json.loads(whole).items()}
+    hashes.write_text(json.dumps(odd))
+    assert prepared(ramps).num_samples("train") == sum(LENGTHS)
+    assert len(prepared_folders(ramps / ".wavenet-cache")) == 1
+
+
 def test_a_root_that_cannot_be_written_is_prepared_in_the_users_cache(
     ramps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,32 +394,60 @@ def test_a_root_that_cannot_be_written_is_prepared_in_the_users_cache(
 
 
 PREPARE_SLOWLY = """
-import time
+import logging, time
 from wavenet.corpus import corpus, preparing
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 decode = preparing.decode_clip
 def slow(path, settings):
     time.sleep(0.05)
+    print("decodes", flush=True)
     return decode(path, settings)
 preparing.decode_clip = slow
-prepare = corpus.prepare_clips
-def tell(*arguments):
-    print("begins", flush=True)
-    prepare(*arguments)
-corpus.prepare_clips = tell
+print("ready", flush=True)
 data = tiny_corpora.prepared(sys.argv[1])
 print(data.num_samples("train"))
 """
 
 
-def test_two_processes_that_prepare_at_once_agree_and_leave_one_folder(ramps: Path) -> None:
+def wait_for(process: "subprocess.Popen[str]", word: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if word in line:
+            return
+    raise AssertionError(f"ended without {word}")
+
+
+def names_in(cache: Path) -> list[str]:
+    """What lies in a cache, but for the files' hashes."""
+    return sorted(path.name for path in cache.iterdir() if not path.name.startswith("digests-"))
+
+
+def test_of_two_processes_that_prepare_at_once_one_waits_for_the_other(ramps: Path) -> None:
     processes = [run(PREPARE_SLOWLY, str(ramps)) for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert [output.split()[-1] for output in outputs] == [str(sum(LENGTHS))] * 2
-    assert len(prepared_folders(ramps / ".wavenet-cache")) == 1
+    assert sorted(output.count("decodes") for output in outputs) == [0, len(LENGTHS)]
+    assert len(names_in(ramps / ".wavenet-cache")) == 1
 
 
-def test_the_loser_of_a_race_uses_what_the_winner_made(
+def test_where_the_one_is_killed_the_one_that_waits_goes_on(ramps: Path) -> None:
+    first = run(PREPARE_SLOWLY, str(ramps))
+    wait_for(first, "decodes")
+    first.send_signal(signal.SIGSTOP)
+    second = run(PREPARE_SLOWLY, str(ramps))
+    wait_for(second, "Another process is making")
+    first.send_signal(signal.SIGKILL)
+    output = second.communicate(timeout=60)[0]
+    assert second.returncode == 0 and output.split()[-1] == str(sum(LENGTHS)), output
+    assert output.count("decodes") == len(LENGTHS)
+    assert first.wait(timeout=30) == -signal.SIGKILL
+    first.communicate()
+    prepared(ramps)
+    assert len(names_in(ramps / ".wavenet-cache")) == 1
+
+
+def test_where_there_are_no_locks_the_first_to_finish_is_kept(
     ramps: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish = preparing._publish
@@ -328,34 +457,78 @@ def test_the_loser_of_a_race_uses_what_the_winner_made(
         prepared(ramps)
         publish(temporary, target)
 
+    def refuse_locks(self: object, timeout: float | None = None) -> None:
+        raise NotImplementedError("this file system has no locks")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse_locks)
     monkeypatch.setattr(preparing, "_publish", come_second)
     data = prepared(ramps)
     assert (codes_of(data, data.clips("train")[2]) == ramp(LENGTHS[2], 2)).all()
     assert len(prepared_folders(ramps / ".wavenet-cache")) == 1
 
 
-def test_a_killed_preparation_leaves_nothing_that_is_used_and_is_swept_away_in_time(
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_makes_is_not(
     ramps: Path,
 ) -> None:
-    process = run(PREPARE_SLOWLY, str(ramps))
-    assert process.stdout is not None and process.stdout.readline() == "begins\n"
-    time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=30) == -signal.SIGKILL
-    (left,) = prepared_folders(ramps / ".wavenet-cache")
-    assert not (left / "manifest.json").exists()
-    assert prepared(ramps).num_samples("train") == sum(LENGTHS)
-    assert left.exists(), "it might have been another process's that is at work"
-    for path in (left / "audio.s16", left):
-        os.utime(path, (0, 0))
+    cache = ramps / ".wavenet-cache"
+    killed = run(PREPARE_SLOWLY, str(ramps))
+    wait_for(killed, "decodes")
+    killed.send_signal(signal.SIGKILL)
+    assert killed.communicate() is not None and killed.returncode == -signal.SIGKILL
+    left = names_in(cache)
+    assert [name.rpartition(".")[2] for name in left] == ["tmp", "lock"]
+
     write_tone(ramps / "10" / "new.wav")
-    prepared(ramps)
-    assert not left.exists()
+    living = run(PREPARE_SLOWLY, str(ramps))
+    wait_for(living, "decodes")
+    living.send_signal(signal.SIGSTOP)
+    made = names_in(cache)
+    assert [name.rpartition(".")[2] for name in made] == ["tmp", "lock"]
+    assert not set(left) & set(made)
+
+    (cache / ".digests-0123456789abcdef.json.abcd1234").touch()
+    (cache / "not_ours.lock").touch()
+    other = prepared(ramps, sample_rate=4000).audio_path.parent.name
+    assert names_in(cache) == sorted([*made, other, "not_ours.lock"])
+    living.send_signal(signal.SIGCONT)
+    output = living.communicate(timeout=60)[0]
+    assert living.returncode == 0 and output.split()[-1] == str(sum(LENGTHS) + 400), output
+
+
+def prepare_slowly(root: Path) -> None:
+    decode = preparing.decode_clip
+
+    def slow(path: Path, settings: decoding.DecodeSettings) -> decoding.Decoded:
+        time.sleep(0.01)
+        return decode(path, settings)
+
+    preparing.decode_clip = slow
+    prepared(root)
+
+
+def test_killed_at_any_moment_nothing_half_made_counts_and_nothing_is_left(ramps: Path) -> None:
+    cache, moments = ramps / ".wavenet-cache", np.random.default_rng(0).uniform(0, 0.25, 12)
+    for moment in moments:
+        process = get_context("fork").Process(target=prepare_slowly, args=(ramps,))
+        process.start()
+        process.join(moment)
+        process.kill()
+        process.join(30)
+        whole = [name for name in names_in(cache) if "." not in name] if cache.is_dir() else []
+        if whole:
+            assert unprepared(ramps).num_samples("train") == sum(LENGTHS)
+            shutil.rmtree(cache / whole[0])
+    data = prepared(ramps)
+    for number, clip in enumerate(data.clips("train")):
+        assert (codes_of(data, clip) == ramp(LENGTHS[number], number)).all()
+    assert names_in(cache) == [data.audio_path.parent.name]
 
 
 PREPARE_ON_A_FULL_DISK = """
-import resource
+import resource, shutil
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+usage = shutil.disk_usage("/")
+shutil.disk_usage = lambda path: usage._replace(free=2000)
 tiny_corpora.prepared(sys.argv[1])
 """
 
@@ -364,8 +537,19 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(ramps: Path) -> None:
     process = run(PREPARE_ON_A_FULL_DISK, str(ramps))
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 1
-    assert "Could not write the prepared audio to" in output and "Free space there" in output
-    assert prepared_folders(ramps / ".wavenet-cache") == []
+    cache = ramps / ".wavenet-cache"
+    assert f"Could not write the prepared audio to '{cache}': File too large. About" in output
+    said = re.search(r"About ([\d.]+) kB are needed, and 6.0 kB are free there. Free more", output)
+    assert said is not None and float(said[1]) == pytest.approx(15.8, rel=0.3)
+    assert prepared_folders(cache) == []
+
+
+def test_a_cache_that_cannot_be_made_is_named(ramps: Path) -> None:
+    (ramps / "taken").touch()
+    with pytest.raises(
+        OSError, match=r"taken/in': Not a directory. Name another folder with --data.cache_dir"
+    ):
+        prepared(ramps, cache_dir=str(ramps / "taken" / "in"))
 
 
 # --- The corpus's own prepare.py --------------------------------------------------------------
