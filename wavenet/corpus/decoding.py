@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wavenet.audio import pcm16, read_audio, resample
-from wavenet.corpus.checks import require_positive
+from wavenet.corpus.checks import require_positive, require_whole
 
 PCM = np.dtype("<i2")  # of the prepared file
 PEAK_DBFS = -1.0
@@ -37,6 +37,7 @@ class DecodeSettings:
     trim_silence_db: float | None = None
 
     def __post_init__(self) -> None:
+        require_whole(sample_rate=self.sample_rate)
         require_positive(sample_rate=self.sample_rate, trim_silence_db=self.trim_silence_db)
         if self.normalize not in (None, "peak", "loudness"):
             raise ValueError(
