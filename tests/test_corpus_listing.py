@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,25 @@ def test_audio_is_found_recursively_by_any_case_of_suffix_and_hidden_files_are_n
         (tmp_path / name).touch()
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     assert find_audio(tmp_path) == sorted(names)
+
+
+def test_a_folder_that_may_not_be_opened_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        for name in ("open", "shut"):
+            write_tone(Path(root, name, "a.wav"))
+        os.chmod(root, 0o755)
+        Path(root, "shut").chmod(0)
+        user = os.geteuid()
+        if user == 0:  # who may open everything
+            os.seteuid(65534)
+        try:
+            assert find_audio(Path(root)) == ["open/a.wav"]
+        finally:
+            os.seteuid(user)
+            Path(root, "shut").chmod(0o755)
+    assert [record.message for record in caplog.records] == [
+        f"Skipped: '{root}/shut' cannot be opened: Permission denied."
+    ]
 
 
 def test_labels_come_from_named_groups_of_the_path(tmp_path: Path) -> None:
