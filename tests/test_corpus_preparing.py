@@ -769,6 +769,22 @@ def test_a_file_that_may_not_be_read_is_skipped_by_name() -> None:
     assert decoded.skipped == f"'{path}' cannot be opened: Permission denied."
 
 
+def test_a_file_that_memory_does_not_hold_is_skipped_by_name(
+    ramps: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = decoding.read_audio
+
+    def short_of_memory(path: Path) -> tuple[torch.Tensor, int]:
+        if path.parent.name == "4":
+            raise MemoryError
+        return read(path)
+
+    monkeypatch.setattr(decoding, "read_audio", short_of_memory)
+    assert len(prepared(ramps).clips("train")) == len(LENGTHS) - 1
+    (warning,) = warnings_of(caplog)
+    assert "4/clip.wav': there is not enough memory for all of it; split it" in warning
+
+
 def test_a_file_longer_than_the_limit_is_skipped_as_it_is_or_resampled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
