@@ -101,6 +101,7 @@ def cache_of(root: Path, cache_dir: str | None) -> Path:
 def locate(root: Path, paths: Sequence[str], settings: DecodeSettings, cache: Path) -> Path:
     """The prepared folder in `cache` for these files and settings, whether it exists or not."""
     digests = digest_files(root, paths, cache / f"digests-{_place(root)}.json")
+    # The empty list keeps the names of folders that were prepared when missing files stood there.
     contents = [FORMAT_VERSION, asdict(settings), sorted(digests.items()), []]
     return cache / hashlib.blake2b(json.dumps(contents).encode(), digest_size=16).hexdigest()
 
