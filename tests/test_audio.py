@@ -146,6 +146,19 @@ def test_the_samples_of_a_truncated_file_are_used_with_a_warning(
     assert stated is not None and int(stated[1]) == pytest.approx(16000, abs=10)
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".aiff"])
+def test_reading_by_blocks_leaves_no_seam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    noise = 0.1 * np.random.default_rng(0).standard_normal((50_000, 2))
+    soundfile.write(path, noise, 16000)
+    with soundfile.SoundFile(path) as file:
+        whole = file.read(dtype="float32", always_2d=True)
+    monkeypatch.setattr("wavenet.audio.READ_BLOCK", 7000)
+    np.testing.assert_array_equal(read_audio(path)[0], whole.T)
+
+
 def test_saving_and_loading_16_bit_audio_changes_nothing(tmp_path: Path) -> None:
     audio = torch.arange(-32768, 32768, dtype=torch.float32) / 32768
     save_audio(tmp_path / "deep" / "er" / "a.wav", audio, 22050)

@@ -8,20 +8,28 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from wavenet.files import write_whole
 
+if TYPE_CHECKING:
+    import numpy as np
+    import soundfile
+
 logger = logging.getLogger(__name__)
 
+READ_BLOCK = 1 << 20  # samples read at a time, so that what a header promises allocates nothing
+LONGEST = 1 << 31  # samples of one file, all channels together: 37 hours at 16 kHz mono
 STREAM_SIZE = 0xFFFFFFFF  # the size in the header of a wav that was written to a pipe: unknown
 # The resampling filter bank grows with the terms of the ratio; 44.1 to 192 kHz need at most 640.
 LARGEST_DENOMINATOR = 1000
+LARGEST_FACTOR = 1000  # between two rates; beyond it, a header's rate is nonsense
 
 
 def read_audio(path: str | Path) -> tuple[Tensor, int]:
@@ -29,12 +37,11 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
 
     Integer formats are scaled to [-1, 1); float formats are not scaled. If a file is shorter than
     its header states, the samples that exist are used, with a warning. Raises ValueError, naming
-    the file, if it is missing, not audio, empty, or has samples that are NaN or infinite.
+    the file, if it is missing, no file, not audio, empty, longer than `LONGEST`, or has samples
+    that are NaN or infinite.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(f"'{path}' {found}; give the path of an audio file.")
+    _refuse_what_cannot_be_opened(path)
     samples, rate, declared = _decode(path)
     if samples.numel() == 0:
         raise ValueError(f"'{path}' is empty (0 samples); record or export it again, or remove it.")
@@ -51,18 +58,53 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
     return samples, rate
 
 
+def _refuse_what_cannot_be_opened(path: Path) -> None:
+    """Libsndfile would wait at a pipe for ever, and calls every refusal "System error"."""
+    try:
+        if path.is_file():
+            path.open("rb").close()
+            return
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be opened: {error.strerror}.") from error
+    found = "is a pipe, a socket or a device"
+    if path.is_dir():
+        found = "is a folder"
+    elif not path.exists():
+        found = "is a link to what does not exist" if path.is_symlink() else "does not exist"
+    raise ValueError(f"'{path}' {found}; give the path of an audio file.")
+
+
 def _decode(path: Path) -> tuple[Tensor, int, int]:
     """(C, T) samples, rate in Hz, and the number of samples per channel that the header states."""
+    import numpy as np
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
-            samples = file.read(dtype="float32", always_2d=True)  # (T, C)
+        # As bytes, for soundfile refuses a name that is not UTF-8.
+        with soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path)) as file:
+            samples = np.concatenate([*_blocks(file, path)])  # (T, C)
             declared = _declared(file.extra_info, file.frames)
             return torch.from_numpy(samples).T, file.samplerate, declared
     except soundfile.SoundFileError as error:
         reason = str(error).split(": ")[-1].strip()
         raise ValueError(f"'{path}' cannot be read as audio: {reason}") from error
+
+
+def _blocks(file: "soundfile.SoundFile", path: Path) -> Iterator["np.ndarray"]:
+    """(n, C) float32 each, until the file ends; the last one has 0 samples."""
+    # soundfile seeks to where it stands after each read. An mp3 decoder forgets its past then.
+    file.seekable = lambda: False
+    left, frames = LONGEST, max(READ_BLOCK // file.channels, 1)
+    while left >= 0:
+        block = file.read(frames, dtype="float32", always_2d=True)
+        yield block
+        if not len(block):
+            return
+        left -= block.size
+    raise ValueError(
+        f"'{path}' holds more than {LONGEST:,} samples (channels times time); split it into "
+        "shorter files."
+    )
 
 
 def _declared(header_log: str, frames: int) -> int:
@@ -80,21 +122,27 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """(..., T) at `from_rate` Hz -> (..., ceil(T * to_rate / from_rate)), band-limited.
 
     If the exact ratio of the rates has a denominator above 1000 (11127 to 16000 Hz), the nearest
-    ratio with a smaller one is used: an error in pitch of less than a cent.
+    ratio with a smaller one is used: an error in pitch of less than a cent. Raises ValueError for
+    rates that differ by a factor of more than 1000, and for more than `LONGEST` samples.
     """
     for name, rate in (("from_rate", from_rate), ("to_rate", to_rate)):
         if isinstance(rate, bool) or not isinstance(rate, int) or rate <= 0:
             raise ValueError(f"{name} must be a positive whole number of Hz, but got {rate!r}.")
     if from_rate == to_rate:
         return audio
+    if max(from_rate, to_rate) > LARGEST_FACTOR * min(from_rate, to_rate):
+        raise ValueError(
+            f"Cannot resample from {from_rate} Hz to {to_rate} Hz: the rates differ by a factor of "
+            f"more than {LARGEST_FACTOR}."
+        )
+    if audio.numel() * to_rate > LONGEST * from_rate:
+        raise ValueError(
+            f"Resampled from {from_rate} Hz to {to_rate} Hz, this would be more than {LONGEST:,} "
+            "samples; split it into shorter files."
+        )
     import torchaudio
 
     ratio = Fraction(to_rate, from_rate).limit_denominator(LARGEST_DENOMINATOR)
-    if ratio == 0:
-        raise ValueError(
-            f"Cannot resample from {from_rate} Hz to {to_rate} Hz: the rates differ by a factor of "
-            "more than 1000."
-        )
     return torchaudio.functional.resample(audio, ratio.denominator, ratio.numerator)
 
 
