@@ -11,17 +11,20 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wavenet.files import write_whole
+from wavenet.machine import memory, size
 
 logger = logging.getLogger(__name__)
 
 STREAM_SIZE = 0xFFFFFFFF  # the size in the header of a wav that was written to a pipe: unknown
 # The resampling filter bank grows with the terms of the ratio; 44.1 to 192 kHz need at most 640.
 LARGEST_DENOMINATOR = 1000
+BLOCK = 2**22  # samples that are read at once
 
 
 def read_audio(path: str | Path) -> tuple[Tensor, int]:
@@ -32,9 +35,7 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
     the file, if it is missing, not audio, empty, or has samples that are NaN or infinite.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(f"'{path}' {found}; give the path of an audio file.")
+    _require_file(path)
     samples, rate, declared = _decode(path)
     if samples.numel() == 0:
         raise ValueError(f"'{path}' is empty (0 samples); record or export it again, or remove it.")
@@ -51,18 +52,49 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
     return samples, rate
 
 
+def _require_file(path: Path) -> None:
+    if path.is_file():
+        return
+    found = "does not exist"
+    if path.is_dir():
+        found = "is a folder"
+    elif path.exists():
+        found = "is a pipe or a device, not a file"
+    raise ValueError(f"'{path}' {found}; give the path of an audio file.")
+
+
 def _decode(path: Path) -> tuple[Tensor, int, int]:
     """(C, T) samples, rate in Hz, and the number of samples per channel that the header states."""
     import soundfile
 
     try:
         with soundfile.SoundFile(path) as file:
-            samples = file.read(dtype="float32", always_2d=True)  # (T, C)
+            samples = _samples(file, path)
             declared = _declared(file.extra_info, file.frames)
-            return torch.from_numpy(samples).T, file.samplerate, declared
-    except soundfile.SoundFileError as error:
+            return samples, file.samplerate, declared
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: raw samples, no header
         reason = str(error).split(": ")[-1].strip()
         raise ValueError(f"'{path}' cannot be read as audio: {reason}") from error
+
+
+def _samples(file: Any, path: Path) -> Tensor:
+    """All samples of an open file (C, T).
+
+    Where its header states more than the machine's memory holds, block by block, as it may not be
+    true. Raises ValueError where it is.
+    """
+    there = memory(torch.device("cpu"))
+    if 4 * file.frames * file.channels <= there:
+        return torch.from_numpy(file.read(dtype="float32", always_2d=True)).T  # of (T, C)
+    frames, blocks = max(1, BLOCK // file.channels), [torch.zeros(0, file.channels)]
+    while len(block := file.read(frames, dtype="float32", always_2d=True)):
+        blocks.append(torch.from_numpy(block))
+        if 4 * BLOCK * len(blocks) > there / 2:  # half: the blocks are put together
+            raise ValueError(
+                f"'{path}' is too long for this machine's memory of {size(there)}; cut it into "
+                "pieces."
+            )
+    return torch.cat(blocks).T
 
 
 def _declared(header_log: str, frames: int) -> int:
@@ -87,6 +119,7 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
             raise ValueError(f"{name} must be a positive whole number of Hz, but got {rate!r}.")
     if from_rate == to_rate:
         return audio
+    _require_memory(audio, from_rate, to_rate)
     import torchaudio
 
     ratio = Fraction(to_rate, from_rate).limit_denominator(LARGEST_DENOMINATOR)
@@ -98,6 +131,15 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
     return torchaudio.functional.resample(audio, ratio.denominator, ratio.numerator)
 
 
+def _require_memory(audio: Tensor, from_rate: int, to_rate: int) -> None:
+    needed, there = 4 * audio.numel() * to_rate // from_rate, memory(torch.device("cpu"))
+    if needed > there:
+        raise ValueError(
+            f"At {to_rate} Hz instead of {from_rate} Hz the audio takes {size(needed)}, and this "
+            f"machine has {size(there)} of memory."
+        )
+
+
 def load_audio(path: str | Path, sample_rate: int | None = None) -> Tensor:
     """One audio file -> (T,) float32 mono (the mean of its channels), at `sample_rate` Hz if given.
 
@@ -107,7 +149,10 @@ def load_audio(path: str | Path, sample_rate: int | None = None) -> Tensor:
     mono = samples.mean(dim=0)
     if sample_rate is None or sample_rate == rate:
         return mono
-    mono = resample(mono, rate, sample_rate)
+    try:
+        mono = resample(mono, rate, sample_rate)
+    except ValueError as error:
+        raise ValueError(f"'{path}' cannot be used: {error}") from error
     logger.info("'%s': resampled from %d Hz to %d Hz.", path, rate, sample_rate)
     return mono
 

@@ -65,18 +65,19 @@ def bits_per_sample(
 
     Raises ValueError for an empty clip, NaN, lengths that do not fit, unknown or missing labels.
     """
+    if not isinstance(audio, Tensor) or audio.is_complex() or audio.dtype == torch.bool:
+        seen = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
+        raise ValueError(
+            "bits_per_sample takes a tensor of audio in floating point, or of samples as integers, "
+            f"but got {seen}."
+        )
     clips = audio.unsqueeze(0) if audio.dim() == 1 else audio
     if clips.dim() != 2 or clips.shape[1] == 0:
         raise ValueError(
             f"bits_per_sample takes audio of shape (time,) or (batch, time), but got "
             f"{tuple(audio.shape)}."
         )
-    counts = torch.as_tensor([clips.shape[1]] * len(clips) if lengths is None else lengths)
-    if counts.shape != (len(clips),) or counts.min() < 1 or counts.max() > clips.shape[1]:
-        raise ValueError(
-            f"lengths must be {len(clips)} numbers in 1..{clips.shape[1]}, but got "
-            f"{counts.tolist()}."
-        )
+    counts = _counts(clips, lengths)
     device = next(model.parameters()).device
     codes = (model.output.encode(clips) if clips.is_floating_point() else clips).to(device)
     given = label_ids(model.labels, labels or {}, len(clips))
@@ -84,3 +85,17 @@ def bits_per_sample(
     nats = nats_per_sample(model, codes, ids, chunk_size, counts.to(device)).double()
     counted = torch.arange(clips.shape[1], device=device) < counts.to(device)[:, None]
     return float(nats[counted].sum() / counted.sum() / math.log(2))
+
+
+def _counts(clips: Tensor, lengths: Sequence[int] | Tensor | None) -> Tensor:
+    """Samples of each clip (B,). Raises ValueError for lengths that do not fit."""
+    batch, time = clips.shape
+    counts = torch.as_tensor([time] * batch if lengths is None else lengths)
+    whole = (
+        not counts.is_floating_point() and not counts.is_complex() and counts.dtype != torch.bool
+    )
+    if counts.shape != (batch,) or not whole or counts.min() < 1 or counts.max() > time:
+        raise ValueError(
+            f"lengths must be {batch} numbers in 1..{time}, whole ones, but got {counts.tolist()}."
+        )
+    return counts
