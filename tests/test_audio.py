@@ -109,6 +109,31 @@ def make_nan(path: Path) -> None:
     soundfile.write(path, np.array([0.0, math.nan, math.inf, 0.1]), 16000, subtype="FLOAT")
 
 
+def header(path: Path, at: int, value: int) -> None:
+    """A short 16 kHz wav whose header states something else at that place."""
+    soundfile.write(path, tone(0.1), 16000)
+    content = bytearray(path.read_bytes())
+    content[at : at + 4] = value.to_bytes(4, "little")
+    path.write_bytes(content)
+
+
+def make_zero_hertz(path: Path) -> None:
+    header(path, 24, 0)
+
+
+def make_16_megahertz(path: Path) -> None:
+    header(path, 24, 16_000_000)
+
+
+def make_flac_of_months(path: Path) -> None:
+    """Its header states 2**36 - 1 samples: 256 GiB."""
+    soundfile.write(path, tone(0.1), 16000, format="FLAC")
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F
+    content[22:26] = b"\xff" * 4
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -118,8 +143,12 @@ def make_nan(path: Path) -> None:
         (make_nothing, "cannot be read as audio"),
         (make_header_only, "0 samples"),
         (make_nan, "2 samples that are NaN or infinite"),
+        (make_zero_hertz, "cannot be read as audio: .* It is damaged or has another format"),
+        (make_16_megahertz, "cannot be used: .*16000000 Hz to 8000 Hz.*factor of more than 1000"),
+        (make_flac_of_months, "cannot be read as audio: .* It is damaged or has another format"),
+        (os.mkfifo, "is a pipe or a device, not a file"),
     ],
-    ids=["missing", "folder", "text", "zero bytes", "no samples", "NaN"],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_an_unusable_file_is_refused_by_name_and_reason(
     tmp_path: Path, make: object, reason: str
@@ -127,8 +156,40 @@ def test_an_unusable_file_is_refused_by_name_and_reason(
     path = tmp_path / "broken.wav"
     make(path)  # type: ignore[operator]
     with pytest.raises(ValueError, match=reason) as raised:
-        load_audio(path)
+        load_audio(path, 8000)
     assert "broken.wav" in str(raised.value)
+
+
+def test_raw_samples_without_a_header_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.raw").write_bytes(bytes(100))
+    with pytest.raises(ValueError, match=r"x\.raw' cannot be read as audio"):
+        load_audio(tmp_path / "x.raw")
+
+
+def test_more_audio_than_memory_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "x.wav", tone(1.0), 16000)
+    monkeypatch.setattr("wavenet.audio.BLOCK", 1000)
+    monkeypatch.setattr("wavenet.audio.memory", lambda device: 70_000.0)
+    assert len(load_audio(tmp_path / "x.wav")) == 16000
+    with pytest.raises(
+        ValueError, match=r"x\.wav.*32000 Hz.*takes 128 kB, and this machine has 70"
+    ):
+        load_audio(tmp_path / "x.wav", 32000)
+    monkeypatch.setattr("wavenet.audio.memory", lambda device: 50_000.0)
+    with pytest.raises(ValueError, match=r"x\.wav' is too long for this machine's memory of 50 kB"):
+        load_audio(tmp_path / "x.wav")
+
+
+def test_a_file_read_block_by_block_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "x.wav", np.stack([tone(), -tone()], axis=1), 16000)
+    whole, _ = read_audio(tmp_path / "x.wav")
+    monkeypatch.setattr("wavenet.audio.BLOCK", 999)
+    monkeypatch.setattr(soundfile.SoundFile, "frames", property(lambda file: 2**60))
+    assert torch.equal(read_audio(tmp_path / "x.wav")[0], whole)
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".aiff", ".mp3"])

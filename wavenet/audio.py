@@ -74,7 +74,10 @@ def _decode(path: Path) -> tuple[Tensor, int, int]:
             return samples, file.samplerate, declared
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: raw samples, no header
         reason = str(error).split(": ")[-1].strip()
-        raise ValueError(f"'{path}' cannot be read as audio: {reason}") from error
+        raise ValueError(
+            f"'{path}' cannot be read as audio: {reason.rstrip('.')}. It is damaged or has another "
+            "format; export it again, as wav for instance."
+        ) from error
 
 
 def _samples(file: Any, path: Path) -> Tensor:
@@ -201,7 +204,8 @@ def pcm16(audio: Tensor) -> Tensor:
 def write_pcm(pipe: int, chunks: Iterable[Tensor]) -> None:
     """Writes chunks (1, n) to a file descriptor as raw 16-bit little-endian PCM, each immediately.
 
-    Returns when the chunks end, or when the reader closes the pipe.
+    Returns when the chunks end, or when the reader closes the pipe. Raises OSError where the pipe
+    takes no more for another reason.
     """
     for chunk in chunks:
         left = memoryview(pcm16(chunk[0]).numpy().astype("<i2").tobytes())
@@ -210,3 +214,5 @@ def write_pcm(pipe: int, chunks: Iterable[Tensor]) -> None:
                 left = left[os.write(pipe, left) :]
         except BrokenPipeError:
             return
+        except OSError as error:
+            raise OSError(f"the stream could not be written: {error.strerror}.") from error

@@ -26,10 +26,11 @@ def nats_per_sample(
 
     lengths (B,): of the clips, for a model with a position_hop; T where none are given.
     Memory grows with chunk_size and not with T, but for the result. The value does not depend on
-    chunk_size.
+    chunk_size. Raises ValueError for samples that the model's output does not have.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, but got {chunk_size}.")
+    model.output.decode(codes)  # raises ValueError for samples that there are not
     codes = codes.long()
     silence = codes.new_full((codes.shape[0], 1), model.output.silence)
     inputs = torch.cat([silence, codes[:, :-1]], dim=1)

@@ -4,11 +4,11 @@ written as asked.
 Knows nothing of models.
 """
 
-import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,17 +33,16 @@ def require_place(path: Path | None, suffix: str, flag: str) -> None:
     if path is None:
         return
     said = f"{flag} '{path}'"
-    if path.is_dir():
+    try:
+        found = _found(path)
+    except OSError as error:
+        raise ValueError(f"{said} cannot be written: {reason(error)}. Give another.") from error
+    if found is not None and stat.S_ISDIR(found):
         raise ValueError(f"{said} is a folder; give the name of a file, such as x{suffix}.")
     if path.suffix.lower() != suffix:
         raise ValueError(f"{said} is not a {suffix} file; give it the suffix {suffix}.")
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError(f"{said} is a pipe or a device; give the name of a file.")
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # a new file; of its folder the following lines tell
-    except OSError as error:
-        raise ValueError(f"{said} cannot be written: {reason(error)}. Give another.") from error
+    if found is not None and not stat.S_ISREG(found):
+        raise ValueError(f"{said} is a pipe or a device; give the name of a file.")
     folder = existing_folder(path)
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
@@ -54,9 +53,17 @@ def require_place(path: Path | None, suffix: str, flag: str) -> None:
         ) from error
 
 
+def _found(path: Path) -> int | None:
+    """The mode of what is there; None for nothing. Raises OSError where that cannot be said."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def existing_folder(path: Path) -> Path:
     """The innermost of the folders of this file that there is; the others are made with it."""
-    return next((folder for folder in path.parents if folder.exists()), Path())
+    return next((folder for folder in path.parents if _found(folder) is not None), Path())
 
 
 def reason(error: OSError) -> str:
@@ -92,7 +99,7 @@ def write_all(contents: Iterable[tuple[Path, bytes]]) -> None:
             except OSError as error:
                 failures.append(str(error))
     finally:
-        print(*written, sep="", end="", flush=True)
+        print(*written, sep="", end="")
     if failures:
         raise OSError("\n".join(failures))
 
@@ -100,12 +107,13 @@ def write_all(contents: Iterable[tuple[Path, bytes]]) -> None:
 def _kept(path: Path, content: bytes) -> str:
     """Writes the content where it can be written, and says where that is."""
     for folder in (Path.cwd(), Path(tempfile.gettempdir())):
-        try:
+        with suppress(OSError):
             place = reserve(folder / path.name, 1)[0]
-            write_whole(place, content)
-        except OSError:
-            continue
-        return f"What was made is in '{place}'."
+            try:
+                write_whole(place, content)
+                return f"What was made is in '{place}'."
+            finally:
+                release([place])
     return "It could be written neither to the working folder nor to the temporary one: it is lost."
 
 
@@ -137,12 +145,13 @@ def _created(paths: Sequence[Path]) -> list[Path]:
         for path in paths:
             path.touch(exist_ok=False)
             made.append(path)
-    except BaseException as error:
+        return made
+    except FileExistsError:
         release(made)
-        if isinstance(error, FileExistsError):
-            return []
+        return []
+    except BaseException:
+        release(made)
         raise
-    return made
 
 
 def release(paths: Sequence[Path]) -> None:

@@ -87,8 +87,13 @@ def label_ids(names: LabelNames, choice: LabelChoice, batch_size: int) -> dict[s
         if name not in names:
             known = ", ".join(names) or "none: it was trained without labels"
             raise ValueError(f"The model has no label {name!r}. Its labels are: {known}.")
-        if isinstance(value, str | int):
+        if isinstance(value, str | int):  # 7 is the category "7"
             value = [str(value)] * batch_size
+        if not isinstance(value, Sequence):
+            raise ValueError(
+                f"Label {name!r} takes a category, or a sequence of one for each clip, but got "
+                f"{value!r}."
+            )
         given = [str(item) for item in value]
         if len(given) != batch_size:
             raise ValueError(

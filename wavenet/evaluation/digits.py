@@ -137,19 +137,19 @@ def read_clips(
 
 def samples_of(model: WaveNet, seconds: float, clips: int) -> int:
     """Samples of each clip. Raises ValueError for none, for no number, and for too many."""
-    if not math.isfinite(seconds) or seconds * model.sample_rate < 1:
+    if not math.isfinite(seconds) or seconds * model.sample_rate <= 0.5:
         raise ValueError(
             "--seconds must be a number and give every clip at least one sample, but got "
             f"{seconds} at {model.sample_rate} Hz."
         )
-    total = round(seconds * model.sample_rate)
+    total = seconds * model.sample_rate
     needed, there = total * clips * BYTES_A_SAMPLE, memory(torch.device("cpu"))
     if needed > there:
         raise ValueError(
             f"{clips} clips of {seconds:g} s need {size(needed)} of memory, and this machine has "
             f"{size(there)}. Give fewer --seconds, or fewer clips."
         )
-    return total
+    return round(total)
 
 
 def find_clips(root: Path, pattern: str) -> list[Path]:
