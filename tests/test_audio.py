@@ -231,6 +231,7 @@ def test_saving_clips_samples_beyond_full_scale(tmp_path: Path) -> None:
         ("a.wav", torch.zeros(2, 10), r"shape \(time,\)"),
         ("a.wav", torch.zeros(10, dtype=torch.int16), "floating-point"),
         ("a.wav", torch.tensor([0.0, math.nan]), "1 NaN"),
+        ("a.wav", [0.0], "a tensor of audio is needed, but got a list"),
         ("a.mp3", torch.zeros(10), "suffix .wav"),
     ],
 )
@@ -239,6 +240,15 @@ def test_saving_refuses_invalid_audio_and_other_formats(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         save_audio(tmp_path / name, audio, 8000)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1.5, True, None, "8000", 2**40])
+def test_saving_at_a_rate_that_no_file_has_is_refused(tmp_path: Path, rate: int) -> None:
+    with pytest.raises(
+        ValueError, match=r"a\.wav' was not written: the rate must be a whole number"
+    ):
+        save_audio(tmp_path / "a.wav", torch.zeros(10), rate)
     assert list(tmp_path.iterdir()) == []
 
 

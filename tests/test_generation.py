@@ -309,6 +309,10 @@ def test_a_prompt_with_nan_or_of_integers_is_refused() -> None:
         ({"num_samples": 5, "seed": 1.5}, "seed must be a whole number"),
         ({"num_samples": 5, "seed": "1"}, "seed must be a whole number"),
         ({"num_samples": 5, "seed": None}, "seed must be a whole number"),
+        ({"num_samples": 5, "temperature": "1"}, "temperature must be a number, but got '1'"),
+        ({"num_samples": 5, "top_p": None}, "top_p must be a number, but got None"),
+        ({"num_samples": 5, "temperature": True}, "temperature must be a number, but got True"),
+        ({"num_samples": 5, "condition": 5}, r"A condition is a wavenet\.Condition, but got 5"),
         ({"num_samples": 5, "prompt": [0.0]}, "A prompt is a tensor of audio, but got a list"),
     ],
 )

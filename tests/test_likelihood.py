@@ -164,6 +164,9 @@ def test_audio_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
         [5.0, 5.0],
         [True, True],
         [5 + 0j, 5],
+        [None, 5],
+        "55",
+        {},
     ],
     ids=str,
 )
@@ -192,6 +195,12 @@ def test_nan_and_chunks_of_nothing_are_refused() -> None:
         bits_per_sample(small_model(), torch.tensor([0.0, math.nan]))
     with pytest.raises(ValueError, match="chunk_size"):
         bits_per_sample(small_model(), some_codes(1, 5), chunk_size=0)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1.5, "5", True, math.nan])
+def test_a_chunk_size_that_is_no_whole_number_is_refused(chunk_size: Any) -> None:
+    with pytest.raises(ValueError, match="chunk_size must be an integer of at least 1"):
+        bits_per_sample(small_model(), some_codes(1, 5), chunk_size=chunk_size)
 
 
 @pytest.mark.parametrize("codes", [[-1, 5], [3, 256], [5, -100]])

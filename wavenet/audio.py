@@ -177,8 +177,15 @@ def save_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
 
 
 def wav_bytes(audio: Tensor, sample_rate: int) -> bytes:
-    """(T,) audio -> a 16-bit PCM wav at `sample_rate` Hz. Raises ValueError as `pcm16` does."""
+    """(T,) audio -> a 16-bit PCM wav at `sample_rate` Hz.
+
+    Raises ValueError as `pcm16` does, and for a rate that no wav file has.
+    """
     import soundfile
+
+    is_whole = isinstance(sample_rate, int) and not isinstance(sample_rate, bool)
+    if not is_whole or not 0 < sample_rate < 2**31:
+        raise ValueError(f"the rate must be a whole number of Hz from 1, but is {sample_rate!r}.")
 
     buffer = io.BytesIO()
     soundfile.write(buffer, pcm16(audio).numpy(), sample_rate, subtype="PCM_16", format="WAV")
@@ -190,6 +197,8 @@ def pcm16(audio: Tensor) -> Tensor:
 
     Raises ValueError for another shape or type, and for NaN.
     """
+    if not isinstance(audio, Tensor):
+        raise ValueError(f"a tensor of audio is needed, but got a {type(audio).__name__}.")
     if audio.dim() != 1 or not audio.is_floating_point():
         raise ValueError(
             "one stream of floating-point audio of shape (time,) is needed, but got "

@@ -245,6 +245,8 @@ def _require_it_alone(condition: Condition, labels: Any, mel: Any) -> None:
         raise ValueError(
             "A condition of your own takes the place of labels and mel: give one or the other."
         )
+    if not isinstance(condition, Condition):
+        raise ValueError(f"A condition is a wavenet.Condition, but got {condition!r}.")
     condition.require(1)
 
 

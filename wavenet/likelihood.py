@@ -28,8 +28,8 @@ def nats_per_sample(
     Memory grows with chunk_size and not with T, but for the result. The value does not depend on
     chunk_size. Raises ValueError for samples that the model's output does not have.
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, but got {chunk_size}.")
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+        raise ValueError(f"chunk_size must be an integer of at least 1, but got {chunk_size!r}.")
     model.output.decode(codes)  # raises ValueError for samples that there are not
     codes = codes.long()
     silence = codes.new_full((codes.shape[0], 1), model.output.silence)
@@ -91,12 +91,17 @@ def bits_per_sample(
 def _counts(clips: Tensor, lengths: Sequence[int] | Tensor | None) -> Tensor:
     """Samples of each clip (B,). Raises ValueError for lengths that do not fit."""
     batch, time = clips.shape
-    counts = torch.as_tensor([time] * batch if lengths is None else lengths)
-    whole = (
-        not counts.is_floating_point() and not counts.is_complex() and counts.dtype != torch.bool
-    )
-    if counts.shape != (batch,) or not whole or counts.min() < 1 or counts.max() > time:
+    if lengths is None:
+        return torch.full((batch,), time)
+    try:
+        counts = torch.as_tensor(lengths)
+        kinds = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+        fit = counts.shape == (batch,) and counts.dtype in kinds
+        fit = fit and bool((counts >= 1).all() and (counts <= time).all())
+    except (TypeError, RuntimeError):  # torch makes no tensor of it
+        fit = False
+    if not fit:
         raise ValueError(
-            f"lengths must be {batch} numbers in 1..{time}, whole ones, but got {counts.tolist()}."
+            f"lengths must be {batch} numbers in 1..{time}, whole ones, but got {lengths!r}."
         )
     return counts

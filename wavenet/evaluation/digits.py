@@ -118,6 +118,7 @@ def read_clips(
     matches, if `label_pattern` does not give a file's labels, or if the model does not know them.
     """
     require_labels(model)
+    root = Path(root)
     paths = find_clips(root, pattern)
     names = [
         _labels_of(path.relative_to(root).as_posix(), _compiled(label_pattern), model)
@@ -217,6 +218,7 @@ def generate_clips(
             f"but got {clips_per_cell=}."
         )
     counts = [len(model.labels[name]) for name in LABELS]
+    whole_number("total", total)
     clips_in_all = clips_per_cell * math.prod(counts)
     checked_seed(seed, clips_in_all)
     samples_of(model, total / model.sample_rate, clips_in_all)
