@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wavenet.files import write_whole
+from wavenet.machine import memory, size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,16 +86,21 @@ def _decode(path: Path) -> tuple[Tensor, int, int]:
             samples = np.concatenate([*_blocks(file, path)])  # (T, C)
             declared = _declared(file.extra_info, file.frames)
             return torch.from_numpy(samples).T, file.samplerate, declared
-    except soundfile.SoundFileError as error:
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: raw samples, no header
         reason = str(error).split(": ")[-1].strip()
-        raise ValueError(f"'{path}' cannot be read as audio: {reason}") from error
+        raise ValueError(
+            f"'{path}' cannot be read as audio: {reason.rstrip('.')}. It is damaged or has another "
+            "format; export it again, as wav for instance."
+        ) from error
 
 
 def _blocks(file: "soundfile.SoundFile", path: Path) -> Iterator["np.ndarray"]:
     """(n, C) float32 each, until the file ends; the last one has 0 samples."""
     # soundfile seeks to where it stands after each read. An mp3 decoder forgets its past then.
     file.seekable = lambda: False
-    left, frames = LONGEST, max(READ_BLOCK // file.channels, 1)
+    there = memory(torch.device("cpu"))
+    # half of the memory: the blocks are put together
+    left, frames = min(LONGEST, there / 8), max(READ_BLOCK // file.channels, 1)
     while left >= 0:
         block = file.read(frames, dtype="float32", always_2d=True)
         yield block
@@ -102,8 +108,8 @@ def _blocks(file: "soundfile.SoundFile", path: Path) -> Iterator["np.ndarray"]:
             return
         left -= block.size
     raise ValueError(
-        f"'{path}' holds more than {LONGEST:,} samples (channels times time); split it into "
-        "shorter files."
+        f"'{path}' holds more than {min(LONGEST, int(there / 8)):,} samples (channels times time), "
+        f"the most that are read here, with {size(there)} of memory; split it into shorter files."
     )
 
 
@@ -135,15 +141,21 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
             f"Cannot resample from {from_rate} Hz to {to_rate} Hz: the rates differ by a factor of "
             f"more than {LARGEST_FACTOR}."
         )
-    if audio.numel() * to_rate > LONGEST * from_rate:
-        raise ValueError(
-            f"Resampled from {from_rate} Hz to {to_rate} Hz, this would be more than {LONGEST:,} "
-            "samples; split it into shorter files."
-        )
+    _require_memory(audio, from_rate, to_rate)
     import torchaudio
 
     ratio = Fraction(to_rate, from_rate).limit_denominator(LARGEST_DENOMINATOR)
     return torchaudio.functional.resample(audio, ratio.denominator, ratio.numerator)
+
+
+def _require_memory(audio: Tensor, from_rate: int, to_rate: int) -> None:
+    samples, there = audio.numel() * to_rate // from_rate, memory(torch.device("cpu"))
+    if samples > min(LONGEST, there / 4):
+        raise ValueError(
+            f"At {to_rate} Hz instead of {from_rate} Hz the audio has {samples:,} samples, which "
+            f"take {size(4 * samples)}; at most {LONGEST:,} are possible, and this machine has "
+            f"{size(there)} of memory. Split it into shorter files."
+        )
 
 
 def load_audio(path: str | Path, sample_rate: int | None = None) -> Tensor:
@@ -155,7 +167,10 @@ def load_audio(path: str | Path, sample_rate: int | None = None) -> Tensor:
     mono = samples.mean(dim=0)
     if sample_rate is None or sample_rate == rate:
         return mono
-    mono = resample(mono, rate, sample_rate)
+    try:
+        mono = resample(mono, rate, sample_rate)
+    except ValueError as error:
+        raise ValueError(f"'{path}' cannot be used: {error}") from error
     logger.info("'%s': resampled from %d Hz to %d Hz.", path, rate, sample_rate)
     return mono
 
@@ -177,8 +192,15 @@ def save_audio(path: str | Path, audio: Tensor, sample_rate: int) -> None:
 
 
 def wav_bytes(audio: Tensor, sample_rate: int) -> bytes:
-    """(T,) audio -> a 16-bit PCM wav at `sample_rate` Hz. Raises ValueError as `pcm16` does."""
+    """(T,) audio -> a 16-bit PCM wav at `sample_rate` Hz.
+
+    Raises ValueError as `pcm16` does, and for a rate that no wav file has.
+    """
     import soundfile
+
+    is_whole = isinstance(sample_rate, int) and not isinstance(sample_rate, bool)
+    if not is_whole or not 0 < sample_rate < 2**31:
+        raise ValueError(f"the rate must be a whole number of Hz from 1, but is {sample_rate!r}.")
 
     buffer = io.BytesIO()
     soundfile.write(buffer, pcm16(audio).numpy(), sample_rate, subtype="PCM_16", format="WAV")
@@ -190,6 +212,8 @@ def pcm16(audio: Tensor) -> Tensor:
 
     Raises ValueError for another shape or type, and for NaN.
     """
+    if not isinstance(audio, Tensor):
+        raise ValueError(f"a tensor of audio is needed, but got a {type(audio).__name__}.")
     if audio.dim() != 1 or not audio.is_floating_point():
         raise ValueError(
             "one stream of floating-point audio of shape (time,) is needed, but got "
@@ -204,7 +228,8 @@ def pcm16(audio: Tensor) -> Tensor:
 def write_pcm(pipe: int, chunks: Iterable[Tensor]) -> None:
     """Writes chunks (1, n) to a file descriptor as raw 16-bit little-endian PCM, each immediately.
 
-    Returns when the chunks end, or when the reader closes the pipe.
+    Returns when the chunks end, or when the reader closes the pipe. Raises OSError where the pipe
+    takes no more for another reason.
     """
     for chunk in chunks:
         left = memoryview(pcm16(chunk[0]).numpy().astype("<i2").tobytes())
@@ -213,3 +238,5 @@ def write_pcm(pipe: int, chunks: Iterable[Tensor]) -> None:
                 left = left[os.write(pipe, left) :]
         except BrokenPipeError:
             return
+        except OSError as error:
+            raise OSError(f"the stream could not be written: {error.strerror}.") from error

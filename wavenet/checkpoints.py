@@ -41,11 +41,13 @@ def load_model(path: str | os.PathLike[str]) -> WaveNet:
 def to_device(model: WaveNet, name: str) -> WaveNet:
     """The model on this device; "auto" is cuda if available, else cpu.
 
-    Raises ValueError if the device is not available.
+    Raises ValueError if the device is not available, or keeps no numbers, as "meta".
     """
+    device = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return model.to(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
+        torch.zeros(1, device=device).item()
+        return model.to(device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch is built without it
         raise ValueError(
             f"--device {name} is not available ({str(error).splitlines()[0]}). "
             "Leave out --device, or give cpu."

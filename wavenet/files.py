@@ -33,12 +33,3 @@ def cache_folder() -> Path:
     if named := os.environ.get("WAVENET_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wavenet"
-
-
-def new_name(path: Path) -> Path:
-    """The path, or NAME_2, NAME_3, ... where earlier results have it, alone or as a batch."""
-    number, candidate = 1, path
-    while candidate.exists() or candidate.with_stem(f"{candidate.stem}-0").exists():
-        number += 1
-        candidate = path.with_stem(f"{path.stem}_{number}")
-    return candidate

@@ -311,7 +311,13 @@ class WaveNet(nn.Module):
                 f"0..{self.output.channels - 1}, but got {tuple(samples.shape)} of "
                 f"{samples.dtype}. Audio becomes codes by model.codec.encode(audio)."
             )
-        return self.embedding(samples.long()).transpose(1, 2)
+        try:
+            return self.embedding(samples.long()).transpose(1, 2)
+        except IndexError as error:
+            raise ValueError(
+                f"WaveNet takes codes in 0..{self.output.channels - 1}, but got values from "
+                f"{int(samples.min())} to {int(samples.max())}."
+            ) from error
 
     # What steers it
 

@@ -80,12 +80,21 @@ def label_ids(names: LabelNames, choice: LabelChoice, batch_size: int) -> dict[s
     A single category holds for every stream; a sequence gives one a stream. Raises ValueError for
     an unknown label or category, listing those there are, and for a sequence of another length.
     """
+    if not isinstance(choice, Mapping):
+        raise ValueError(f'Labels are given as {{"name": "category"}}, but got {choice!r}.')
     ids = {}
     for name, value in choice.items():
         if name not in names:
             known = ", ".join(names) or "none: it was trained without labels"
             raise ValueError(f"The model has no label {name!r}. Its labels are: {known}.")
-        given = [value] * batch_size if isinstance(value, str) else [str(item) for item in value]
+        if isinstance(value, str | int):  # 7 is the category "7"
+            value = [str(value)] * batch_size
+        if not isinstance(value, Sequence):
+            raise ValueError(
+                f"Label {name!r} takes a category, or a sequence of one for each clip, but got "
+                f"{value!r}."
+            )
+        given = [str(item) for item in value]
         if len(given) != batch_size:
             raise ValueError(
                 f"Label {name!r} got {len(given)} categories for a batch of {batch_size}: give one "

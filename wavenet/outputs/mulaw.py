@@ -52,6 +52,7 @@ class MuLaw:
 
         Raises ValueError for NaN and for audio that is not floating point.
         """
+        _require_tensor("encode", audio)
         if not audio.is_floating_point():
             raise ValueError(
                 f"MuLaw.encode takes floating-point audio in [-1, 1], but got {audio.dtype}. "
@@ -73,7 +74,8 @@ class MuLaw:
 
         Raises ValueError for other codes.
         """
-        if codes.is_floating_point() or codes.dtype == torch.bool:
+        _require_tensor("decode", codes)
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise ValueError(
                 f"MuLaw.decode takes integer codes in 0..{self.mu}, but got {codes.dtype}."
             )
@@ -101,3 +103,11 @@ class MuLaw:
     def draw(self, params: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
         """Logits (B, Q), uniforms (B, 1) -> codes (B,): `Sampling.draw`."""
         return sampling.draw(params, uniforms[:, 0])
+
+
+def _require_tensor(method: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"MuLaw.{method} takes a tensor, but got a {type(value).__name__}: "
+            "torch.as_tensor(...) makes one."
+        )
