@@ -7,6 +7,7 @@ Source: ITU-T G.711's companding curve as WaveNet uses it (van den Oord et al. 2
 """
 
 import math
+import reprlib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from wavenet import ops
 from wavenet.outputs.sampling import Sampling
+
+MOST_CLASSES = 65_536  # the levels of 16-bit audio
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,11 @@ class MuLaw:
     uniforms: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.classes, bool) or not isinstance(self.classes, int) or self.classes < 2:
+        whole = isinstance(self.classes, int) and not isinstance(self.classes, bool)
+        if not whole or not 2 <= self.classes <= MOST_CLASSES:
             raise ValueError(
-                f"MuLaw needs an integer number of classes of at least 2, but got {self.classes!r}."
+                "MuLaw needs an integer number of classes of at least 2 and at most "
+                f"{MOST_CLASSES}, but got {reprlib.repr(self.classes)}."
             )
 
     @property
