@@ -175,6 +175,12 @@ class TrainingCLI(LightningCLI):
         Lightning's version would override the command line with the checkpoint's settings.
         """
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise ValueError(f"--seed_everything {error}.") from error
+
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.config.subcommand]
         require_sensible(settings.trainer)
