@@ -216,7 +216,7 @@ class TrainingCLI(LightningCLI):
         kwargs["plugins"] = [*(given if isinstance(given, list) else [given]), WholeCheckpoints()]
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (TypeError, MisconfigurationException) as error:
+        except (TypeError, ImportError, MisconfigurationException) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"The --trainer settings do not fit: {reason}") from error
         # Lightning's handler of SIGTERM would wait for other processes in the middle of a step.
