@@ -43,7 +43,7 @@ def require_plain(config: Path, checkpoint: Path) -> dict[str, Any]:
     not such a config.
     """
     try:
-        settings = yaml.safe_load(config.read_text())
+        settings = yaml.safe_load(config.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{config} was refused: it is not plain YAML ({reason}).") from error
