@@ -10,24 +10,25 @@ from typing import Any
 
 import torch
 
-from wavenet.audio import load_audio, save_audio, write_pcm
+from wavenet.audio import load_audio, write_pcm
 from wavenet.checkpoints import load_model, model_name, newest_or_bundled, to_device
-from wavenet.files import new_name
 from wavenet.gallery import write_gallery
 from wavenet.generation import seconds_of, stream
+from wavenet.machine import set_threads
 from wavenet.model import WaveNet
-from wavenet.plotting import save_plot
+from wavenet.results import NEW, Wavs, require_place
 from wavenet.terminal import (
     Interruptible,
     add_engine_argument,
     add_sampling_arguments,
+    chunk_size,
+    run_command,
     sampling_of,
     with_progress,
 )
 
 STDOUT = Path("-")
 SECONDS = 2.0  # of a clip, from a model that does not plan for its length
-CHUNK = 256  # samples between two looks at the clock and at Ctrl-C
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,12 +118,16 @@ def labels(text: str) -> dict[str, str]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not NAME=VALUE,NAME=VALUE, like digit=7,speaker=jackson"
         )
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    given = {name.strip(): value.strip() for name, _, value in pairs}
+    if len(given) < len(pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} has a label twice; give each once")
+    return given
 
 
-def run(args: argparse.Namespace) -> None:
+def run() -> None:
+    args = parser().parse_args()
     check(args)
-    source = args.checkpoint or newest_or_bundled(args.runs)
+    source = newest_or_bundled(args.runs) if args.checkpoint is None else args.checkpoint
     model = to_device(load_model(source), args.device)
     settings = {
         "seconds": seconds_of(model, args.seconds, SECONDS),
@@ -143,27 +148,25 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
     prompt = load_audio(args.prompt, model.sample_rate) if args.prompt else None
     # refused by a model without mel
     mel = load_audio(args.mel_from, model.sample_rate) if args.mel_from else None
-    chunks = stream(
-        model, chunk_size=CHUNK, batch_size=args.batch, prompt=prompt, mel=mel, **settings
-    )
+    size = {"batch_size": args.batch, "chunk_size": chunk_size(args.batch)}
+    chunks = stream(model, prompt=prompt, mel=mel, **size, **settings)
     read = [] if prompt is None else [model.output.decode(model.output.encode(prompt))]
     opening = [audio.expand(args.batch, -1) for audio in read]
-    with Interruptible(with_progress(chunks, model.sample_rate)) as made:
-        if args.out == STDOUT:
+    made = Interruptible(with_progress(chunks, model.sample_rate))
+    if args.out == STDOUT:
+        with made:
             write_pcm(sys.stdout.fileno(), chain(opening, made))
-        else:
-            audio = torch.cat([*opening, *made], dim=1)
-            clips = chunks.cut(audio, before=sum(x.shape[1] for x in opening))
-            write(args, clips, model.sample_rate)
-    if made.interrupted:
-        sys.exit("interrupted: what was made so far is written")
+    else:
+        chunks.require_memory()
+        before = sum(x.shape[1] for x in opening)
+        wavs = Wavs(args.out, chunks.ends(before), model.sample_rate)
+        with wavs, made:
+            wavs.write(chunks.cut(torch.cat([*opening, *made], dim=1), before), args.plot)
+    made.end()
 
 
 def check(args: argparse.Namespace) -> None:
-    if args.threads is not None:
-        if args.threads < 1:
-            raise ValueError(f"--threads must be at least 1, but got {args.threads}.")
-        torch.set_num_threads(args.threads)
+    set_threads(args.threads)
     if args.gallery and (args.out or args.batch != 1 or args.prompt or args.mel_from or args.plot):
         raise ValueError(
             "--gallery draws clips of its own: leave out --out, --batch, --prompt, --mel-from and "
@@ -179,31 +182,22 @@ def check(args: argparse.Namespace) -> None:
             f"--seconds {args.seconds}: a file needs an end. Give a number, or --out - for a "
             "stream."
         )
+    require_places(args)
 
 
-def write(args: argparse.Namespace, clips: list[torch.Tensor], sample_rate: int) -> None:
-    out = args.out or new_name(Path("generated.wav"))
-    paths = (
-        [out]
-        if len(clips) == 1
-        else [out.with_stem(f"{out.stem}-{index}") for index in range(len(clips))]
-    )
-    for path, clip in zip(paths, clips, strict=True):
-        save_audio(path, clip, sample_rate)
-        print(path)
-    if args.plot:
-        save_plot(args.plot, clips, sample_rate, [path.stem for path in paths])
-        print(args.plot)
+def require_places(args: argparse.Namespace) -> None:
+    if args.out == STDOUT and sys.stdout is None:
+        raise ValueError("--out - writes to stdout, but it is closed. Name a wav file.")
+    if args.out != STDOUT and not args.gallery:
+        require_place(args.out or NEW, ".wav", "--out")
+    require_place(args.plot, ".png", "--plot")
+    if args.gallery:
+        require_place(args.gallery / "index.html", ".html", "--gallery")
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        run(parser().parse_args())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing was written")
+    run_command(run)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Knows nothing of particular corpora, audio or models. Needs only the standard li
 
 import csv
 import errno
+import glob
 import hashlib
 import math
 import os
@@ -12,8 +13,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 METADATA = "metadata.csv"
 
@@ -27,18 +34,41 @@ def folder(path: str) -> Path:
 def staging(out: Path) -> Iterator[Path]:
     """An empty folder next to `out` in which to build a corpus; it is removed afterwards.
 
-    An interrupted run therefore leaves `out` unchanged.
+    An interrupted run therefore leaves `out` unchanged. What a killed one left is removed by the
+    next.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file, but a corpus needs a folder. Give --out another name.")
     out.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(out)
     private = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     try:
         stage = private / "corpus"
         stage.mkdir()  # with the user's permissions; mkdtemp's are 0700
-        yield stage
+        with (private / "lock").open("w") as lock:
+            with suppress(OSError):
+                _lock(lock)
+            yield stage
     finally:
         shutil.rmtree(private, ignore_errors=True)
+
+
+def _lock(file: IO[str]) -> None:
+    """Held until the file is closed, at the latest when its process ends.
+
+    Raises OSError if another process holds it, or where there are no locks.
+    """
+    if fcntl is None:
+        raise OSError("no file locks on this system")
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sweep(out: Path) -> None:
+    """Remove the staging folders for `out` whose processes are dead: their locks are free."""
+    for private in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
+        with suppress(OSError), (private / "lock").open() as lock:
+            _lock(lock)
+            shutil.rmtree(private, ignore_errors=True)
 
 
 def publish(stage: Path, out: Path) -> None:

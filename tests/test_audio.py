@@ -109,6 +109,31 @@ def make_nan(path: Path) -> None:
     soundfile.write(path, np.array([0.0, math.nan, math.inf, 0.1]), 16000, subtype="FLOAT")
 
 
+def header(path: Path, at: int, value: int) -> None:
+    """A short 16 kHz wav whose header states something else at that place."""
+    soundfile.write(path, tone(0.1), 16000)
+    content = bytearray(path.read_bytes())
+    content[at : at + 4] = value.to_bytes(4, "little")
+    path.write_bytes(content)
+
+
+def make_zero_hertz(path: Path) -> None:
+    header(path, 24, 0)
+
+
+def make_16_megahertz(path: Path) -> None:
+    header(path, 24, 16_000_000)
+
+
+def make_flac_of_months(path: Path) -> None:
+    """Its header states 2**36 - 1 samples: 256 GiB."""
+    soundfile.write(path, tone(0.1), 16000, format="FLAC")
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F
+    content[22:26] = b"\xff" * 4
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -118,8 +143,11 @@ def make_nan(path: Path) -> None:
         (make_nothing, "cannot be read as audio"),
         (make_header_only, "0 samples"),
         (make_nan, "2 samples that are NaN or infinite"),
+        (make_zero_hertz, "cannot be read as audio: .* It is damaged or has another format"),
+        (make_16_megahertz, "cannot be used: .*16000000 Hz to 8000 Hz.*factor of more than 1000"),
+        (os.mkfifo, "is a pipe, a socket or a device"),
     ],
-    ids=["missing", "folder", "text", "zero bytes", "no samples", "NaN"],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_an_unusable_file_is_refused_by_name_and_reason(
     tmp_path: Path, make: object, reason: str
@@ -127,8 +155,41 @@ def test_an_unusable_file_is_refused_by_name_and_reason(
     path = tmp_path / "broken.wav"
     make(path)  # type: ignore[operator]
     with pytest.raises(ValueError, match=reason) as raised:
-        load_audio(path)
+        load_audio(path, 8000)
     assert "broken.wav" in str(raised.value)
+
+
+def test_raw_samples_without_a_header_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.raw").write_bytes(bytes(100))
+    with pytest.raises(ValueError, match=r"x\.raw' cannot be read as audio"):
+        load_audio(tmp_path / "x.raw")
+
+
+def test_more_audio_than_memory_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "x.wav", tone(1.0), 16000)
+    monkeypatch.setattr("wavenet.audio.READ_BLOCK", 1000)
+    monkeypatch.setattr("wavenet.audio.memory", lambda device: 128_000.0)
+    assert len(load_audio(tmp_path / "x.wav")) == 16000
+    with pytest.raises(
+        ValueError, match=r"x\.wav.*33000 Hz.*33,000 samples, which take 132 kB; .* has 128 kB of"
+    ):
+        load_audio(tmp_path / "x.wav", 33000)
+    monkeypatch.setattr("wavenet.audio.memory", lambda device: 100_000.0)
+    message = r"x\.wav' holds more than 12,500 samples .* with 100 kB of memory"
+    with pytest.raises(ValueError, match=message):
+        load_audio(tmp_path / "x.wav")
+
+
+def test_a_file_read_block_by_block_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "x.wav", np.stack([tone(), -tone()], axis=1), 16000)
+    whole, _ = read_audio(tmp_path / "x.wav")
+    monkeypatch.setattr("wavenet.audio.READ_BLOCK", 999)
+    monkeypatch.setattr(soundfile.SoundFile, "frames", property(lambda file: 2**60))
+    assert torch.equal(read_audio(tmp_path / "x.wav")[0], whole)
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".aiff", ".mp3"])
@@ -144,6 +205,19 @@ def test_the_samples_of_a_truncated_file_are_used_with_a_warning(
     assert 4000 < len(audio) < 12000
     stated = re.search(rf"'{cut}' is cut short: its header states about (\d+) samples", caplog.text)
     assert stated is not None and int(stated[1]) == pytest.approx(16000, abs=10)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".aiff"])
+def test_reading_by_blocks_leaves_no_seam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    noise = 0.1 * np.random.default_rng(0).standard_normal((50_000, 2))
+    soundfile.write(path, noise, 16000)
+    with soundfile.SoundFile(path) as file:
+        whole = file.read(dtype="float32", always_2d=True)
+    monkeypatch.setattr("wavenet.audio.READ_BLOCK", 7000)
+    np.testing.assert_array_equal(read_audio(path)[0], whole.T)
 
 
 def test_saving_and_loading_16_bit_audio_changes_nothing(tmp_path: Path) -> None:
@@ -170,6 +244,7 @@ def test_saving_clips_samples_beyond_full_scale(tmp_path: Path) -> None:
         ("a.wav", torch.zeros(2, 10), r"shape \(time,\)"),
         ("a.wav", torch.zeros(10, dtype=torch.int16), "floating-point"),
         ("a.wav", torch.tensor([0.0, math.nan]), "1 NaN"),
+        ("a.wav", [0.0], "a tensor of audio is needed, but got a list"),
         ("a.mp3", torch.zeros(10), "suffix .wav"),
     ],
 )
@@ -178,6 +253,15 @@ def test_saving_refuses_invalid_audio_and_other_formats(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         save_audio(tmp_path / name, audio, 8000)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1.5, True, None, "8000", 2**40])
+def test_saving_at_a_rate_that_no_file_has_is_refused(tmp_path: Path, rate: int) -> None:
+    with pytest.raises(
+        ValueError, match=r"a\.wav' was not written: the rate must be a whole number"
+    ):
+        save_audio(tmp_path / "a.wav", torch.zeros(10), rate)
     assert list(tmp_path.iterdir()) == []
 
 

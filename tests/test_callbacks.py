@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -252,15 +252,23 @@ def test_a_killed_and_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize("way", ["plain", "accumulating"])
-@pytest.mark.parametrize("batch", [10, 11, 36])
-def test_ctrl_c_in_any_batch_saves_and_prints_the_command_that_resumes_exactly(
+@pytest.mark.parametrize(
+    ("batch", "number"),
+    [
+        *((batch, signal.SIGINT) for batch in (10, 11, 36)),
+        (10, signal.SIGTERM),
+        (11, signal.SIGUSR1),
+    ],
+)
+def test_a_signal_in_any_batch_saves_and_prints_the_command_that_resumes_exactly(
     corpus: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    interrupt_in: Callable[[int], None],
+    interrupt_in: Callable[[int, int], None],
     way: str,
     batch: int,
+    number: int,
 ) -> None:
     """With two batches per step, 10 is a step's first, 11 its second; 36 precedes a validation."""
     monkeypatch.chdir(tmp_path)
@@ -270,10 +278,10 @@ def test_ctrl_c_in_any_batch_saves_and_prints_the_command_that_resumes_exactly(
         "--checkpoint.every_n_steps=100",
     ]
     train(*settings, "--name=whole")
-    interrupt_in(batch)
+    interrupt_in(batch, number)
     with pytest.raises(SystemExit) as stopped:
         train(*settings)
-    assert stopped.value.code not in (0, None)
+    assert stopped.value.code == 128 + number
     last = tmp_path / "runs/default/checkpoints/last.ckpt"
     step, command = printed(capsys.readouterr().out)
     assert step == ((batch + 2) // 2 if way == "accumulating" else batch + 1)
@@ -300,7 +308,7 @@ def test_ctrl_c_in_a_terminal_also_reaches_the_workers_and_still_saves(
     time.sleep(random.random() * 0.1)
     os.killpg(process.pid, signal.SIGINT)
     text = output(process)
-    assert process.returncode > 0 and "Traceback" not in text, text
+    assert process.returncode == 128 + signal.SIGINT and "Traceback" not in text, text
     step, command = printed(text)
     assert load(last)["global_step"] == step
     train(*command, f"--trainer.max_steps={step + 3}")
@@ -308,21 +316,18 @@ def test_ctrl_c_in_a_terminal_also_reaches_the_workers_and_still_saves(
 
 
 @pytest.fixture
-def interrupt_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """Sends one Ctrl-C during the training step of the batch with this index."""
-    handler = signal.getsignal(signal.SIGINT)
+def interrupt_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Sends one signal during the training step of the batch with this index."""
     training_step = LitWaveNet.training_step
-    armed: list[int] = []
+    armed: list[tuple[int, int]] = []
 
     def step(self: LitWaveNet, batch: Any, batch_idx: int) -> torch.Tensor:
-        if armed == [batch_idx]:
-            armed.clear()
-            signal.raise_signal(signal.SIGINT)
+        if armed and armed[0][0] == batch_idx:
+            signal.raise_signal(armed.pop()[1])
         return training_step(self, batch, batch_idx)
 
     monkeypatch.setattr(LitWaveNet, "training_step", step)
-    yield armed.append
-    signal.signal(signal.SIGINT, handler)  # Lightning leaves the signal ignored
+    return lambda batch, number: armed.append((batch, number))
 
 
 def printed(text: str) -> tuple[int, list[str]]:

@@ -1,7 +1,9 @@
 """The command `train.py`: arguments it fills in, help, subcommands, and errors in one message."""
 
+import errno
 import os
 import pickle
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,9 @@ import yaml
 from tiny_runs import REPOSITORY, arguments, environment, load, module, train, write_corpus
 
 import wavenet
+from wavenet.training.advice import explain
 from wavenet.training.cli import complete_arguments, default_precision, newest_checkpoint
+from wavenet.training.module import LitWaveNet
 
 DEFAULT = Path("configs/default.yaml")
 
@@ -384,6 +388,118 @@ def test_a_checkpoint_of_another_sample_rate_is_refused_with_both(
 def test_a_checkpoint_of_another_size_is_refused(place: Path) -> None:
     message = refused_in_one_line("validate", "--ckpt_path", "last", "--model.residual_channels=8")
     assert "residual_channels = 4" in message and "residual_channels = 8" in message
+
+
+BAD = {
+    "--trainer.enable_checkpointing=false": "a run always keeps its last and its best checkpoint",
+    "--trainer.default_root_dir=elsewhere": "a run's folder is RUNS/NAME",
+    "--trainer.devices=0": "The --trainer settings do not fit",
+    "--trainer.devices=-5": "The --trainer settings do not fit",
+    "--trainer.accelerator=tpu": "The --trainer settings do not fit: Requirement",
+    "--trainer.accumulate_grad_batches=0": "must be at least 1, but got 0",
+    "--trainer.val_check_interval=1.5": "`val_check_interval` should be an integer",
+    "--checkpoint.every_n_steps=-1": "--checkpoint.every_n_steps must be at least 1, but got -1",
+    "--model.residual_channels=1000000000": "The memory of this machine is not enough",
+    "--data.batch_size=1000000000": "Lower --data.batch_size or --data.crop_samples",
+    "--seed_everything=-1": "--seed_everything -1 is not in bounds",
+    f"--seed_everything={2**64}": f"--seed_everything {2**64} is not in bounds",
+    "--name=../esc": "is not a name for a folder in 'runs'",
+}
+
+
+@pytest.mark.parametrize("setting", BAD)
+def test_a_setting_that_cannot_be_is_refused_and_leaves_no_folder(
+    corpus: Path, here: Path, setting: str
+) -> None:
+    assert BAD[setting] in refused_in_one_line(*arguments(corpus), setting)
+    assert not list(here.glob("runs/*")) and not list(here.glob("esc"))
+
+
+@pytest.mark.parametrize("steps", ["1e300", "nan"])
+def test_a_number_of_steps_that_is_none_is_refused(
+    here: Path, steps: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train(f"--trainer.max_steps={steps}")
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and "trainer.max_steps" in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("section", ["model: [1]", "[1]", "model: x", "a: b: c"])
+def test_a_config_of_another_shape_is_refused(
+    here: Path, section: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "mine.yaml").write_text(section)
+    with pytest.raises(SystemExit) as stopped:
+        train("--config", "mine.yaml")
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and "error: " in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize("setting", ["trainer.logger", "trainer.enable_progress_bar"])
+def test_a_run_without_a_logger_or_a_bar_has_the_same_folder(
+    corpus: Path, here: Path, setting: str
+) -> None:
+    train(*arguments(corpus, trainer__max_steps=2), f"--{setting}=false")
+    assert [path.name for path in here.iterdir()] == ["runs"]
+    found = {path.name for path in (here / "runs/default").iterdir()}
+    assert found >= {"config.yaml", "checkpoints", "model", "samples"}
+    assert load(here / "runs/default/checkpoints/last.ckpt")["global_step"] == 2
+
+
+def test_an_error_that_nothing_foresaw_says_where_and_how_to_see_more(
+    corpus: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: object) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(LitWaveNet, "training_step", fault)
+    message = refused_in_one_line(*arguments(corpus))
+    assert "KeyError: 'a fault' (test_cli.py, line" in message
+    assert "may be a fault of the program" in message
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_full_disk_is_told_with_what_there_is_to_resume(here: Path, saved: bool) -> None:
+    last = here / "checkpoints/last.ckpt"
+    if saved:
+        last.parent.mkdir()
+        last.touch()
+    text = explain(OSError(errno.ENOSPC, "No space left on device"), here)
+    assert "The disk is full: free some space." in text
+    assert (f"Resume with: python train.py --ckpt_path {last}" in text) is saved
+    assert ("There is no checkpoint yet; start the run again." in text) is not saved
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_a_run_with_closed_streams_trains(corpus: Path, here: Path, streams: str) -> None:
+    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments(corpus, samples__count=1)]
+    done = subprocess.run(
+        f"{shlex.join(command)} {streams}",
+        shell=True,
+        env=environment(),
+        cwd=here,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr + done.stdout
+    assert load(here / "runs/default/checkpoints/last.ckpt")["global_step"] == 4
+
+
+def test_code_named_in_a_runs_own_folder_is_not_run(corpus: Path, place: Path) -> None:
+    own, ran = place / "runs/default/config.yaml", place / "ran"
+    script = place / "runs/default/prepare.py"
+    script.write_text(f"open({str(ran)!r}, 'w')")
+    settings = yaml.safe_load(own.read_text())
+    settings["data"] |= {"root": "nothing", "prepare": str(script)}
+    own.write_text(yaml.safe_dump(settings))
+    for command in ("fit", "validate", "test"):
+        message = refused_in_one_line(command, "--ckpt_path=runs/default/checkpoints/last.ckpt")
+        assert "does not come with this program" in message and not ran.exists()
+    refused("--ckpt_path=runs/default/checkpoints/last.ckpt", f"--data.prepare={script}")
+    assert ran.exists(), "the script runs where the command line names it"
 
 
 def test_the_traceback_is_shown_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

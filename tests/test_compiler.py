@@ -1,6 +1,7 @@
 """Compiled libraries: compiled once, never loaded damaged, safe with several processes, errors."""
 
 import ctypes
+import hashlib
 import os
 import signal
 import subprocess
@@ -36,6 +37,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WAVENET_CACHE", str(tmp_path / "cache"))
+    compiler._folder_of_this_process.cache_clear()
     return tmp_path / "cache"
 
 
@@ -134,15 +136,129 @@ def test_a_process_killed_while_compiling_does_no_harm(
     deadline = time.monotonic() + 30
     while not list(cache.glob("*.part")) and time.monotonic() < deadline:
         time.sleep(0.02)
+    (part,) = cache.glob("*.part")
+    assert library(source, {}).answer() == 42
+    assert part.exists(), "another process is still writing it"
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
-    (part,) = cache.iterdir()
-    assert part.suffix == ".part"
+    assert library(source, {"SIZE": 1}).size() == 1
+    assert not part.exists(), "nobody is writing it any more"
+
+
+# --- Nobody else's library is loaded
+
+
+def planted(source: Path, cache: Path, tmp_path: Path) -> Path:
+    """A library of the right name and hash in the cache, whose constructor makes the file `ran`."""
+    library(source, {})
+    (path,) = cache.glob("*.so")
+    evil = tmp_path / "evil.cpp"
+    evil.write_text(
+        "#include <cstdio>\n"
+        '__attribute__((constructor)) static void run() { std::fopen("RAN", "w"); }\n'
+        'extern "C" int answer() { return 666; }\n'.replace("RAN", str(tmp_path / "ran"))
+    )
+    path.unlink()
+    command = [*compiler.find_compiler(), "-shared", "-fPIC", str(evil), "-o", str(path)]
+    subprocess.run(command, check=True)
+    content = hashlib.sha256(path.read_bytes()).hexdigest()[:24]
+    return path.rename(path.with_stem(f"{path.stem.rpartition('-')[0]}-{content}"))
+
+
+def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file or folder belongs to another user; where only root may do that, all of them do."""
+    if os.geteuid() == 0:
+        os.chown(path, 4321, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 4321)
+
+
+def test_a_planted_library_of_this_user_would_run(
+    source: Path, cache: Path, tmp_path: Path
+) -> None:
+    """What the tests below plant is a live one."""
+    planted(source, cache, tmp_path)
+    assert process(source).communicate()[0] == "666\n" and (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("which", ["folder", "above", "file"])
+@pytest.mark.parametrize("how", ["owner", "group", "all"])
+def test_a_library_that_another_user_could_have_put_there_is_not_loaded(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    which: str,
+    how: str,
+) -> None:
+    cache = tmp_path / "mine" / "cache"
+    monkeypatch.setenv("WAVENET_CACHE", str(cache))
+    path = planted(source, cache, tmp_path)
+    shared = {"folder": cache, "above": cache.parent, "file": path}[which]
+    if how == "owner":
+        give_away(shared, monkeypatch)
+    else:
+        shared.chmod(shared.stat().st_mode | {"group": 0o020, "all": 0o002}[how])
+    with caplog.at_level("INFO"):
+        assert library(source, {}).answer() == 42
+    assert not (tmp_path / "ran").exists()
+    reason = "belongs to another user, " if how == "owner" else "can be written by others, mode "
+    assert f"{shared} {reason}" in caplog.text or (os.geteuid() == 4321 and reason in caplog.text)
+
+
+def test_a_sticky_folder_of_all_may_lie_above_the_cache_but_not_be_it(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    monkeypatch.setenv("WAVENET_CACHE", str(shared / "mine"))
+    library(source, {})
+    assert len(list((shared / "mine").glob("*.so"))) == 1 and caplog.text == ""
+    monkeypatch.setenv("WAVENET_CACHE", str(shared))
     assert library(source, {}).answer() == 42
-    assert part.exists(), "another process may still be writing it"
-    os.utime(part, (0, 0))
-    library(source, {"SIZE": 1})
-    assert not part.exists(), "stale after an hour"
+    assert not list(shared.glob("*.so")) and f"{shared} can be written by others" in caplog.text
+
+
+def test_a_link_to_a_folder_of_others_is_followed_and_the_folder_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    (tmp_path / "link").symlink_to(theirs)
+    monkeypatch.setenv("WAVENET_CACHE", str(tmp_path / "link"))
+    assert library(source, {}).answer() == 42
+    assert list(theirs.iterdir()) == [] and f"{theirs} can be written by others" in caplog.text
+
+
+def test_a_link_in_the_place_of_a_library_is_not_followed(
+    source: Path, cache: Path, tmp_path: Path
+) -> None:
+    path = planted(source, cache, tmp_path)
+    path.rename(tmp_path / "elsewhere.so")
+    path.symlink_to(tmp_path / "elsewhere.so")
+    assert library(source, {}).answer() == 42 and not (tmp_path / "ran").exists()
+
+
+def test_the_cache_is_for_its_user_alone_whatever_the_umask(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compilations: list[list[str]],
+) -> None:
+    monkeypatch.setenv("WAVENET_CACHE", str(tmp_path / "new" / "cache"))
+    before = os.umask(0o002)
+    try:
+        library(source, {}), library(source, {})
+    finally:
+        os.umask(before)
+    made = [tmp_path / "new", *(tmp_path / "new").rglob("*")]
+    assert len(made) == 3 and not [path for path in made if path.stat().st_mode & 0o022]
+    assert len(compilations) == 1
+
+
+# --- Where nothing can be kept
 
 
 @pytest.mark.parametrize("kind", ["read-only", "a file", "full"])

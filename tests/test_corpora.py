@@ -225,6 +225,38 @@ def test_two_runs_at_once_write_one_complete_corpus(corpus: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["audio"]
 
 
+STAGE = """
+import sys, time, pathlib
+sys.path.insert(0, sys.argv[1])
+from data.layout import staging
+with staging(pathlib.Path(sys.argv[2])) as stage:
+    (stage / "half.wav").touch()
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_run_left_is_swept_and_what_a_living_one_builds_is_not(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "audio[1]"
+    command = [sys.executable, "-c", STAGE, str(ROOT), str(out)]
+    folders = []
+    for _ in range(2):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        folders.append(set(tmp_path.iterdir()))
+        if len(folders) == 1:
+            process.kill()
+            process.communicate()
+    assert len(folders[0]) == len(folders[1]) == 1 and folders[0] != folders[1]
+    instruments.prepare(out, takes=2)
+    assert set(tmp_path.iterdir()) == {out, *folders[1]}
+    assert list(next(iter(folders[1])).glob("corpus/half.wav"))
+    process.kill()
+    process.communicate()
+
+
 def test_other_files_in_the_folder_are_kept(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / ".lock").touch()

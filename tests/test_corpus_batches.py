@@ -154,6 +154,34 @@ def test_short_clips_share_rows_with_short_clips(tmp_path: Path) -> None:
     assert clips != sorted(clips), "the order of batches is shuffled"
 
 
+@pytest.mark.parametrize(
+    ("limit", "settings", "message"),
+    [
+        ("LARGEST_PASS", {}, "crop_samples 256 cuts the training clips into 36 crops, but at most"),
+        (
+            "LARGEST_BATCH",
+            {},
+            "A batch of 4 rows of up to 319 samples is 1,276 samples, but at most 34 are possible; "
+            "lower --data.batch_size or --data.crop_samples",
+        ),
+        ("LARGEST_BATCH", {"crop_samples": 10**8}, "4 rows of up to 3,000 samples is 12,000"),
+    ],
+)
+def test_more_than_memory_would_hold_is_refused_before_it_is_made(
+    ramps: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    settings: dict[str, int],
+    message: str,
+) -> None:
+    monkeypatch.setattr(batches, limit, 34)
+    with pytest.raises(ValueError, match=message):
+        crops(ramps, **settings)
+    with pytest.raises(ValueError, match=r"10 rows of up to 3,000 .*; lower --data.val_batch_size"):
+        monkeypatch.setattr(batches, "LARGEST_BATCH", 29_999)
+        prepared(ramps, val_pattern=".").whole_clips("val", ENCODER, 16)
+
+
 # --- Determinism ------------------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
 """Properties of a corpus's list: what is found, labelled and split, and what is refused."""
 
 import logging
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import soundfile
 from tiny_corpora import ENCODER, prepared, unprepared, write_tone
 
-from wavenet.corpus import find_audio, hold_out, preparing
+from wavenet.corpus import find_audio, hold_out, patterns, preparing
 
 
 def refuse(*args: object) -> Any:
@@ -25,6 +27,25 @@ def test_audio_is_found_recursively_by_any_case_of_suffix_and_hidden_files_are_n
         (tmp_path / name).touch()
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     assert find_audio(tmp_path) == sorted(names)
+
+
+def test_a_folder_that_may_not_be_opened_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        for name in ("open", "shut"):
+            write_tone(Path(root, name, "a.wav"))
+        os.chmod(root, 0o755)
+        Path(root, "shut").chmod(0)
+        user = os.geteuid()
+        if user == 0:  # who may open everything
+            os.seteuid(65534)
+        try:
+            assert find_audio(Path(root)) == ["open/a.wav"]
+        finally:
+            os.seteuid(user)
+            Path(root, "shut").chmod(0o755)
+    assert [record.message for record in caplog.records] == [
+        f"Skipped: '{root}/shut' cannot be opened: Permission denied."
+    ]
 
 
 def test_labels_come_from_named_groups_of_the_path(tmp_path: Path) -> None:
@@ -172,6 +193,33 @@ def test_a_label_pattern_that_misses_names_files_before_anything_is_decoded(
         assert repr(pattern) in str(raised.value)
 
 
+@pytest.mark.parametrize("setting", ["label_pattern", "val_pattern", "test_pattern"])
+def test_a_pattern_that_would_never_end_is_stopped_and_names_where_it_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setattr(patterns, "SECONDS", 2.0)
+    for name in ("b.wav", "b" + "a" * 200 + ".wav", "c.wav"):
+        write_tone(tmp_path / name)
+    pattern = r"(?P<x>b)((a+)+c|\.)"
+    with pytest.raises(ValueError, match=r"in 3 names for 2 seconds and stood at") as raised:
+        unprepared(tmp_path, **{setting: pattern}).prepare()
+    assert f"--data.{setting} {pattern!r} was searched" in str(raised.value)
+    assert f"stood at 'b{'a' * 200}.wav'. It tries" in str(raised.value)
+
+
+@pytest.mark.parametrize("pattern", ["(?P<x>a", "(?P<x>a{99999999999})", "(" * 9999 + ")" * 9999])
+def test_what_is_no_regular_expression_is_refused(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"--data.val_pattern .* is not a regular expression: "):
+        unprepared(tmp_path, val_pattern=pattern)
+
+
+def test_names_that_are_no_text_have_labels_too(tmp_path: Path) -> None:
+    write_tone(tmp_path / "x.wav")
+    os.rename(tmp_path / "x.wav", os.fsencode(tmp_path) + b"/\xe9_1.wav")
+    data = prepared(tmp_path, label_pattern=r"^(?P<letter>.)_(?P<take>\d)")
+    assert data.labels == {"letter": ["\udce9"], "take": ["1"]}
+
+
 def test_a_file_without_a_folder_has_no_folder_label(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav")
     with pytest.raises(ValueError, match=r"1 of 1 files lie directly in the root, such as 'a.wav'"):
@@ -182,7 +230,21 @@ def test_a_file_without_a_folder_has_no_folder_label(tmp_path: Path) -> None:
     ("table", "message"),
     [
         ("file,label\na.wav,x\n", "needs one named 'path'"),
-        ("", "needs one named 'path'"),
+        ("", "is empty or begins with an empty line; its first line names the columns"),
+        ("\npath\na.wav\n", "begins with an empty line"),
+        ("path,x,path\na.wav,1,b.wav\n", "line 1 has the column 'path' 2 times"),
+        ("path,x, x\na.wav,1,2\n", "line 1 has the column 'x' 2 times"),
+        ("path,,x\na.wav,1,2\n", "line 1 has a column without a name"),
+        ("path,x\na.wav\n", "line 2 has no value for x"),
+        ('path,x\n"a.wav,1\nb.wav,2\n', "line 3 cannot be read as CSV.*not closed"),
+        ("path,x\na.wav," + "y" * 131_073, "line 2 cannot be read as CSV.*131072"),
+        ("path\n../a.wav\n", r"line 2 has the path '\.\./a.wav', which leaves --data.root"),
+        ("path\na.wav\nb/../../a.wav\n", "line 3 has the path .*, which leaves --data.root"),
+        ("path\n..\\\\a.wav\n", "line 2 has the path .*, which leaves --data.root"),
+        ("path\n/etc/a.wav\n", "line 2 has the path '/etc/a.wav', which leaves --data.root"),
+        ("path\nb/..\n", "line 2 has the path 'b/..', which leaves --data.root"),
+        ("path\n" + "n" * 256, "line 2 has a path that no file can have.*256 bytes.*255"),
+        ("path\n" + "n/" * 2100 + "a.wav", "line 2 has a path that no file can have.*4000"),
         ("path,label\n", "lists no files"),
         (
             "path,split\na.wav,training\n",
@@ -198,6 +260,64 @@ def test_a_csv_that_cannot_be_meant_is_refused(tmp_path: Path, table: str, messa
     (tmp_path / "clips.csv").write_text(table)
     with pytest.raises(ValueError, match=message):
         unprepared(tmp_path, metadata="clips.csv").prepare()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path\na.wav\n".encode("utf-16"), "clips.csv' is in UTF-16; save it again as UTF-8"),
+        ("path,x\na.wav,é\n".encode("latin-1"), r"clips.csv' line 2 is not in UTF-8 .byte 0xe9"),
+        (b"path,x\na.wav,y\nb\0.wav,z\n", "clips.csv' line 3 has a NUL byte"),
+    ],
+)
+def test_a_csv_that_is_no_text_in_utf_8_is_refused_with_what_to_do(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "clips.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        unprepared(tmp_path, metadata="clips.csv").prepare()
+
+
+def test_a_csv_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        write_tone(tmp_path / name)
+    table = '\ufeffpath, note \r\na.wav,"C, é"\r\n\r\nb.wav,"D""\u2028s"\r\n'
+    (tmp_path / "clips.csv").write_bytes(table.encode())
+    assert prepared(tmp_path, metadata="clips.csv").labels == {"note": ["C, é", 'D"\u2028s']}
+
+
+def test_links_may_leave_the_root(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    write_tone(tmp_path / "elsewhere" / "a.wav")
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "b.wav").symlink_to(tmp_path / "elsewhere" / "a.wav")
+    (root / "clips.csv").write_text("path\nlinked/a.wav\nb.wav\n")
+    for settings in ({}, {"metadata": "clips.csv"}):
+        clips = prepared(root, **settings).clips("train")
+        assert [clip.path for clip in clips] == ["b.wav", "linked/a.wav"]
+
+
+def test_what_a_csv_lists_and_is_no_file_is_skipped_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "b.wav").mkdir()
+    os.mkfifo(tmp_path / "c.wav")
+    (tmp_path / "clips.csv").write_text("path\na.wav\nb.wav\nc.wav\ngone.wav\na.wav/d.wav\n")
+    assert [clip.path for clip in prepared(tmp_path, metadata="clips.csv").clips("train")] == [
+        "a.wav"
+    ]
+    warned = [record.message for record in caplog.records]
+    for name, reason in {
+        "a.wav/d.wav": "does not exist",
+        "b.wav": "is a folder",
+        "c.wav": "is a pipe, a socket or a device",
+        "gone.wav": "does not exist",
+    }.items():
+        assert any(f"/{name}' {reason}" in line for line in warned), name
+    assert len(warned) == 4
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,25 @@
 """Properties of preparing: each file decoded once to 16-bit PCM, whole or not at all."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import os
+import re
+import shutil
 import signal
+import socket
+import struct
+import subprocess
+import tempfile
 import time
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 import soundfile
@@ -272,6 +282,101 @@ def test_an_audio_file_of_the_wrong_size_is_refused(ramps: Path) -> None:
         prepared(ramps)
 
 
+def no_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def no_audio(folder: Path) -> None:
+    (folder / "audio.s16").unlink()
+
+
+def a_pipe_for_audio(folder: Path) -> None:
+    no_audio(folder)
+    os.mkfifo(folder / "audio.s16")
+
+
+def a_file_for_the_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.touch()
+
+
+def manifest_of(content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / "manifest.json").write_bytes(content)
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        change(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("damage", "flaw"),
+    [
+        (no_manifest, "manifest.json': No such file"),
+        (no_audio, "audio.s16': No such file"),
+        (a_pipe_for_audio, "audio.s16 has 0 bytes instead of 15756"),
+        (a_file_for_the_folder, "manifest.json': Not a directory"),
+        (manifest_of(b""), "manifest.json is no JSON"),
+        (manifest_of(b'{"format_version": 2, "clips"'), "manifest.json is no JSON"),
+        (manifest_of(b"\xff\xfe\0\0"), "manifest.json is no JSON"),
+        (manifest_of(b"[" * 100_000), "manifest.json is no JSON"),
+        (manifest_of(b"[1, 2]"), "is not in format 2"),
+        (manifest_of(b"null"), "is not in format 2"),
+        (manifest_of(b'{"format_version": 2}'), "lacks what belongs there"),
+        (changed(lambda it: it.update(format_version=3)), "is not in format 2"),
+        (changed(lambda it: it.pop("clips")), "lacks what belongs there"),
+        (changed(lambda it: it.update(clips={})), "lacks what belongs there"),
+        (changed(lambda it: it["clips"].append(3)), "lacks what belongs there"),
+        (changed(lambda it: it["clips"][0].pop("path")), "lacks what belongs there"),
+        (changed(lambda it: it["clips"][0].update(more=1)), "lacks what belongs there"),
+        (changed(lambda it: it["clips"][9].update(length=True)), "has it in another type"),
+        (changed(lambda it: it["clips"][0].update(length=3000.0)), "has it in another type"),
+        (changed(lambda it: it["skipped"].append(["a.wav", "x"])), "has it in another type"),
+        (changed(lambda it: it.update(rates=[8000])), "has it in another type"),
+        (changed(lambda it: it.update(rates={"fast": 1})), "has it in another type"),
+        (changed(lambda it: it["totals"].pop("kept")), "lacks what belongs there"),
+        (changed(lambda it: it["settings"].update(sample_rate=4000)), "has other settings"),
+        (changed(lambda it: it.update(settings=None)), "has other settings"),
+        (changed(lambda it: it["clips"][0].update(path="x.wav")), "lists other files"),
+        (changed(lambda it: it["clips"].reverse()), "does not put its clips end to end"),
+        (changed(lambda it: it["clips"][3].update(offset=10**30)), "does not put its clips"),
+        (changed(lambda it: it["clips"][9].update(length=10**9)), "has 15756 bytes instead of"),
+        (changed(lambda it: it["clips"][9].update(length=-1)), "does not put its clips"),
+    ],
+)
+def test_a_damaged_prepared_folder_is_refused_by_name(
+    ramps: Path, damage: Callable[[Path], object], flaw: str
+) -> None:
+    prepared(ramps)
+    (folder,) = prepared_folders(ramps / ".wavenet-cache")
+    damage(folder)
+    for use in (prepared, lambda root: unprepared(root).open()):
+        with pytest.raises(ValueError, match=flaw) as raised:
+            use(ramps)
+        assert str(raised.value).startswith(f"The prepared audio in '{folder}' is damaged: ")
+        assert str(raised.value).endswith("; delete that folder and start again.")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[]", b"3", b'{"0/clip.wav": 3, "1/clip.wav": [0]}', b"{" * 100_000]
+)
+def test_damaged_hashes_are_made_anew(ramps: Path, content: bytes) -> None:
+    prepared(ramps)
+    (hashes,) = (ramps / ".wavenet-cache").glob("digests-*.json")
+    whole = hashes.read_bytes()
+    hashes.write_bytes(content)
+    assert prepared(ramps).num_samples("train") == sum(LENGTHS)
+    assert json.loads(hashes.read_bytes()) == json.loads(whole)
+    odd = {path: [*stamp, ["no hash"]] for path, (*stamp, _) in json.loads(whole).items()}
+    hashes.write_text(json.dumps(odd))
+    assert prepared(ramps).num_samples("train") == sum(LENGTHS)
+    assert len(prepared_folders(ramps / ".wavenet-cache")) == 1
+
+
 def test_a_root_that_cannot_be_written_is_prepared_in_the_users_cache(
     ramps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,32 +394,65 @@ def test_a_root_that_cannot_be_written_is_prepared_in_the_users_cache(
 
 
 PREPARE_SLOWLY = """
-import time
+import logging, time
 from wavenet.corpus import corpus, preparing
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 decode = preparing.decode_clip
 def slow(path, settings):
     time.sleep(0.05)
+    print("decodes", flush=True)
     return decode(path, settings)
 preparing.decode_clip = slow
-prepare = corpus.prepare_clips
-def tell(*arguments):
-    print("begins", flush=True)
-    prepare(*arguments)
-corpus.prepare_clips = tell
+print("ready", flush=True)
 data = tiny_corpora.prepared(sys.argv[1])
 print(data.num_samples("train"))
 """
 
 
-def test_two_processes_that_prepare_at_once_agree_and_leave_one_folder(ramps: Path) -> None:
-    processes = [run(PREPARE_SLOWLY, str(ramps)) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+def wait_for(process: "subprocess.Popen[str]", word: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if word in line:
+            return
+    raise AssertionError(f"ended without {word}")
+
+
+def names_in(cache: Path) -> list[str]:
+    """What lies in a cache, but for the files' hashes."""
+    return sorted(path.name for path in cache.iterdir() if not path.name.startswith("digests-"))
+
+
+def test_of_two_processes_that_prepare_at_once_one_waits_for_the_other(ramps: Path) -> None:
+    first = run(PREPARE_SLOWLY, str(ramps))
+    wait_for(first, "decodes")
+    first.send_signal(signal.SIGSTOP)
+    second = run(PREPARE_SLOWLY, str(ramps))
+    wait_for(second, "Another process is making")
+    first.send_signal(signal.SIGCONT)
+    outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0], outputs
     assert [output.split()[-1] for output in outputs] == [str(sum(LENGTHS))] * 2
-    assert len(prepared_folders(ramps / ".wavenet-cache")) == 1
+    assert "decodes" not in outputs[1]
+    assert len(names_in(ramps / ".wavenet-cache")) == 1
 
 
-def test_the_loser_of_a_race_uses_what_the_winner_made(
+def test_where_the_one_is_killed_the_one_that_waits_goes_on(ramps: Path) -> None:
+    first = run(PREPARE_SLOWLY, str(ramps))
+    wait_for(first, "decodes")
+    first.send_signal(signal.SIGSTOP)
+    second = run(PREPARE_SLOWLY, str(ramps))
+    wait_for(second, "Another process is making")
+    first.send_signal(signal.SIGKILL)
+    output = second.communicate(timeout=60)[0]
+    assert second.returncode == 0 and output.split()[-1] == str(sum(LENGTHS)), output
+    assert output.count("decodes") == len(LENGTHS)
+    assert first.wait(timeout=30) == -signal.SIGKILL
+    first.communicate()
+    prepared(ramps)
+    assert len(names_in(ramps / ".wavenet-cache")) == 1
+
+
+def test_where_there_are_no_locks_the_first_to_finish_is_kept(
     ramps: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish = preparing._publish
@@ -324,34 +462,78 @@ def test_the_loser_of_a_race_uses_what_the_winner_made(
         prepared(ramps)
         publish(temporary, target)
 
+    def refuse_locks(self: object, timeout: float | None = None) -> None:
+        raise NotImplementedError("this file system has no locks")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse_locks)
     monkeypatch.setattr(preparing, "_publish", come_second)
     data = prepared(ramps)
     assert (codes_of(data, data.clips("train")[2]) == ramp(LENGTHS[2], 2)).all()
     assert len(prepared_folders(ramps / ".wavenet-cache")) == 1
 
 
-def test_a_killed_preparation_leaves_nothing_that_is_used_and_is_swept_away_in_time(
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_makes_is_not(
     ramps: Path,
 ) -> None:
-    process = run(PREPARE_SLOWLY, str(ramps))
-    assert process.stdout is not None and process.stdout.readline() == "begins\n"
-    time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=30) == -signal.SIGKILL
-    (left,) = prepared_folders(ramps / ".wavenet-cache")
-    assert not (left / "manifest.json").exists()
-    assert prepared(ramps).num_samples("train") == sum(LENGTHS)
-    assert left.exists(), "it might have been another process's that is at work"
-    for path in (left / "audio.s16", left):
-        os.utime(path, (0, 0))
+    cache = ramps / ".wavenet-cache"
+    killed = run(PREPARE_SLOWLY, str(ramps))
+    wait_for(killed, "decodes")
+    killed.send_signal(signal.SIGKILL)
+    assert killed.communicate() is not None and killed.returncode == -signal.SIGKILL
+    left = names_in(cache)
+    assert [name.rpartition(".")[2] for name in left] == ["tmp", "lock"]
+
     write_tone(ramps / "10" / "new.wav")
-    prepared(ramps)
-    assert not left.exists()
+    living = run(PREPARE_SLOWLY, str(ramps))
+    wait_for(living, "decodes")
+    living.send_signal(signal.SIGSTOP)
+    made = names_in(cache)
+    assert [name.rpartition(".")[2] for name in made] == ["tmp", "lock"]
+    assert not set(left) & set(made)
+
+    (cache / ".digests-0123456789abcdef.json.abcd1234").touch()
+    (cache / "not_ours.lock").touch()
+    other = prepared(ramps, sample_rate=4000).audio_path.parent.name
+    assert names_in(cache) == sorted([*made, other, "not_ours.lock"])
+    living.send_signal(signal.SIGCONT)
+    output = living.communicate(timeout=60)[0]
+    assert living.returncode == 0 and output.split()[-1] == str(sum(LENGTHS) + 400), output
+
+
+def prepare_slowly(root: Path) -> None:
+    decode = preparing.decode_clip
+
+    def slow(path: Path, settings: decoding.DecodeSettings) -> decoding.Decoded:
+        time.sleep(0.01)
+        return decode(path, settings)
+
+    preparing.decode_clip = slow
+    prepared(root)
+
+
+def test_killed_at_any_moment_nothing_half_made_counts_and_nothing_is_left(ramps: Path) -> None:
+    cache, moments = ramps / ".wavenet-cache", np.random.default_rng(0).uniform(0, 0.25, 12)
+    for moment in moments:
+        process = get_context("fork").Process(target=prepare_slowly, args=(ramps,))
+        process.start()
+        process.join(moment)
+        process.kill()
+        process.join(30)
+        whole = [name for name in names_in(cache) if "." not in name] if cache.is_dir() else []
+        if whole:
+            assert unprepared(ramps).num_samples("train") == sum(LENGTHS)
+            shutil.rmtree(cache / whole[0])
+    data = prepared(ramps)
+    for number, clip in enumerate(data.clips("train")):
+        assert (codes_of(data, clip) == ramp(LENGTHS[number], number)).all()
+    assert names_in(cache) == [data.audio_path.parent.name]
 
 
 PREPARE_ON_A_FULL_DISK = """
-import resource
+import resource, shutil
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+usage = shutil.disk_usage("/")
+shutil.disk_usage = lambda path: usage._replace(free=2000)
 tiny_corpora.prepared(sys.argv[1])
 """
 
@@ -360,8 +542,19 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(ramps: Path) -> None:
     process = run(PREPARE_ON_A_FULL_DISK, str(ramps))
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 1
-    assert "Could not write the prepared audio to" in output and "Free space there" in output
-    assert prepared_folders(ramps / ".wavenet-cache") == []
+    cache = ramps / ".wavenet-cache"
+    assert f"Could not write the prepared audio to '{cache}': File too large. About" in output
+    said = re.search(r"About ([\d.]+) kB are needed, and 6.0 kB are free there. Free more", output)
+    assert said is not None and float(said[1]) == pytest.approx(15.8, rel=0.3)
+    assert prepared_folders(cache) == []
+
+
+def test_a_cache_that_cannot_be_made_is_named(ramps: Path) -> None:
+    (ramps / "taken").touch()
+    with pytest.raises(
+        OSError, match=r"taken/in': Not a directory. Name another folder with --data.cache_dir"
+    ):
+        prepared(ramps, cache_dir=str(ramps / "taken" / "in"))
 
 
 # --- The corpus's own prepare.py --------------------------------------------------------------
@@ -451,3 +644,156 @@ def test_a_root_without_one_usable_file_is_refused_with_reasons_and_leaves_nothi
     ):
         unprepared(tmp_path).prepare()
     assert prepared_folders(tmp_path / ".wavenet-cache") == []
+
+
+def write_promise(path: Path, kept: int | None = None) -> None:
+    """A FLAC of 5000 samples whose header states 2**36 - 1, 256 GiB as float32.
+
+    `kept` bytes of it are written; by default all.
+    """
+    soundfile.write(path, np.zeros(5000), 8000)
+    content = bytearray(path.read_bytes())[:kept]
+    content[21] |= 0x0F  # of the stream's description: the highest 4 bits of 36
+    content[22:26] = b"\xff" * 4
+    path.write_bytes(content)
+
+
+def write_wav_header(path: Path, channels: int = 1, rate: int = 8000) -> None:
+    """A 16-bit wav of 1000 frames, whatever the header says."""
+    data, width = bytes(2000 * max(channels, 1)), 2 * channels
+    layout = struct.pack("<HHIIHH", 1, channels, rate, rate * width % 2**32, width, 16)
+    chunks = b"fmt " + struct.pack("<I", 16) + layout + b"data" + struct.pack("<I", len(data))
+    size = struct.pack("<I", len(chunks) + len(data) + 4)
+    path.write_bytes(b"RIFF" + size + b"WAVE" + chunks + data)
+
+
+def write_bad_files(root: Path) -> dict[str, str]:
+    """Files of no use and links to such, each with what is to be said of it."""
+    write_wav_header(root / "fast.wav", rate=16_000_000)
+    write_wav_header(root / "slow.wav", rate=1)
+    write_wav_header(root / "no_rate.wav", rate=0)
+    write_wav_header(root / "no_channels.wav", channels=0)
+    write_promise(root / "empty_promise.flac", kept=86)
+    soundfile.write(root / "inf.wav", np.array([0.0, math.inf]), 8000, subtype="FLOAT")
+    soundfile.write(root / "vast.wav", np.array([0.0, 1e300]), 8000, subtype="DOUBLE")
+    os.mkfifo(root / "pipe.wav")
+    with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(root):
+        bound.bind("socket.wav")
+    (root / "zeros.wav").symlink_to("/dev/zero")
+    (root / "dangling.wav").symlink_to(root / "nowhere.wav")
+    (root / "loop.wav").symlink_to(root / "loop.wav")
+    (root / "folder.wav").mkdir()
+    return {
+        "fast.wav": "from 16000000 Hz to 8000 Hz: the rates differ by a factor of more than 1000",
+        "slow.wav": "from 1 Hz to 8000 Hz: the rates differ by a factor of more than 1000",
+        "no_rate.wav": "cannot be read as audio",
+        "no_channels.wav": "cannot be read as audio",
+        "empty_promise.flac": "is empty (0 samples)",
+        "inf.wav": "1 samples that are NaN or infinite",
+        "vast.wav": "1 samples that are NaN or infinite",
+        "pipe.wav": "is a pipe, a socket or a device",
+        "socket.wav": "is a pipe, a socket or a device",
+        "zeros.wav": "is a pipe, a socket or a device",
+        "dangling.wav": "is a link to what does not exist",
+        "loop.wav": "is a link to what does not exist",
+        "folder.wav": "is a folder",
+    }
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.levelno == logging.WARNING]
+
+
+PREPARE_IN_LITTLE_MEMORY = """
+import logging, resource
+logging.basicConfig(format="%(message)s", level=logging.INFO)
+memory = 16 << 30  # address space; a plain import takes some
+resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+data = tiny_corpora.prepared(sys.argv[1])
+print([(clip.path, clip.length) for clip in data.clips("train")])
+"""
+
+
+def test_no_bad_file_stops_the_others_and_each_is_named_and_counted(tmp_path: Path) -> None:
+    said = write_bad_files(tmp_path)
+    write_tone(tmp_path / "good.wav")
+    write_wav_header(tmp_path / "many.wav", channels=255)
+    write_promise(tmp_path / "promise.flac")
+    process = run(PREPARE_IN_LITTLE_MEMORY, str(tmp_path))
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    lines = output.splitlines()
+    assert lines[-1] == "[('good.wav', 400), ('many.wav', 1000), ('promise.flac', 5000)]"
+    assert f"3 clips, 0:00:01 at 8000 Hz, {len(said)} skipped, 0 labels; train 3." in lines
+    skipped = [line for line in lines if line.startswith("Skipped: ")]
+    assert len(skipped) == len(said)
+    for name, reason in said.items():
+        assert [reason in line for line in skipped if f"/{name}'" in line] == [True], name
+    assert any("promise.flac' is cut short" in line for line in lines)
+
+
+def test_a_corpus_of_bad_files_alone_is_a_clear_error(tmp_path: Path) -> None:
+    count = len(write_bad_files(tmp_path))
+    with pytest.raises(ValueError, match=rf"None of the {count} audio files for .* can be used:\n"):
+        unprepared(tmp_path).prepare()
+
+
+def test_files_that_vanish_while_preparing_are_skipped_by_name(
+    ramps: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    decode = preparing.decode_clip
+
+    def vanish_first(path: Path, settings: decoding.DecodeSettings) -> decoding.Decoded:
+        if path.parent.name in ("3", "7"):
+            path.unlink()
+        return decode(path, settings)
+
+    monkeypatch.setattr(preparing, "decode_clip", vanish_first)
+    assert len(prepared(ramps).clips("train")) == len(LENGTHS) - 2
+    assert [line.split("/")[-2] for line in warnings_of(caplog)] == ["3", "7"]
+
+
+def test_a_file_that_may_not_be_read_is_skipped_by_name() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.wav")
+        write_tone(path)
+        os.chmod(folder, 0o755)
+        path.chmod(0)
+        user = os.geteuid()
+        if user == 0:  # who may read everything
+            os.seteuid(65534)
+        try:
+            decoded = decoding.decode_clip(path, decoding.DecodeSettings(8000))
+        finally:
+            os.seteuid(user)
+    assert decoded.skipped == f"'{path}' cannot be opened: Permission denied."
+
+
+def test_a_file_that_memory_does_not_hold_is_skipped_by_name(
+    ramps: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = decoding.read_audio
+
+    def short_of_memory(path: Path) -> tuple[torch.Tensor, int]:
+        if path.parent.name == "4":
+            raise MemoryError
+        return read(path)
+
+    monkeypatch.setattr(decoding, "read_audio", short_of_memory)
+    assert len(prepared(ramps).clips("train")) == len(LENGTHS) - 1
+    (warning,) = warnings_of(caplog)
+    assert "4/clip.wav': there is not enough memory for all of it; split it" in warning
+
+
+def test_a_file_longer_than_the_limit_is_skipped_as_it_is_or_resampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wavenet.audio.READ_BLOCK", 256)
+    monkeypatch.setattr("wavenet.audio.LONGEST", 1000)
+    for length in (1000, 1001):
+        soundfile.write(tmp_path / f"{length}.wav", np.zeros(length), 8000)
+    soundfile.write(tmp_path / "slow.wav", np.zeros(501), 4000)
+    assert [clip.path for clip in prepared(tmp_path).clips("train")] == ["1000.wav"]
+    long, slow = warnings_of(caplog)
+    assert "1001.wav' holds more than 1,000 samples (channels times time); split it" in long
+    assert "slow.wav'" in slow and "this would be more than 1,000 samples; split it" in slow

@@ -680,3 +680,35 @@ def test_guidance_of_streams_that_are_no_pairs_is_refused(name: str) -> None:
         engine.sample(some_uniforms(3, 4), Sampling(guidance=1.0))
     with pytest.raises(ValueError, match="group=3"):
         build_engine(model, 3, group=3)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("codes", [[-1, 5], [3, 256]])
+@pytest.mark.parametrize("name", [*NAMES, "native"])
+def test_codes_that_there_are_not_are_refused_and_change_nothing(
+    name: str, codes: list[int]
+) -> None:
+    engine = build_engine(small_model(dtype=F32), 1, engine=name)
+    before = engine.state
+    readers = [engine.prime, *([engine.teacher_forced] if name == "native" else [])]
+    for read in readers:
+        with pytest.raises(ValueError, match=rf"0\.\.255, but got values from {min(codes)} to"):
+            read(torch.tensor([codes]))
+    assert torch.equal(engine.state.last, before.last)
+
+
+@pytest.mark.parametrize("codes", [[-1, 5], [256, 3]])
+def test_a_model_refuses_codes_that_there_are_not(codes: list[int]) -> None:
+    model, given = small_model(), torch.tensor([codes])
+    seen = rf"codes in 0\.\.255, but got values from {min(codes)} to {max(codes)}"
+    for call in (lambda: model(given), lambda: model.step(given, model.init_state(1))):
+        with pytest.raises(ValueError, match=seen):
+            call()
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, None])
+def test_an_engine_for_no_whole_number_of_streams_is_refused(batch_size: Any) -> None:
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1"):
+        build_engine(small_model(), batch_size, engine="cached")

@@ -1,6 +1,9 @@
 """Properties of the evaluation: reading and generating clips, a small corpus end to end, errors."""
 
+import errno
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import torch
 from conftest import small_model
 from tiny_runs import write_corpus
 
+import wavenet.results
 from wavenet import WaveNet
 from wavenet.evaluation.digits import (
     HELD_OUT_PATTERN,
@@ -140,6 +144,83 @@ def test_invalid_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
         match="at least one clip of each digit by each speaker, but got clips_per_cell=0",
     ):
         generate_clips(model(), 0, 9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (
+            ["--out=afile"],
+            r"--out 'afile/evaluation\.json' cannot be written in the folder 'afile'",
+        ),
+        (["--out=/proc/x"], r"--out '/proc/x/evaluation\.json' cannot be written in the folder"),
+        (["--root=nowhere"], "--root 'nowhere' is not a folder"),
+        (["--root=afile"], "--root 'afile' is not a folder"),
+        (["--seconds=-1"], r"--seconds must be a number and give.*but got -1\.0 at 8000 Hz"),
+        (["--seconds=nan"], r"--seconds must be a number.*nan"),
+        (["--seconds=inf"], r"--seconds must be a number.*inf"),
+        (["--seconds=1e12"], r"clips of 1e\+12 s need .* PB of memory, and this machine has"),
+        (["--seconds=1e300"], r"clips of 1e\+300 s need .* PB of memory"),
+        (["--seconds=1e308"], r"clips of 1e\+308 s need .* PB of memory"),
+        (["--clips-per-cell=1000000000"], r"6000000000 clips of 0\.1 s need .* TB of memory"),
+        (["--clips-per-cell=0"], "at least one clip"),
+        (["--epochs=0"], "at least one epoch, but got 0"),
+        ([f"--seed={2**64}"], "seed must be from 0 to"),
+        ([f"--seed={2**64 - 5}"], rf"seed must be from 0 to {2**64 - 6}"),
+        (["--seed=-1"], "seed must be from 0 to"),
+        (["--training-pattern=0_a_10"], "at least 2 training clips.*widen --training-pattern"),
+        (["--held-out-pattern=0_b_7"], "at least 2 held-out clips.*widen --held-out-pattern"),
+        (["--label-pattern=("], r"'\(' is not a regular expression"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "afile").touch()
+    model().save_pretrained("model")
+    corpus(tmp_path / "corpus")
+    monkeypatch.setattr("wavenet.generation.stream", lambda *_, **__: pytest.fail("it was drawn"))
+    how = ["--checkpoint=model", "--root=corpus", "--clips-per-cell=1", "--seconds=0.1"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*how, *flags])
+    assert re.search(f"^error: .*{says}", str(stopped.value.code)), stopped.value.code
+
+
+def test_files_that_cannot_be_written_in_the_end_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model().save_pretrained("model")
+    corpus(tmp_path / "corpus")
+    write = wavenet.results.write_whole
+
+    def full(path: Path, content: bytes) -> None:
+        if Path(path).parent.name == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(wavenet.results, "write_whole", full)
+    with pytest.raises(SystemExit, match=r"'full/evaluation\.json' could not be written: No space"):
+        main(
+            [
+                "--checkpoint=model",
+                "--root=corpus",
+                "--clips-per-cell=1",
+                "--seconds=0.1",
+                "--epochs=1",
+                "--engine=cached",
+                "--out=full",
+            ]
+        )
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "model",
+        "corpus",
+        "evaluation.json",
+        "clips.png",
+        "confusion.png",
+    }
 
 
 def test_clips_in_both_sets_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from matplotlib.image import imread
 from torch import Tensor
 
 import wavenet
-from wavenet import WaveNet, gallery
+from wavenet import WaveNet, gallery, plotting
 from wavenet.audio import pcm16
 from wavenet.gallery import combinations, write_gallery
 from wavenet.plotting import PIXELS, spectrogram_png
@@ -306,6 +306,30 @@ def test_sixty_clips_of_a_second_stay_well_under_5_megabytes(
     labels = {"digit": [str(digit) for digit in range(10)], "speaker": list("abcdef")}
     path = write_gallery(tmp_path, model_with(labels), "noise", seconds=1)
     assert len(Page(path.read_text()).all("audio")) == 60 and 1e6 < path.stat().st_size < 4e6
+
+
+# --- pictures ---
+
+
+def test_a_picture_shows_the_first_clips_and_the_first_minutes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(plotting, "MOST_CLIPS", 2)
+    monkeypatch.setattr(plotting, "LONGEST", 1)
+    figure = plotting.plot_clips([torch.zeros(2500)] * 2, 1000, ["a", "b"])
+    assert [axes.get_xlim() for axes in figure.axes[:2]] == [(0, 1)] * 2
+    assert caplog.messages == ["the picture shows the first 1 of 2 seconds"]
+    caplog.clear()
+    figure = plotting.plot_clips([torch.zeros(900)] * 3, 1000, ["a", "b", "c"])
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["a", "b"] and len(figure.axes) == 4
+    assert caplog.messages == ["the picture shows the first 2 of 3 clips"]
+
+
+@pytest.mark.parametrize("name", ["p.jpg", "p", "p.svg"])
+def test_a_picture_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"PNG files, but got '.*{name}'; give it the suffix"):
+        plotting.save_plot(tmp_path / name, [torch.zeros(9)], 1000, ["a"])
+    assert [*tmp_path.iterdir()] == []
 
 
 # --- errors ---

@@ -1,7 +1,9 @@
 """The command `generate.py`: what it reads, what it writes, and what it says where it cannot."""
 
 import base64
+import errno
 import importlib.util
+import os
 import re
 import signal
 import subprocess
@@ -15,9 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import small_model
 from tiny_runs import RATE, REPOSITORY, arguments, environment, start, train, write_corpus
 
 import wavenet
+import wavenet.results
 from wavenet.audio import load_audio, pcm16
 
 
@@ -386,7 +390,26 @@ def test_every_clip_of_a_batch_opens_with_the_prompt(
         (["--prompt", "nowhere.wav"], r"nowhere\.wav.*does not exist"),
         (["--mel-from", "nowhere.wav"], r"nowhere\.wav.*does not exist"),
         (["--checkpoint", "nowhere"], r"nowhere: there is no such model"),
-        (["--out", "x.mp3"], r"\.wav"),
+        (["--out", "x.mp3"], r"--out 'x\.mp3' is not a \.wav file"),
+        (["--out", "."], r"--out '\.' is a folder"),
+        (["--out", "/proc/x.wav"], r"--out '/proc/x\.wav' cannot be written in the folder"),
+        (["--plot", "p.jpg"], r"--plot 'p\.jpg' is not a \.png file"),
+        (["--plot", "/proc/p.png"], r"--plot '/proc/p\.png' cannot be written in the folder"),
+        (["--gallery", "/proc/g"], r"--gallery '/proc/g/index\.html' cannot be written in the"),
+        (["--labels", "digit=0,digit=1"], r"has a label twice"),
+        (["--labels", "digit=0, digit=1"], r"has a label twice"),
+        (["--threads", "100000"], r"--threads must be at least 1 and at most \d+.*\d+ cores"),
+        (["--seed", str(2**64)], rf"seed must be from 0 to {2**64 - 1}"),
+        (["--seed", str(2**64 - 1), "--batch", "2"], rf"seed must be from 0 to {2**64 - 2}"),
+        (["--seed", "-1"], r"seed must be from 0 to"),
+        (["--gallery", "g", "--seed", str(2**64 - 3)], rf"seed must be from 0 to {2**64 - 4}"),
+        (["--seconds", "1e300"], r"at most \d+, but got seconds=1e\+300"),
+        (["--seconds", "1e308"], r"at most \d+, but got seconds=1e\+308"),
+        (["--seconds", "1e12"], r"at most \d+, but got seconds=1000000000000"),
+        (["--seconds", "1e10"], r"need 640 TB of memory, and this machine has .*--out -"),
+        (["--gallery", "g", "--seconds", "1e10"], r"need 2\.56e\+03 PB|need 2\.56 PB"),
+        (["--batch", "1000000"], r"batch_size is at most 65536.*seed=65536"),
+        (["--checkpoint", ""], r"has no config\.json"),
         (["--gallery", "g", "--out", "a.wav"], r"leave out --out, --batch"),
         (["--gallery", "g", "--batch", "2"], r"leave out --out, --batch"),
         (["--gallery", "g", "--seconds", "inf"], r"a file needs an end"),
@@ -394,6 +417,8 @@ def test_every_clip_of_a_batch_opens_with_the_prompt(
         (["--engine", "fast"], r"fast.*auto"),
         (["--device", "tpu9"], r"--device tpu9.*give cpu"),
         (["--device", "cuda:99"], r"--device cuda:99.*give cpu"),
+        (["--device", "meta"], r"--device meta is not available.*give cpu"),
+        (["--device", "hpu"], r"--device hpu is not available.*give cpu"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -460,7 +485,86 @@ class Payload:
         return (Path.touch, (self.path,))
 
 
-def test_ctrl_c_keeps_what_was_made(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [["--out=x.mp3"], ["--plot=x.jpg"], ["--gallery=/proc/g"]])
+def test_a_wrong_place_is_refused_before_the_model_is_loaded(
+    finished: Path,
+    generate: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+) -> None:
+    monkeypatch.setattr(command, "load_model", lambda source: pytest.fail("it was loaded"))
+    with pytest.raises(SystemExit, match="error: --"):
+        generate("--checkpoint", finished, *flags)
+
+
+def test_what_cannot_be_written_in_the_end_is_kept_and_named(
+    finished: Path,
+    tmp_path: Path,
+    generate: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write = wavenet.results.write_whole
+
+    def full(path: Path, content: bytes) -> None:
+        if Path(path).parent.name == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(wavenet.results, "write_whole", full)
+    clip = ["--checkpoint", finished, "--seconds", 0.02]
+    with pytest.raises(SystemExit) as stopped:
+        generate(*clip, "--batch", 2, "--out", "full/x.wav")
+    for index in range(2):
+        assert (
+            f"'full/x-{index}.wav' could not be written: No space left on device. Free some space "
+            f"there, or give another place. What was made is in '{tmp_path}/x-{index}.wav'."
+        ) in str(stopped.value.code)
+        assert np.array_equal(
+            samples(tmp_path / f"x-{index}.wav"), expected(finished, 0.02, seed=index)[0]
+        )
+    with pytest.raises(SystemExit, match=f"What was made is in '{tmp_path}/index.html'"):
+        generate(*clip, "--gallery", "full")
+    assert "<audio" in (tmp_path / "index.html").read_text()
+    assert capsys.readouterr().out == ""
+
+
+def test_two_at_once_write_two_files(finished: Path, tmp_path: Path) -> None:
+    clip = ["--checkpoint", finished, "--seconds=1", "--engine=cached"]
+    both = [start(tmp_path, *clip, f"--seed={seed}", script="generate.py") for seed in (0, 1)]
+    texts = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], texts
+    names = {text.splitlines()[-1] for text in texts}
+    assert names == {"generated.wav", "generated_2.wav"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_an_error_while_drawing_leaves_no_empty_file(
+    tmp_path: Path, generate: Callable[..., None]
+) -> None:
+    model = small_model(dtype=torch.float32)
+    with torch.no_grad():
+        model.head[3].bias.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "broken")
+    for engine in ("naive", "step", "cached", "native", "auto"):
+        with pytest.raises(SystemExit, match=r"error: The model's (logits|weight).* not finite"):
+            generate("--checkpoint", "broken", "--seconds", 0.01, "--engine", engine)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_a_picture_of_very_many_clips_shows_the_first(
+    finished: Path, tmp_path: Path, generate: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = ["--checkpoint", finished, "--seconds", 0.01]
+    generate(*clip, "--batch", 18, "--plot", "p.png")
+    assert "the picture shows the first 16 of 18 clips" in caplog.text
+    assert len(list(tmp_path.glob("*.wav"))) == 18
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_keep_what_was_made(
+    finished: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     process = start(tmp_path, "--checkpoint", finished, "--seconds=3600", script="generate.py")
     assert process.stdout is not None
     seen = ""
@@ -469,10 +573,10 @@ def test_ctrl_c_keeps_what_was_made(finished: Path, tmp_path: Path) -> None:
         assert character, seen
         seen += character
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     text, _ = process.communicate(timeout=60)
     assert (
-        process.returncode == 1
+        process.returncode == 128 + number
         and "what was made so far is written" in text
         and "Traceback" not in text
     )
@@ -511,8 +615,37 @@ def test_a_stream_without_end_flows_until_ctrl_c_or_until_the_player_leaves(
         process.wait(timeout=60)
         said = process.stderr.read().decode()
         assert "Traceback" not in said and "Error" not in said
-        assert process.returncode == (1 if leave == "ctrl-c" else 0)
+        assert process.returncode == (130 if leave == "ctrl-c" else 0)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "says"),
+    [
+        ("--out - >&-", 1, "error: --out - writes to stdout, but it is closed"),
+        ("--out - > /dev/full", 1, "error: the stream could not be written: No space left on"),
+        ("--out a.wav > /dev/full", 1, "error: stdout could not be written: No space left on"),
+        ("--out a.wav >&- 2>&-", 0, ""),
+        ("--out a.wav | true", 0, "samples/s"),
+        ("--help | true", 0, ""),
+        ("--out - | head -c 100 > first.pcm", 0, "samples/s"),
+    ],
+)
+def test_a_stdout_that_takes_nothing_is_a_clear_error_or_a_quiet_end(
+    finished: Path, tmp_path: Path, line: str, status: int, says: str
+) -> None:
+    run = f"{sys.executable} {REPOSITORY}/generate.py --checkpoint {finished} --seconds 0.2 {line}"
+    done = subprocess.run(
+        ["bash", "-c", f"{run}; exit ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, says in done.stderr) == (status, True), done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert (tmp_path / "a.wav").exists() == ("a.wav" in line)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import logging
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import LABELS, shifted, small_model, some_codes
@@ -295,6 +296,36 @@ def test_a_prompt_with_nan_or_of_integers_is_refused() -> None:
         ({"num_samples": 5, "labels": {"pitch": "c"}}, "'pitch'.*digit, speaker"),
         ({"num_samples": 5, "labels": {"digit": "9"}}, "'9'.*0, 1, 2"),
         ({"num_samples": 5, "labels": {"digit": ["1", "2"]}}, "2 categories for a batch of 1"),
+        ({"num_samples": 5, "labels": "digit=1"}, 'given as {"name": "category"}'),
+        ({"num_samples": 5, "labels": {"digit": 1.5}}, r"Label 'digit'.*1\.5"),
+        ({"num_samples": 5, "labels": {"digit": None}}, "Label 'digit'.*None"),
+        ({"num_samples": 1.5}, r"num_samples must be a whole number, but got 1\.5"),
+        ({"num_samples": True}, "num_samples must be a whole number, but got True"),
+        ({"num_samples": "5"}, "num_samples must be a whole number"),
+        ({"num_samples": 2**60}, "at most"),
+        ({"num_samples": [5, 5]}, "2 lengths for a batch of 1"),
+        ({"num_samples": [None]}, "num_samples must be a whole number, but got None"),
+        ({"seconds": math.nan}, "seconds must be a number"),
+        ({"seconds": -math.inf}, "seconds must be a number"),
+        ({"seconds": [math.inf]}, "seconds must be a number"),
+        ({"seconds": "1"}, "seconds must be a number"),
+        ({"seconds": True}, "seconds must be a number"),
+        ({"seconds": 1e300}, "at most"),
+        ({"seconds": 1e308}, "at most"),
+        ({"num_samples": 5, "batch_size": True}, "batch_size must be a whole number"),
+        ({"num_samples": 5, "batch_size": 1.0}, "batch_size must be a whole number"),
+        ({"num_samples": 5, "batch_size": 10**6}, "batch_size is at most 65536.*seed=65536"),
+        ({"num_samples": 5, "seed": 2**64}, f"seed must be from 0 to {2**64 - 1}"),
+        ({"num_samples": 5, "seed": 2**64 - 1, "batch_size": 2}, f"from 0 to {2**64 - 2}"),
+        ({"num_samples": 5, "seed": -1}, "seed must be from 0"),
+        ({"num_samples": 5, "seed": 1.5}, "seed must be a whole number"),
+        ({"num_samples": 5, "seed": "1"}, "seed must be a whole number"),
+        ({"num_samples": 5, "seed": None}, "seed must be a whole number"),
+        ({"num_samples": 5, "temperature": "1"}, "temperature must be a number, but got '1'"),
+        ({"num_samples": 5, "top_p": None}, "top_p must be a number, but got None"),
+        ({"num_samples": 5, "temperature": True}, "temperature must be a number, but got True"),
+        ({"num_samples": 5, "condition": 5}, r"A condition is a wavenet\.Condition, but got 5"),
+        ({"num_samples": 5, "prompt": [0.0]}, "A prompt is a tensor of audio, but got a list"),
     ],
 )
 def test_arguments_out_of_range_are_refused_at_the_call(
@@ -305,6 +336,33 @@ def test_arguments_out_of_range_are_refused_at_the_call(
         generate(model, **settings)
     with pytest.raises(ValueError, match=message):
         stream(model, **settings)  # before anybody asks for a chunk
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    model = small_model()
+    plain = generate(model, num_samples=[5, 7], batch_size=2, seed=3)
+    for lengths in (torch.tensor([5, 7]), np.array([5, 7])):
+        other = generate(model, num_samples=lengths, batch_size=np.int64(2), seed=torch.tensor(3))
+        assert torch.equal(other, plain)
+    assert torch.equal(
+        generate(model, seconds=np.float32(0.01)), generate(model, seconds=torch.tensor(0.01))
+    )
+    assert generate(model, num_samples=1, seed=2**64 - 1).shape == (1, 1)
+
+
+def test_what_does_not_fit_the_memory_is_refused_at_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = small_model()
+    monkeypatch.setattr("wavenet.generation.memory", lambda device: 1e6)
+    generate(model, num_samples=1000, batch_size=10)
+    with pytest.raises(ValueError, match=r"2e\+06 samples of audio need 16 MB.*has 1 MB.*stream"):
+        generate(model, num_samples=10**6, batch_size=2)
+    assert len(next(stream(model, num_samples=10**6, batch_size=2))) == 2
+    with pytest.raises(
+        ValueError, match=r"batch_size=1000 clips at once need .* MB.*at most \d+ at"
+    ):
+        stream(model, num_samples=5, batch_size=1000)
 
 
 def test_generate_without_a_length_is_refused_and_names_stream() -> None:

@@ -150,7 +150,26 @@ def test_audio_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     assert str(shape) in str(error.value)
 
 
-@pytest.mark.parametrize("lengths", [[5], [5, 5, 5], [0, 5], [-1, 5], [5, 11], [[5, 5]]])
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [5],
+        [5, 5, 5],
+        [0, 5],
+        [-1, 5],
+        [5, 11],
+        [[5, 5]],
+        [math.nan, 5],
+        [1.5, 5],
+        [5.0, 5.0],
+        [True, True],
+        [5 + 0j, 5],
+        [None, 5],
+        "55",
+        {},
+    ],
+    ids=str,
+)
 def test_lengths_that_do_not_fit_are_refused(lengths: Any) -> None:
     with pytest.raises(ValueError, match=r"2 numbers in 1\.\.10"):
         bits_per_sample(small_model(), some_codes(2, 10), lengths=lengths)
@@ -178,10 +197,32 @@ def test_nan_and_chunks_of_nothing_are_refused() -> None:
         bits_per_sample(small_model(), some_codes(1, 5), chunk_size=0)
 
 
-@pytest.mark.parametrize("codes", [[-1, 5], [3, 256]])
+@pytest.mark.parametrize("chunk_size", [None, 1.5, "5", True, math.nan])
+def test_a_chunk_size_that_is_no_whole_number_is_refused(chunk_size: Any) -> None:
+    with pytest.raises(ValueError, match="chunk_size must be an integer of at least 1"):
+        bits_per_sample(small_model(), some_codes(1, 5), chunk_size=chunk_size)
+
+
+@pytest.mark.parametrize("codes", [[-1, 5], [3, 256], [5, -100]])
 def test_codes_out_of_range_are_refused(codes: list[int]) -> None:
-    with pytest.raises((ValueError, IndexError)):
+    seen = f"from {min(codes)} to {max(codes)}"
+    with pytest.raises(ValueError, match=rf"in 0\.\.255, but got values {seen}"):
         bits_per_sample(small_model(), torch.tensor(codes))
+
+
+@pytest.mark.parametrize(
+    ("audio", "seen"),
+    [
+        (torch.zeros(5, dtype=torch.complex64), "complex64"),
+        (torch.ones(5, dtype=torch.bool), "bool"),
+        ([0.0, 0.1], "list"),
+        (None, "NoneType"),
+    ],
+    ids=str,
+)
+def test_what_is_neither_audio_nor_samples_is_refused(audio: Any, seen: str) -> None:
+    with pytest.raises(ValueError, match=f"takes a tensor of audio.*but got .*{seen}"):
+        bits_per_sample(small_model(), audio)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 13, 16, 16384])

@@ -4,8 +4,10 @@ import errno
 import json
 import os
 import pickle
+import re
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import wavenet
-from wavenet import WaveNet
+from wavenet import Config, MuLaw, WaveNet
+from wavenet.model import MOST
 
 FILES = ["config.json", "model.safetensors"]
 
@@ -127,6 +130,79 @@ def test_sizes_that_make_no_model_are_refused_by_name(name: str, value: object) 
 def test_a_residual_scale_that_is_not_positive_is_refused(scale: float) -> None:
     with pytest.raises(ValueError, match="residual_scale"):
         WaveNet(1, 1, residual_scale=scale)
+
+
+@pytest.mark.parametrize(("name", "most"), [*MOST.items(), ("position_hop", 1_000_000)])
+@pytest.mark.parametrize("value", [-1, 2.5, "3", [1], 10**9, 2**31, 2**64])
+def test_a_size_out_of_range_is_refused_with_what_is_allowed(
+    name: str, most: int, value: object
+) -> None:
+    seen = re.escape(f"WaveNet got {name}={value!r}; it must be ")
+    with pytest.raises(ValueError, match=rf"{seen}.*integer.* {most}\."):
+        Config(**{name: value})
+
+
+LENGTHS: dict[str, Any] = {"log_mean": 8, "log_std": 1, "offsets": {}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cycles": 500, "layers_per_cycle": 3}, "make 1500 blocks; it takes at most 1000"),
+        ({"layers_per_cycle": 24}, "samples of receptive field; it takes at most 16777216"),
+        ({"gate_channels": 60_000, "residual_channels": 60_000}, "weights; it takes at most"),
+        ({"residual_channels": 60_000, "kernel_size": 99}, "weights; it takes at most"),
+        ({"residual_scale": None}, "residual_scale=None; it must be a finite number"),
+        ({"residual_scale": 2**64}, "residual_scale=18446744073709551616; it must be"),
+        ({"residual_scale": True}, "residual_scale=True; it must be"),
+        ({"residual_scale": "1"}, "residual_scale='1'; it must be"),
+        ({"position_hop": 5}, r"position_hop=5; it must be 0 \(no position\)"),
+        ({"unlabelled": 1}, "unlabelled=1; it must be true or false"),
+        ({"unlabelled": None}, "unlabelled=None; it must be true or false"),
+        ({"output": 5}, "output must be the distribution of a sample.* but got 5"),
+        ({"output": MuLaw}, "output must be the distribution of a sample"),
+        ({"output": {"name": ["MuLaw"]}}, r"no output \['MuLaw'\]"),
+        ({"output": {"name": "MuLaw", "classes": 2**40}}, "at most 65536, but got 1099511627776"),
+        ({"labels": ["a"]}, r"labels must be names with their categories.*\['a'\]"),
+        ({"labels": "digit"}, "labels must be names with their categories"),
+        ({"labels": {"digit": "012"}}, "Label 'digit' needs a list of categories.*'012'"),
+        ({"labels": {"digit": 5}}, "Label 'digit' needs a list of categories.* 5"),
+        ({"labels": {"digit": ["0", None]}}, "Label 'digit' needs a list of categories"),
+        ({"labels": {"digit": ["0", ["1"]]}}, "Label 'digit' needs a list of categories"),
+        ({"labels": {5: ["0"]}}, "Label name 5 must be letters"),
+        ({"labels": {"digit": ["0", "0"]}}, "Label 'digit' needs at least one category, each once"),
+        ({"clip_length": 5}, "clip_length must be what fit_clip_length gives, but got 5"),
+        ({"clip_length": {**LENGTHS, "log_mean": "8"}}, "'8' is no number"),
+        ({"clip_length": {"log_mean": 8, "log_std": 1}}, "fit_clip_length gives.*'offsets'"),
+        ({"clip_length": {**LENGTHS, "offsets": {"a": 5}}}, "fit_clip_length gives"),
+        ({"clip_length": {**LENGTHS, "log_std": -1}}, "log_std of at least 0"),
+        ({"clip_length": {**LENGTHS, "log_mean": 80}}, "clips of at most 2147483648 samples"),
+        ({"clip_length": {**LENGTHS, "log_mean": 10**400}}, "clip_length must be"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_make_no_model_are_refused_with_what_is_allowed(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        WaveNet(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"labels": LABELS},
+        {"position_hop": 16},
+        {"labels": LABELS, "position_hop": 16, "unlabelled": True, "kernel_size": 3},
+        {"cycles": 1, "layers_per_cycle": 1, "head_channels": None, "output": MuLaw(64)},
+    ],
+)
+def test_weights_are_counted_without_a_network(settings: dict[str, Any]) -> None:
+    model = small_model(codes=64, **settings)
+    tables = [model.embedding, model.position_embedding]
+    left_out = sum(p.numel() for table in tables if table is not None for p in table.parameters())
+    assert model.config.weights == model.num_parameters - left_out
 
 
 # Labels
@@ -326,9 +402,18 @@ def test_a_model_of_another_library_version_in_the_same_format_is_read(tmp_path:
     assert torch.equal(WaveNet.from_pretrained(tmp_path).embedding.weight, model.embedding.weight)
 
 
-def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+def without_settings(folder: Path) -> None:
+    """The weights as libraries wrote them before they carried their settings."""
+    path = folder / "model.safetensors"
+    save_file(load_file(path), path, {"library_version": "0.1.0"})
+    edit_config(folder, lambda config: config.pop("checksum"))
+
+
+@pytest.mark.parametrize("gate_channels", [6, 8])
+def test_weights_of_another_model_are_refused(tmp_path: Path, gate_channels: int) -> None:
     saved(tmp_path)
-    edit_config(tmp_path, lambda config: config["model"].update(gate_channels=8))
+    without_settings(tmp_path)
+    edit_config(tmp_path, lambda config: config["model"].update(gate_channels=gate_channels))
     with pytest.raises(ValueError, match=r"(?s)do not fit its config\.json.*size mismatch"):
         WaveNet.from_pretrained(tmp_path)
 
@@ -345,6 +430,98 @@ def test_weights_with_a_name_missing_or_too_many_are_refused(tmp_path: Path, cha
     )
     with pytest.raises(ValueError, match=r"do not fit its config\.json"):
         WaveNet.from_pretrained(tmp_path)
+
+
+# Weights and settings that belong together
+
+
+OTHER_ORDER = {"digit": ["2", "0", "1"], "speaker": ["ann", "bob"]}
+
+
+def pair(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Both files of two models of the same sizes, with labels in another order."""
+    saved(folder / "one", labels=LABELS, seed=1)
+    saved(folder / "other", labels=OTHER_ORDER, seed=2)
+    return {name: contents(folder / name) for name in ("one", "other")}
+
+
+def test_weights_carry_their_settings_and_a_mixed_pair_is_the_weights_own_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = pair(tmp_path)
+    WaveNet.from_pretrained(tmp_path / "one")
+    assert caplog.text == ""
+    (tmp_path / "one" / "config.json").write_bytes(files["other"]["config.json"])
+    mixed, model = WaveNet.from_pretrained(tmp_path / "one"), saved(tmp_path, labels=LABELS, seed=1)
+    assert mixed.labels == LABELS
+    assert all(torch.equal(w, model.state_dict()[name]) for name, w in mixed.state_dict().items())
+    assert "one/config.json is of another model than model.safetensors beside it" in caplog.text
+    assert "save the model again" in caplog.text
+
+
+def test_a_config_beside_weights_of_an_older_library_is_refused(tmp_path: Path) -> None:
+    files = pair(tmp_path)
+    without_settings(tmp_path / "one")
+    WaveNet.from_pretrained(tmp_path / "one")
+    (tmp_path / "one" / "config.json").write_bytes(files["other"]["config.json"])
+    with pytest.raises(ValueError, match=r"not the ones that were saved together.*copy both files"):
+        WaveNet.from_pretrained(tmp_path / "one")
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_an_export_killed_at_any_rename_leaves_the_old_or_the_new_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool, renamed: int
+) -> None:
+    pair(tmp_path)
+    if older:
+        without_settings(tmp_path / "one")
+    old, new = (WaveNet.from_pretrained(tmp_path / name) for name in ("one", "other"))
+    original, calls = os.replace, []
+
+    def replace(*paths: Any) -> None:
+        calls.append(paths)
+        if len(calls) > renamed:
+            raise KeyboardInterrupt  # as good as a kill: the second file is never renamed
+        original(*paths)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with suppress(KeyboardInterrupt):
+        new.save_pretrained(tmp_path / "one")
+    left = WaveNet.from_pretrained(tmp_path / "one")
+    expected = new if renamed == 2 or (older and renamed == 1) else old
+    assert left.labels == expected.labels
+    assert torch.equal(left.embedding.weight, expected.embedding.weight)
+
+
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path: Path, where: float) -> None:
+    saved(tmp_path)
+    path = tmp_path / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    begins = 8 + int.from_bytes(content[:8], "little")
+    content[begins + int(where * (len(content) - begins))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        WaveNet.from_pretrained(tmp_path)
+
+
+def test_weights_changed_on_purpose_load_without_the_checksum_as_the_message_says(
+    tmp_path: Path,
+) -> None:
+    saved(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file({name: weight.half() for name, weight in load_file(path).items()}, path)
+    with pytest.raises(ValueError, match=r"remove the line \"checksum\" from config\.json"):
+        WaveNet.from_pretrained(tmp_path)
+    edit_config(tmp_path, lambda config: config.pop("checksum"))
+    assert WaveNet.from_pretrained(tmp_path).embedding.weight.dtype == torch.float32
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    saved(tmp_path / "a", labels=LABELS)
+    saved(tmp_path / "b", labels=LABELS)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 # Writing that fails

@@ -1,7 +1,9 @@
 """Properties of mu-law coding. The reference is torchaudio's, which the package does not use."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -119,7 +121,14 @@ def test_integer_audio_is_refused_with_the_remedy(dtype: torch.dtype) -> None:
         MuLaw().encode(torch.zeros(3, dtype=dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+@pytest.mark.parametrize("value", [None, 5, [0.0], np.zeros(3)], ids=str)
+def test_what_is_no_tensor_is_refused_with_the_remedy(value: Any) -> None:
+    for method in (MuLaw().encode, MuLaw().decode):
+        with pytest.raises(ValueError, match=r"takes a tensor, but got a .*torch\.as_tensor"):
+            method(value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.complex64])
 def test_codes_that_are_not_integers_are_refused(dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=r"integer codes in 0\.\.255"):
         MuLaw().decode(torch.zeros(3, dtype=dtype))

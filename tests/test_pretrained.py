@@ -4,6 +4,7 @@ Nothing here needs a network or huggingface_hub: a folder and a recorder replace
 """
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -276,14 +277,36 @@ def test_a_failed_download_is_reported_with_its_reason(hub: Hub) -> None:
         WaveNet.from_pretrained("ann/nothing")
 
 
+def test_a_failed_download_without_a_reason_is_reported(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise OSError
+
+    monkeypatch.setattr(sys.modules["huggingface_hub"], "snapshot_download", fail)
+    with pytest.raises(FileNotFoundError, match=r"ann/nothing.*\(OSError: no reason given\)"):
+        WaveNet.from_pretrained("ann/nothing")
+
+
 def test_without_the_extra_the_error_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # With None there, importing the module raises ModuleNotFoundError.
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # type: ignore[arg-type]
     for function in (WaveNet.from_pretrained, load_model, small_model().push_to_hub):
-        with pytest.raises(ValueError, match=r"ann/voice.*pip install 'wavenet\[hub\]'"):
+        with pytest.raises(ValueError, match=r"ann/voice.*pip install 'wavenet-torch\[hub\]'"):
             function("ann/voice")
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extra = project["optional-dependencies"]["hub"]
     assert any(requirement.startswith("huggingface_hub") for requirement in extra)
+
+
+def test_no_text_sends_anybody_to_the_unrelated_package_of_the_index() -> None:
+    """There, `wavenet` is another project; this library's distribution is wavenet-torch."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert project["name"] == "wavenet-torch"
+    kinds = ("*.py", "*.md", "*.toml", "*.yaml", "*.html")
+    texts = [path for kind in kinds for path in REPOSITORY.rglob(kind) if ".git" not in path.parts]
+    assert len(texts) > 100
+    named = re.compile(r"""pip install\s+(-\S+\s+)*["']?wavenet(?!-torch)""")
+    assert [str(path) for path in texts if named.search(path.read_text())] == []

@@ -22,21 +22,24 @@ PACKAGE = REPOSITORY / "wavenet"
 # From the bottom up. A room imports only from levels (FLOORS) below its own, not from its own.
 FLOORS = [
     {"version"},
-    {"files", "ops", "triton_common"},
+    {"files", "machine", "ops", "triton_common"},
     {"outputs", "pretrained"},
     {"conditioning", "layers", "saving"},
     {"model"},
     {"likelihood", "checkpoints", "engines"},
     {"generation"},
     {"audio", "plotting", "terminal"},
+    {"results"},
     {"corpus", "evaluation", "gallery"},
     {"training"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 ONLY: dict[str, set[str]] = {  # rooms that could see more, and do not
-    "audio": {"files"},
+    "audio": {"files", "machine"},
     "plotting": {"files"},
     "ops": set(),
+    "machine": set(),
+    "results": {"audio", "files", "machine", "plotting"},
     "conditioning": set(),
     "layers": {"ops"},
     "engines": {"conditioning", "layers", "model", "outputs", "triton_common", "files"},

@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import fields
 
 import pytest
@@ -14,6 +15,8 @@ from wavenet.terminal import (
     Interruptible,
     add_engine_argument,
     add_sampling_arguments,
+    chunk_size,
+    run_command,
     sampling_of,
     with_progress,
 )
@@ -44,6 +47,78 @@ def test_an_interrupt_keeps_the_chunk_that_is_being_made() -> None:
                 os.kill(os.getpid(), signal.SIGINT)
     assert len(made) == 2 and chunks.interrupted
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_the_chunk_that_is_being_made_and_the_next_ends_at_once(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+    with Interruptible(stream(small_model(), chunk_size=7)) as chunks:
+        made = [os.kill(os.getpid(), number) for _ in chunks]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert len(made) == 1 and chunks.interrupted == number and signal.getsignal(number) is before
+    with pytest.raises(SystemExit) as stopped:
+        chunks.end()
+    assert stopped.value.code == 128 + number
+    assert capsys.readouterr().err == "interrupted: what was made so far is written\n"
+
+
+def test_chunks_that_came_to_their_end_end_nothing() -> None:
+    with Interruptible(stream(small_model(), num_samples=9)) as chunks:
+        assert len(list(chunks)) == 1
+    chunks.end()
+
+
+def fails(error: BaseException) -> Callable[[], None]:
+    def run() -> None:
+        raise error
+
+    return run
+
+
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 6 TB"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("x must be 1."), "error: x must be 1."),
+        (OSError("x is full."), "error: x is full."),
+        (MemoryError(), "error: There is not enough memory for this"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "error: There is not enough memory for"),
+        (RuntimeError(ALLOCATOR), "error: There is not enough memory for this"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_the_user_can_mend_is_one_line(error: Exception, said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        run_command(fails(error))
+
+
+def test_a_fault_of_the_library_is_not_hidden() -> None:
+    with pytest.raises(RuntimeError, match="a fault"):
+        run_command(fails(RuntimeError("a fault")))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_a_signal_ends_has_the_status_that_shells_expect(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped:
+        run_command(lambda: os.kill(os.getpid(), number))
+    assert stopped.value.code == 128 + number and signal.getsignal(number) is before
+    assert capsys.readouterr().err == "interrupted: nothing more was written\n"
+
+
+def test_of_many_clips_the_chunks_are_shorter() -> None:
+    assert [chunk_size(clips) for clips in (0, 1, 256, 257, 1024, 65536)] == [256] * 3 + [
+        255,
+        64,
+        16,
+    ]
 
 
 def test_every_knob_of_sampling_is_a_flag() -> None:

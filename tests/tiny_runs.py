@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 import wavenet
-from wavenet.training.cli import RUN_VARIABLE, main
+from wavenet.training.cli import main
 from wavenet.training.data import AudioDataModule
 from wavenet.training.module import LitWaveNet
+from wavenet.training.runs import RUN_VARIABLE
 
 REPOSITORY = Path(wavenet.__file__).parent.parent
 RATE = 8000

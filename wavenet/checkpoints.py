@@ -6,6 +6,7 @@ Runs no code from these files. Knows nothing of training; needs only torch.
 import logging
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,15 @@ import torch
 
 from wavenet.model import Config, WaveNet
 from wavenet.pretrained import DEFAULT, HERE
+from wavenet.saving import reading, require_floats
 from wavenet.version import __version__
 
 logger = logging.getLogger(__name__)
 
+WHOLE = "a whole training checkpoint"
+USE_ANOTHER = (
+    "It is cut short or damaged. Use another one: best.ckpt and last.ckpt are in the same folder."
+)
 RUNS = Path("runs")  # the default folder of runs, as in train.py
 
 
@@ -41,11 +47,13 @@ def load_model(path: str | os.PathLike[str]) -> WaveNet:
 def to_device(model: WaveNet, name: str) -> WaveNet:
     """The model on this device; "auto" is cuda if available, else cpu.
 
-    Raises ValueError if the device is not available.
+    Raises ValueError if the device is not available, or keeps no numbers, as "meta".
     """
+    device = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return model.to(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
+        torch.zeros(1, device=device).item()
+        return model.to(device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch is built without it
         raise ValueError(
             f"--device {name} is not available ({str(error).splitlines()[0]}). "
             "Leave out --device, or give cpu."
@@ -56,45 +64,72 @@ def _from_training(path: Path) -> WaveNet:
     checkpoint = read_checkpoint(path)
     known = Config.names()
     hyper = {name: value for name, value in checkpoint["hyper_parameters"].items() if name in known}
-    model = WaveNet(**hyper)
     prefix = "wavenet."
     weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        written_by = checkpoint.get("wavenet_version", "of an unknown version")
-        raise ValueError(
-            f"{path} was written by wavenet {written_by}, and its weights do not fit the model of "
-            f"this version, {__version__}. Export the model with that version: {error}"
-        ) from error
+    written_by = str(checkpoint.get("wavenet_version", "of an unknown version"))
+    misfit = (
+        f"do not fit the model of this version, {__version__}; it was written by wavenet "
+        f"{written_by}. Export the model with that version"
+    )
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    model = WaveNet.of_shapes(hyper, shapes, path, misfit)
+    model.load_state_dict(weights)
     return model.eval()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A training checkpoint as plain tensors, numbers and names.
 
-    Raises FileNotFoundError if the file does not exist, ValueError if it is cut short, contains
-    code, or is not a training checkpoint.
+    Raises FileNotFoundError if the file does not exist, ValueError if it is cut short or damaged,
+    contains code, or is not a training checkpoint.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such checkpoint.")
+    _require_whole(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with reading(path, WHOLE, USE_ANOTHER, but=pickle.UnpicklingError):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} was refused: it contains more than tensors, numbers and names, so loading it "
             "could run code. If you trust its source, load it with the program that wrote it."
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:  # depends on where the zip file was cut
-        reason = (str(error) or "it is empty").splitlines()[0]
-        raise ValueError(
-            f"{path} is cut short or damaged ({reason}). Use another checkpoint: best.ckpt and "
-            "last.ckpt are in the same folder."
-        ) from error
-    needed = {"state_dict", "hyper_parameters"}
-    if not isinstance(checkpoint, dict) or not needed <= set(checkpoint):
-        raise ValueError(f"{path} is not a training checkpoint of this library.")
+    advice = "Give a .ckpt file of a run of train.py."
+    with reading(path, "a training checkpoint of this library", advice):
+        _require_parts(checkpoint, path.stat().st_size)
     return checkpoint
+
+
+def _require_whole(path: Path) -> None:
+    """Raises ValueError for a file that is not as torch.save wrote it, before it is unpickled.
+
+    torch.load looks at no checksum, and takes other formats for its own of before 2020.
+    """
+    with path.open("rb") as file:
+        begins = file.read(4)
+    if begins and begins != b"PK\x03\x04":
+        raise ValueError(
+            f"{path} was refused: it is not a training checkpoint, which is a zip file that "
+            "torch.save writes."
+        )
+    with reading(path, WHOLE, USE_ANOTHER), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("it is compressed, which torch.save never does")
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("it promises more than it contains")
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} in it is damaged")
+
+
+def _require_parts(checkpoint: Any, size: int) -> None:
+    """Raises for anything but settings by name and plain weights, in a file of so many bytes."""
+    weights, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
+    if not all(isinstance(name, str) for part in (weights, settings) for name in {**part}):
+        raise ValueError("names that are no text")
+    require_floats(weights)
+    if sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) > size:
+        raise ValueError("weights larger than the file")
 
 
 def newest_checkpoint(runs: Path, name: str | None = None) -> Path:

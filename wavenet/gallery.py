@@ -19,10 +19,10 @@ from torch import Tensor
 
 from wavenet.audio import wav_bytes
 from wavenet.conditioning import label_ids
-from wavenet.files import write_whole
 from wavenet.generation import Stream, draw_labels, generate_each, sampling_for
 from wavenet.model import WaveNet
 from wavenet.plotting import spectrogram_png
+from wavenet.results import write_or_keep
 
 LARGEST = 200  # the most combinations of labels that are all shown
 TAKES = 8  # clips on the page if no label is left to vary
@@ -57,8 +57,9 @@ def write_gallery(
 
     The page has a clip for every combination of the labels that `labels` does not fix. Clip number
     n is what `generate` gives for its labels, `seconds` and seed + n. `name`: the model's name on
-    the page. watch: see `generate_each`. Raises ValueError as `generate` does; the file appears
-    complete or not at all.
+    the page. watch: see `generate_each`. The file appears complete or not at all. Raises
+    ValueError as `generate` does, and OSError where the page could not be written, with the place
+    where it is kept.
     """
     given, how = dict(labels or {}), asdict(sampling_for(model, **sampling))
     choices = combinations(model, given, seed)
@@ -70,7 +71,7 @@ def write_gallery(
     ]
     path = Path(folder) / "index.html"
     settings = {"seconds": seconds, "seed": seed, **how}
-    write_whole(path, page(clips, model, name, given, settings).encode())
+    write_or_keep(path, page(clips, model, name, given, settings).encode())
     return path
 
 

@@ -6,6 +6,8 @@ Knows nothing of files, layers or terminals.
 import inspect
 import logging
 import math
+import numbers
+import operator
 import random
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,6 +27,7 @@ from wavenet.conditioning import (
     with_and_without,
 )
 from wavenet.engines import Engine, build_engine
+from wavenet.machine import memory, size
 from wavenet.model import WaveNet
 from wavenet.outputs import Sampling
 
@@ -33,6 +36,12 @@ logger = logging.getLogger(__name__)
 GUIDANCE = 0.5  # of a model that was trained to be guided, where nothing is said
 AT_ONCE = 64  # clips of many: bounds the memory of their states
 PREFILL_CHUNK = 8192  # prompt samples a forward pass; bounds the memory of params that nobody reads
+LAST_SEED = 2**64 - 1
+MOST_AT_ONCE = 2**16  # clips of a batch: more take minutes before the first sample
+LONGEST = 2**52  # samples of a clip: whole numbers that a float holds
+NAMED = 16  # drawn labels in a log line
+BYTES_A_SAMPLE = 8  # of audio: its chunks, and all of them put together
+BYTES_A_CLIP = 5000  # of its generator of uniforms
 Length = float | Sequence[float] | None  # for all clips, or one each
 MelFrames = Tensor | Sequence[Tensor] | Iterator[Tensor]  # of clips, or as they come
 
@@ -50,6 +59,19 @@ class Stream(Iterator[Tensor]):
     def __next__(self) -> Tensor:
         return next(self._chunks)
 
+    def require_memory(self) -> None:
+        """Raises ValueError where all chunks together are more than the machine's memory holds."""
+        if self.lengths is None:
+            return
+        samples = len(self.lengths) * int(self.lengths.max())
+        needed, there = samples * BYTES_A_SAMPLE, memory(torch.device("cpu"))
+        if needed > there:
+            raise ValueError(
+                f"{samples:.3g} samples of audio need {size(needed)} of memory, and this machine "
+                f"has {size(there)}. Ask for shorter or fewer clips, or take them as they are "
+                "made: wavenet.stream, or --out - on the command line."
+            )
+
     def cut(self, audio: Tensor, before: int = 0) -> list[Tensor]:
         """All chunks together, (batch_size, time) -> each clip (time,) up to its end.
 
@@ -57,8 +79,12 @@ class Stream(Iterator[Tensor]):
         """
         if self.lengths is None:
             return list(audio)
-        ends = self.lengths.tolist()
-        return [clip[: before + length] for clip, length in zip(audio, ends, strict=True)]
+        return [clip[:end] for clip, end in zip(audio, self.ends(before), strict=True)]
+
+    def ends(self, before: int = 0) -> list[int]:
+        """Samples of each clip with `before` of a prompt. Not for clips without end."""
+        assert self.lengths is not None
+        return (before + self.lengths).tolist()
 
 
 def generate(model: WaveNet, **settings: Any) -> Tensor:
@@ -87,6 +113,7 @@ def _whole(
             "generate needs to know how much: give seconds or num_samples. (stream goes on without "
             "end.)"
         )
+    chunks.require_memory()
     return torch.cat(list(watch(chunks)), dim=1), chunks
 
 
@@ -141,10 +168,8 @@ def stream(
         _require_it_alone(condition, labels, mel)
         sampling = {"guidance": 0.0, **sampling}
     how = sampling_for(model, **sampling)
-    if batch_size < 1 or chunk_size < 1:
-        raise ValueError(
-            f"batch_size and chunk_size must be at least 1, but got {batch_size} and {chunk_size}."
-        )
+    batch_size, chunk_size, seed = _checked(batch_size, chunk_size, seed)
+    _require_memory(model, batch_size, 2 if how.guidance else 1)
     ids = {} if condition is not None else _label_ids(model, labels or {}, batch_size, seed)
     before = None if prompt is None else _prompt_samples(model, prompt, batch_size)
     primed = 0 if before is None else before.shape[1]
@@ -180,11 +205,68 @@ generate.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
 )
 
 
+def _checked(batch_size: int, chunk_size: int, seed: int) -> tuple[int, int, int]:
+    """The same as plain integers. Raises ValueError for one out of range."""
+    sizes = {"batch_size": batch_size, "chunk_size": chunk_size}
+    whole = {name: whole_number(name, value) for name, value in sizes.items()}
+    if min(whole.values()) < 1:
+        raise ValueError(
+            f"batch_size and chunk_size must be at least 1, but got {batch_size} and {chunk_size}."
+        )
+    if batch_size > MOST_AT_ONCE:
+        raise ValueError(
+            f"batch_size is at most {MOST_AT_ONCE}, but got {batch_size}. Draw more in several "
+            f"calls: clip i is drawn from seed + i, so go on from seed={seed + MOST_AT_ONCE}."
+        )
+    return whole["batch_size"], whole["chunk_size"], checked_seed(seed, whole["batch_size"])
+
+
+def checked_seed(seed: int, clips: int = 1) -> int:
+    """The seed as a plain integer. Raises ValueError where that of a clip is out of range."""
+    first = whole_number("seed", seed)
+    if not 0 <= first <= LAST_SEED - (clips - 1):
+        raise ValueError(
+            f"seed must be from 0 to {LAST_SEED - (clips - 1)}, as clip i of {clips} is drawn from "
+            f"seed + i, but got {seed}."
+        )
+    return first
+
+
+def whole_number(name: str, value: Any) -> int:
+    """The value as a plain integer, also of numpy and torch. Raises ValueError for another type."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise ValueError(f"{name} must be a whole number, but got {value!r}.")
+
+
+def _require_memory(model: WaveNet, batch_size: int, group: int) -> None:
+    """Raises ValueError where the state of so many clips does not fit the device's memory."""
+    each = group * _bytes_of(model.init_state(1)) + BYTES_A_CLIP
+    there = memory(next(model.parameters()).device)
+    if batch_size * each > there:
+        raise ValueError(
+            f"batch_size={batch_size} clips at once need {size(batch_size * each)} of memory for "
+            f"the model's state, and there are {size(there)}. Draw at most {int(there // each)} at "
+            "once."
+        )
+
+
+def _bytes_of(state: Any) -> int:
+    if isinstance(state, Tensor):
+        return state.nbytes
+    return sum(map(_bytes_of, state))
+
+
 def _require_it_alone(condition: Condition, labels: Any, mel: Any) -> None:
     if labels or mel is not None:
         raise ValueError(
             "A condition of your own takes the place of labels and mel: give one or the other."
         )
+    if not isinstance(condition, Condition):
+        raise ValueError(f"A condition is a wavenet.Condition, but got {condition!r}.")
     condition.require(1)
 
 
@@ -300,6 +382,7 @@ def generate_each(
     Clip n is `generate` from seed + n. settings: of `generate`, and `watch`, which is given each
     stream and hands on its chunks. Clips keep the lengths they were drawn with, without silence.
     """
+    checked_seed(seed, max(1, len(choices)))
     for start in range(0, len(choices), AT_ONCE):
         batch = choices[start : start + AT_ONCE]
         labels = {name: [choice[name] for choice in batch] for name in batch[0]}
@@ -329,17 +412,22 @@ def draw_labels(
         if name not in given
     }
     for name, categories in drawn.items():
-        logger.info("label %s drawn: %s", name, ", ".join(categories))
+        more = ", ..." if len(categories) > NAMED else ""
+        logger.info("label %s drawn: %s%s", name, ", ".join(categories[:NAMED]), more)
     return drawn
 
 
 def _prompt_samples(model: WaveNet, prompt: Tensor, batch_size: int) -> Tensor:
+    if not isinstance(prompt, Tensor):
+        raise ValueError(f"A prompt is a tensor of audio, but got a {type(prompt).__name__}.")
     clips = prompt.unsqueeze(0) if prompt.dim() == 1 else prompt
     if clips.dim() != 2 or len(clips) not in (1, batch_size) or clips.shape[1] == 0:
         raise ValueError(
             f"A prompt is audio of shape (time,) or ({batch_size}, time) with at least one sample, "
             f"but got {tuple(prompt.shape)}."
         )
+    if clips.shape[1] > PREFILL_CHUNK:
+        logger.info("reading the prompt first: %d samples", clips.shape[1])
     return model.output.encode(clips.expand(batch_size, -1))
 
 
@@ -354,21 +442,45 @@ def _lengths(
     """Samples of each clip (batch_size,): as given or drawn; None: without end."""
     if seconds is not None and num_samples is not None:
         raise ValueError("Give seconds or num_samples, not both.")
+    seconds, num_samples = _plain(seconds), _plain(num_samples)
     if num_samples is None and seconds in (None, math.inf):
         return _lengths_not_given(model, seconds, labels, batch_size, seed)
-    rate, given = (model.sample_rate, seconds) if seconds is not None else (1, num_samples)
+    if num_samples is not None:
+        lengths = [whole_number("num_samples", value) for value in _each(num_samples, batch_size)]
+    else:
+        lengths = [_in_samples(value, model.sample_rate) for value in _each(seconds, batch_size)]
+    if min(lengths) < 1 or max(lengths) > LONGEST:
+        raise ValueError(
+            f"There must be at least one sample to generate, and at most {LONGEST}, but got "
+            f"{seconds=}, {num_samples=}."
+        )
+    return torch.tensor(lengths)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and lists, of tensors and arrays."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _each(given: Any, batch_size: int) -> list[Any]:
+    """One value for each clip. Raises ValueError for another number of them."""
     values = list(given) if isinstance(given, Sequence) else [given] * batch_size
     if len(values) != batch_size:
         raise ValueError(
             f"There are {len(values)} lengths for a batch of {batch_size}: give one for all, or "
             "one each."
         )
-    lengths = [round(value * rate) for value in values if value is not None]
-    if min(lengths) < 1:
+    return values
+
+
+def _in_samples(seconds: Any, rate: int) -> int:
+    is_number = isinstance(seconds, numbers.Real) and not isinstance(seconds, bool)
+    if not is_number or not math.isfinite(seconds):
         raise ValueError(
-            f"There must be at least one sample to generate, but got {seconds=}, {num_samples=}."
+            f"seconds must be a number for each clip, or infinity for all of them, but got "
+            f"{seconds!r}."
         )
-    return torch.tensor(lengths)
+    return round(min(seconds * rate, LONGEST + 1.0))  # 1e308 seconds are infinitely many samples
 
 
 def _lengths_of(model: WaveNet, frames: MelClips | MelFeed, primed: int) -> Tensor | None:

@@ -28,10 +28,11 @@ def nats_per_sample(
     lengths (B,): of the clips, for a model with a position_hop; T where none are given.
     mel (B, bands, F): of the clips, F = ceil(T / hop), for a model with mel.
     Memory grows with chunk_size and not with T, but for the result. The value does not depend on
-    chunk_size.
+    chunk_size. Raises ValueError for samples that the model's output does not have.
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, but got {chunk_size}.")
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+        raise ValueError(f"chunk_size must be an integer of at least 1, but got {chunk_size!r}.")
+    model.output.decode(codes)  # raises ValueError for samples that there are not
     codes = codes.long()
     silence = codes.new_full((codes.shape[0], 1), model.output.silence)
     inputs = torch.cat([silence, codes[:, :-1]], dim=1)
@@ -73,18 +74,19 @@ def bits_per_sample(
 
     Raises ValueError for an empty clip, NaN, lengths that do not fit, unknown or missing labels.
     """
+    if not isinstance(audio, Tensor) or audio.is_complex() or audio.dtype == torch.bool:
+        seen = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
+        raise ValueError(
+            "bits_per_sample takes a tensor of audio in floating point, or of samples as integers, "
+            f"but got {seen}."
+        )
     clips = audio.unsqueeze(0) if audio.dim() == 1 else audio
     if clips.dim() != 2 or clips.shape[1] == 0:
         raise ValueError(
             f"bits_per_sample takes audio of shape (time,) or (batch, time), but got "
             f"{tuple(audio.shape)}."
         )
-    counts = torch.as_tensor([clips.shape[1]] * len(clips) if lengths is None else lengths)
-    if counts.shape != (len(clips),) or counts.min() < 1 or counts.max() > clips.shape[1]:
-        raise ValueError(
-            f"lengths must be {len(clips)} numbers in 1..{clips.shape[1]}, but got "
-            f"{counts.tolist()}."
-        )
+    counts = _counts(clips, lengths)
     device = next(model.parameters()).device
     codes = (model.output.encode(clips) if clips.is_floating_point() else clips).to(device)
     given = label_ids(model.labels, labels or {}, len(clips))
@@ -114,3 +116,22 @@ def _mel(
     frames = mel_clips(model.mel, given, len(clips))
     frames.require(counts)
     return frames(0, model.mel.frames_of(clips.shape[1]))
+
+
+def _counts(clips: Tensor, lengths: Sequence[int] | Tensor | None) -> Tensor:
+    """Samples of each clip (B,). Raises ValueError for lengths that do not fit."""
+    batch, time = clips.shape
+    if lengths is None:
+        return torch.full((batch,), time)
+    try:
+        counts = torch.as_tensor(lengths)
+        kinds = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+        fit = counts.shape == (batch,) and counts.dtype in kinds
+        fit = fit and bool((counts >= 1).all() and (counts <= time).all())
+    except (TypeError, RuntimeError):  # torch makes no tensor of it
+        fit = False
+    if not fit:
+        raise ValueError(
+            f"lengths must be {batch} numbers in 1..{time}, whole ones, but got {lengths!r}."
+        )
+    return counts

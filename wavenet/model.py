@@ -7,9 +7,11 @@ Shapes: B batch, T time, Q parameters of one sample's distribution, C residual c
 """
 
 import copy
+import math
 import os
+import reprlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -39,11 +41,10 @@ from wavenet.conditioning import (
 )
 from wavenet.layers import CausalConv1d, Stack, StackState, dilation_cycles, residual_blocks
 from wavenet.ops import affine
-from wavenet.outputs import MuLaw, Output, output_from
+from wavenet.outputs import MuLaw, Output, checked_output
 from wavenet.pretrained import find, upload
 from wavenet.saving import read_folder, write_folder
 
-SHORTEST_HOP = 16  # samples
 ModelState = tuple[Tensor, StackState]  # of the input convolution, of the stack
 Part = TypeVar("Part", bound=nn.Module | None)
 
@@ -94,27 +95,53 @@ class Config:
     def __post_init__(self) -> None:
         labels = checked_names(self.labels)
         self._set(labels=labels, clip_length=checked_clip_length(self.clip_length, labels))
-        self._set(head_channels=self.head_channels or self.skip_channels)
-        self._set(mel=checked_mel(self.mel))
-        if isinstance(self.output, Mapping):  # as it stands in files
-            self._set(output=output_from(self.output))
-        for name in SIZES:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"WaveNet got {name}={value!r}; it must be an integer of at least 1."
-                )
-        hop = self.position_hop
-        if isinstance(hop, bool) or not isinstance(hop, int) or hop < 0 or 0 < hop < SHORTEST_HOP:
-            raise ValueError(
-                f"WaveNet got position_hop={hop!r}; it must be 0 (no position) or an integer of at "
-                f"least {SHORTEST_HOP}."
-            )
-        if not 0 < self.residual_scale < float("inf"):
-            raise ValueError(
-                f"WaveNet got residual_scale={self.residual_scale!r}; it must be a finite number "
-                "above 0."
-            )
+        self._set(output=checked_output(self.output), mel=checked_mel(self.mel))
+        if self.head_channels is None:
+            self._set(head_channels=self.skip_channels)
+        self._require_each_allowed()
+        self._require_possible()
+
+    def _require_each_allowed(self) -> None:
+        for name, most in MOST.items():
+            if not _is_whole(value := getattr(self, name)) or not 1 <= value <= most:
+                raise ValueError(_must_be(name, value, f"an integer from 1 to {most}"))
+        hop, (least, most) = self.position_hop, HOPS
+        if not _is_whole(hop) or not (hop == 0 or least <= hop <= most):
+            allowed = f"0 (no position) or an integer of at least {least} and at most {most}"
+            raise ValueError(_must_be("position_hop", hop, allowed))
+        scale = self.residual_scale
+        if not (_is_whole(scale) or isinstance(scale, float)) or not 0 < scale <= LARGEST_SCALE:
+            allowed = f"a finite number above 0 and at most {LARGEST_SCALE}"
+            raise ValueError(_must_be("residual_scale", scale, allowed))
+        if not isinstance(self.unlabelled, bool):
+            raise ValueError(_must_be("unlabelled", self.unlabelled, "true or false"))
+
+    def _require_possible(self) -> None:
+        """Settings that are allowed one by one may together ask for more than any machine has."""
+        cycles, layers, taps = self.cycles, self.layers_per_cycle, self.kernel_size
+        blocks = cycles * layers
+        _require_at_most(MOST_BLOCKS, blocks, "blocks", "cycles and layers_per_cycle")
+        reach = (taps - 1) * (cycles * (2**layers - 1) + 1) + 1
+        sizes = "cycles, layers_per_cycle and kernel_size"
+        _require_at_most(MOST_REACH, reach, "samples of receptive field", sizes)
+        sizes = "cycles, layers_per_cycle, kernel_size, channels and labels"
+        _require_at_most(MOST_WEIGHTS, self.weights, "weights", sizes)
+
+    @property
+    def weights(self) -> int:
+        """Numbers in the network, but for tables of samples and position and the upsampling of mel.
+
+        Nothing is built.
+        """
+        residual, gate, skip = self.residual_channels, self.gate_channels, self.skip_channels
+        head, last = self.head_channels or 0, self.output.channels
+        blocks, taps = self.cycles * self.layers_per_cycle, self.kernel_size
+        tables = self.condition_channels * sum(map(len, (self.labels or {}).values()))
+        steer = self.condition_width * 2 * gate
+        block = (taps * residual + 1) * 2 * gate + steer + (gate + 1) * skip
+        mixes = (blocks - 1) * (gate + 1) * residual  # the last block has none
+        inputs = (taps * residual + 1) * residual
+        return tables + inputs + blocks * block + mixes + (skip + 1) * head + (head + 1) * last
 
     def _set(self, **values: Any) -> None:
         """In __post_init__ alone: the plain form of what was given."""
@@ -141,17 +168,50 @@ class Config:
         return [setting.name for setting in fields(cls)]
 
 
-SIZES = (  # settings that are whole numbers of at least 1
-    "cycles",
-    "layers_per_cycle",
-    "kernel_size",
-    "residual_channels",
-    "gate_channels",
-    "skip_channels",
-    "head_channels",
-    "sample_rate",
-    "condition_channels",
-)
+MOST = {  # settings that are whole numbers of at least 1, and the most that each may be
+    "cycles": 1000,
+    "layers_per_cycle": 24,
+    "kernel_size": 1024,
+    "residual_channels": 65_536,
+    "gate_channels": 65_536,
+    "skip_channels": 65_536,
+    "head_channels": 65_536,
+    "sample_rate": 10_000_000,
+    "condition_channels": 65_536,
+}
+HOPS = (16, 1_000_000)  # samples: the shortest and the longest position_hop
+MOST_BLOCKS = 1000
+MOST_REACH = 2**24  # samples; 17 minutes at 16 kHz
+MOST_WEIGHTS = 10**10
+LARGEST_SCALE = 1000
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _must_be(name: str, value: Any, allowed: str) -> str:
+    return f"WaveNet got {name}={reprlib.repr(value)}; it must be {allowed}."
+
+
+def _require_at_most(most: int, count: int, what: str, settings: str) -> None:
+    if count > most:
+        raise ValueError(
+            f"WaveNet got {settings} that make {count} {what}; it takes at most {most}. "
+            "Make them smaller."
+        )
+
+
+def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Of the shapes of weights; the first few."""
+    names = sorted(n for n in {*expected, *found} if found.get(n) != expected.get(n))
+    seen = [
+        f"size mismatch for {name}: {found.get(name, 'none')} in the file, "
+        f"{expected.get(name, 'none')} by its settings"
+        for name in names[:5]
+    ]
+    more = [f"and {len(names) - 5} more"] * (len(names) > 5)
+    return f"{'; '.join(seen + more)}."
 
 
 class WaveNet(nn.Module):
@@ -335,7 +395,13 @@ class WaveNet(nn.Module):
                 f"0..{self.output.channels - 1}, but got {tuple(samples.shape)} of "
                 f"{samples.dtype}. Audio becomes codes by model.codec.encode(audio)."
             )
-        return self.embedding(samples.long()).transpose(1, 2)
+        try:
+            return self.embedding(samples.long()).transpose(1, 2)
+        except IndexError as error:
+            raise ValueError(
+                f"WaveNet takes codes in 0..{self.output.channels - 1}, but got values from "
+                f"{int(samples.min())} to {int(samples.max())}."
+            ) from error
 
     # What steers it
 
@@ -443,7 +509,10 @@ class WaveNet(nn.Module):
     # Files
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes `model.safetensors` and `config.json`. Each appears whole or not at all."""
+        """Writes `model.safetensors` and `config.json`.
+
+        Killed at any moment, it leaves the old model or the new one, whole.
+        """
         facts = (self.config.settings(), self.output, self.receptive_field)
         write_folder(Path(folder), *facts, self.state_dict())
 
@@ -453,28 +522,52 @@ class WaveNet(nn.Module):
 
         source: a folder of `save_pretrained`; or the name of a bundled model, "fsdd"; or
             "user/model" of the Hugging Face Hub, downloaded once (needs `pip install
-            'wavenet[hub]'`). An existing folder goes before the others.
+            'wavenet-torch[hub]'`). An existing folder goes before the others.
 
         Raises FileNotFoundError where there is no such model or it misses a file, ValueError where
         a file is damaged or of another library version, or the Hub's client is not installed.
         """
         folder = find(source)
         saved = read_folder(folder, [name for name in Config.names() if name != "output"])
-        model = cls(**saved.settings, output=saved.output)
-        try:
-            model.load_state_dict(saved.weights)
-        except RuntimeError as error:
-            raise ValueError(
-                f"The weights in {folder} do not fit its config.json; the two come from different "
-                f"models: {error}"
-            ) from error
+        settings = {**saved.settings, "output": saved.output}
+        misfit = "do not fit its config.json; the two come from different models"
+        model = cls.of_shapes(settings, saved.shapes, folder, misfit)
+        model.load_state_dict(saved.weights())
         return model.eval()
+
+    @classmethod
+    def of_shapes(
+        cls,
+        settings: Mapping[str, Any],
+        shapes: Mapping[str, Sequence[int]],
+        source: Path,
+        misfit: str,
+    ) -> Self:
+        """A new network of the settings in `source`, if its weights have these shapes.
+
+        Nothing is made that the source's weights would not fill. Raises ValueError for settings
+        that make no model, and for shapes that are not theirs: "The weights in SOURCE MISFIT: ...".
+        """
+        try:
+            least = Config(**settings).weights
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        found = {name: tuple(shape) for name, shape in shapes.items()}
+        misfit, count = f"The weights in {source} {misfit}", sum(map(math.prod, found.values()))
+        if count < least:
+            counts = f"{count} numbers in the file, at least {least} by its settings"
+            raise ValueError(f"{misfit}: size mismatch, {counts}.")
+        model = cls(**settings)
+        expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+        if found != expected:
+            raise ValueError(f"{misfit}: {_differences(found, expected)}")
+        return model
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Uploads what `save_pretrained` writes to user/model of the Hugging Face Hub.
 
-        Returns the repository's address. Needs `pip install 'wavenet[hub]'` and a login (`hf auth
-        login`, or HF_TOKEN). The repository is made where there is none, for all to see unless
+        Returns the repository's address. Needs `pip install 'wavenet-torch[hub]'` and a login (`hf
+        auth login`, or HF_TOKEN). The repository is made where there is none, for all to see unless
         private; other files in it stay. Raises what huggingface_hub raises.
         """
         with tempfile.TemporaryDirectory() as folder:

@@ -1,15 +1,24 @@
 """Owns pictures of audio: waveform and spectrogram. Needs matplotlib; knows nothing of models."""
 
+import io
+import logging
 import math
 import os
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from wavenet.files import write_whole
+
+logger = logging.getLogger(__name__)
+
+MOST_CLIPS = 16  # side by side in a picture
+LONGEST = 600  # seconds of a clip in a picture: a spectrogram of 300 MB
 FLOOR_DB = -80.0  # the lowest level of a spectrogram, relative to its loudest point
 PIXELS = 256  # the largest width of a small spectrogram
 PNG_LEVELS = 64  # colours of a small spectrogram, 1.3 dB each
@@ -65,9 +74,13 @@ def _png(picture: Tensor, palette: bytes) -> bytes:
 
 
 def plot_clips(clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str]) -> Any:
-    """A figure with one column per clip (T,), in [-1, 1]: waveform above spectrogram."""
+    """A figure with one column per clip (T,), in [-1, 1]: waveform above spectrogram.
+
+    Of the first MOST_CLIPS clips, and the first LONGEST seconds of each; a log line says so.
+    """
     from matplotlib.figure import Figure
 
+    clips, titles = _shown(clips, sample_rate), titles[:MOST_CLIPS]
     figure = Figure(figsize=(max(6.0, 3.0 * len(clips)), 4.2), layout="constrained")
     axes = figure.subplots(
         2, len(clips), squeeze=False, sharey="row", gridspec_kw={"height_ratios": [1, 2]}
@@ -83,6 +96,16 @@ def plot_clips(clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str])
     axes[0, 0].set(ylabel="amplitude")
     axes[1, 0].set(ylabel="frequency (kHz)")
     return figure
+
+
+def _shown(clips: Sequence[Tensor], sample_rate: int) -> list[Tensor]:
+    """What of the clips fits into a picture."""
+    longest = max(len(clip) for clip in clips) / sample_rate
+    if len(clips) > MOST_CLIPS:
+        logger.warning("the picture shows the first %d of %d clips", MOST_CLIPS, len(clips))
+    if longest > LONGEST:
+        logger.warning("the picture shows the first %d of %.0f seconds", LONGEST, longest)
+    return [clip[: LONGEST * sample_rate] for clip in clips[:MOST_CLIPS]]
 
 
 def plot_spectrograms(
@@ -125,11 +148,17 @@ def save_plot(
 
 
 def save_figure(path: str | os.PathLike[str], figure: Any) -> None:
-    """Writes a matplotlib figure as a PNG; the file appears complete or not at all."""
-    import io
+    """Writes a matplotlib figure as a PNG; the file appears complete or not at all.
 
-    from wavenet.files import write_whole
+    Raises ValueError for a suffix other than .png.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"Pictures are PNG files, but got '{path}'; give it the suffix .png.")
+    write_whole(path, figure_png(figure))
 
+
+def figure_png(figure: Any) -> bytes:
+    """A matplotlib figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    write_whole(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -1,15 +1,20 @@
-"""Owns what commands share at a terminal: flags of sampling and engines, a progress bar, Ctrl-C.
+"""Owns what commands share at a terminal: flags of sampling and engines, a progress bar, Ctrl-C,
+and how a command ends.
 
 Knows nothing of models or files.
 """
 
 import argparse
+import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from types import FrameType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+import torch
 from torch import Tensor
 
 from wavenet.engines import ENGINES, OLDER_NAMES
@@ -46,6 +51,11 @@ def add_engine_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def chunk_size(clips: int) -> int:
+    """Samples of each clip between two looks at the clock and at Ctrl-C: fewer of many clips."""
+    return min(256, max(16, 2**16 // max(1, clips)))
+
+
 def with_progress(chunks: Stream, sample_rate: int) -> Iterator[Tensor]:
     """The same chunks, with a bar on stderr: samples/s over all clips, and times real time."""
     from tqdm import tqdm
@@ -60,22 +70,32 @@ def with_progress(chunks: Stream, sample_rate: int) -> Iterator[Tensor]:
             yield chunk
 
 
-class Interruptible:
-    """The same chunks up to Ctrl-C: the chunk being made is finished and kept.
+class Stopped(KeyboardInterrupt):
+    """A signal ends the command: number, as in `signal`. SIGTERM is met like Ctrl-C."""
 
-    A second Ctrl-C ends at once.
+    def __init__(self, number: int, frame: FrameType | None = None) -> None:
+        super().__init__()
+        self.number = number
+
+
+class Interruptible:
+    """The same chunks up to Ctrl-C or SIGTERM: the chunk being made is finished and kept.
+
+    interrupted: the signal's number; 0 where the chunks came to their end. A second signal ends at
+    once.
     """
 
     def __init__(self, chunks: Iterator[Tensor]) -> None:
-        self.interrupted = False
+        self.interrupted = 0
         self._chunks = chunks
 
     def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._note)
+        self._signals = _on_signals(self._note)
+        self._signals.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+    def __exit__(self, *error: Any) -> None:
+        self._signals.__exit__(*error)
 
     def __iter__(self) -> Iterator[Tensor]:
         for chunk in self._chunks:
@@ -85,5 +105,80 @@ class Interruptible:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
+            raise Stopped(number)
+        self.interrupted = number
+
+    def end(self) -> None:
+        """Ends the command where a signal has stopped it, once what was made is written."""
+        if self.interrupted:
+            _end("interrupted: what was made so far is written", self.interrupted)
+
+
+@contextmanager
+def _on_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM are given to the handler."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handled in zip(numbers, before, strict=True):
+            signal.signal(number, handled)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(number)
+
+
+def run_command(run: Callable[[], None]) -> None:
+    """Runs a command to its end, which is a line on stderr and an exit status, and no traceback.
+
+    0: all is well, or the reader of stdout has left. 1: `error: ...`, which says what to do. 130
+    after Ctrl-C and 143 after SIGTERM, as shells count: 128 and the signal's number.
+    """
+    if sys.stderr is None:  # closed by the caller: bars and messages go nowhere
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    try:
+        with _on_signals(_stop):
+            _to_the_end(run)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        sys.exit("error: There is not enough memory for this: draw less, or fewer at once.")
+    except Stopped as stopped:
+        _end("interrupted: nothing more was written", stopped.number)
+
+
+def _to_the_end(run: Callable[[], None]) -> None:
+    """Runs it, and hands on what it printed; a reader that has left is no fault."""
+    try:
+        run()
+    except BrokenPipeError:
+        pass
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        if not isinstance(error, BrokenPipeError):
+            raise OSError(f"stdout could not be written: {error.strerror}.") from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of Python, of a GPU, or of torch's CPU allocator, which has no error of its own."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
+def _end(text: str, number: int) -> NoReturn:
+    """number: of the signal."""
+    print(text, file=sys.stderr)
+    sys.exit(128 + number)

@@ -5,6 +5,7 @@ Knows nothing of files or networks.
 """
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 ROUNDS = 20  # of the fit, each taking the labels in turn
+LONGEST = 2**31  # samples of a clip that is drawn
 WIDEST = 2.0  # standard deviations: no draw lies further out
 
 
@@ -85,16 +87,24 @@ def checked_clip_length(
     try:
         fields = vars(given) if isinstance(given, ClipLength) else given
         made = ClipLength(
-            float(fields["log_mean"]),
-            float(fields["log_std"]),
-            {str(n): [float(value) for value in row] for n, row in fields["offsets"].items()},
+            _number(fields["log_mean"]),
+            _number(fields["log_std"]),
+            {name: [_number(value) for value in row] for name, row in fields["offsets"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(
-            f"clip_length must be what fit_clip_length gives, but got {given!r} ({error!r})."
+            "clip_length must be what fit_clip_length gives, but got "
+            f"{reprlib.repr(given)} ({error!r:.200})."
         ) from error
     _require_these_labels(made, labels)
+    _require_possible(made)
     return made
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{reprlib.repr(value)} is no number")
+    return float(value)
 
 
 def _require_these_labels(made: ClipLength, labels: Mapping[str, Sequence[str]]) -> None:
@@ -102,6 +112,15 @@ def _require_these_labels(made: ClipLength, labels: Mapping[str, Sequence[str]])
     sizes, wanted = ({n: len(row) for n, row in rows.items()} for rows in (made.offsets, labels))
     if sizes != wanted or not all(math.isfinite(number) for number in numbers):
         raise ValueError(
-            f"{made!r} does not belong to the labels {dict(labels)!r}, or is not finite. "
-            "clip_length must be what fit_clip_length gives for these labels."
+            f"{reprlib.repr(made)} does not belong to the labels {reprlib.repr(dict(labels))}, or "
+            "is not finite. clip_length must be what fit_clip_length gives for these labels."
+        )
+
+
+def _require_possible(made: ClipLength) -> None:
+    longest = made.log_mean + sum(max(row) for row in made.offsets.values())
+    if made.log_std < 0 or longest + WIDEST * made.log_std > math.log(LONGEST):
+        raise ValueError(
+            f"clip_length must have a log_std of at least 0 and give clips of at most {LONGEST} "
+            f"samples, but got {reprlib.repr(made)}."
         )

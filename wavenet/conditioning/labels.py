@@ -4,8 +4,9 @@ Van den Oord et al. 2016, section 2.5, global conditioning: the features are the
 embedding for each label name.
 """
 
+import reprlib
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +18,42 @@ NO_LABEL = -1  # the id of a label that is left out; see `Config`, unlabelled
 
 
 def checked_names(labels: LabelNames | None) -> dict[str, list[str]]:
-    """A plain copy of the label names. Raises ValueError for an empty or repeated category."""
-    names = {
-        str(name): [str(category) for category in categories]
-        for name, categories in (labels or {}).items()
-    }
-    for name, categories in names.items():
-        if not name.isidentifier():  # a module's, a column's name, a command line's NAME=VALUE
-            raise ValueError(
-                f"Label name {name!r} must be letters, digits and underscores, and not begin with "
-                "a digit."
-            )
-        if not categories or len(set(categories)) != len(categories):
-            raise ValueError(
-                f"Label {name!r} needs at least one category, each once, but got {categories}."
-            )
-    return names
+    """A plain copy of the label names.
+
+    Raises ValueError for names or categories of another type, for an empty or repeated category.
+    """
+    if not isinstance(labels, Mapping | None):
+        raise ValueError(
+            'labels must be names with their categories, {"digit": ["0", "1"]}, but got '
+            f"{reprlib.repr(labels)}."
+        )
+    return {name: _checked_categories(name, given) for name, given in (labels or {}).items()}
+
+
+def _checked_categories(name: Any, given: Any) -> list[str]:
+    # a module's, a column's name, a command line's NAME=VALUE
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(
+            f"Label name {reprlib.repr(name)} must be letters, digits and underscores, and not "
+            "begin with a digit."
+        )
+    listed = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    if not listed or not all(_is_category(item) for item in given):
+        raise ValueError(
+            f"Label {name!r} needs a list of categories, which are words or whole numbers, but got "
+            f"{reprlib.repr(given)}."
+        )
+    categories = [str(category) for category in given]
+    if not categories or len(set(categories)) != len(categories):
+        raise ValueError(
+            f"Label {name!r} needs at least one category, each once, but got "
+            f"{reprlib.repr(categories)}."
+        )
+    return categories
+
+
+def _is_category(item: Any) -> bool:
+    return isinstance(item, str | int) and not isinstance(item, bool)
 
 
 class LabelEmbedding(nn.Module):
@@ -80,12 +101,21 @@ def label_ids(names: LabelNames, choice: LabelChoice, batch_size: int) -> dict[s
     A single category holds for every stream; a sequence gives one a stream. Raises ValueError for
     an unknown label or category, listing those there are, and for a sequence of another length.
     """
+    if not isinstance(choice, Mapping):
+        raise ValueError(f'Labels are given as {{"name": "category"}}, but got {choice!r}.')
     ids = {}
     for name, value in choice.items():
         if name not in names:
             known = ", ".join(names) or "none: it was trained without labels"
             raise ValueError(f"The model has no label {name!r}. Its labels are: {known}.")
-        given = [value] * batch_size if isinstance(value, str) else [str(item) for item in value]
+        if isinstance(value, str | int):  # 7 is the category "7"
+            value = [str(value)] * batch_size
+        if not isinstance(value, Sequence):
+            raise ValueError(
+                f"Label {name!r} takes a category, or a sequence of one for each clip, but got "
+                f"{value!r}."
+            )
+        given = [str(item) for item in value]
         if len(given) != batch_size:
             raise ValueError(
                 f"Label {name!r} got {len(given)} categories for a batch of {batch_size}: give one "

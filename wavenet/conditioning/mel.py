@@ -67,7 +67,7 @@ class Mel:
             ("lookahead", 1, 64),
         ):
             _require_whole(name, getattr(self, name), low, high)
-        if self.upsampling not in get_args(Upsampling):
+        if self.upsampling not in [*get_args(Upsampling)]:  # a list: it may be of no hash
             raise ValueError(
                 f"mel.upsampling must be one of {', '.join(get_args(Upsampling))}, but got "
                 f"{self.upsampling!r}."
@@ -81,9 +81,13 @@ class Mel:
             raise ValueError(
                 f"mel.step must be a divisor of the hop, {self.hop} samples, but got {self.step!r}."
             )
-        if not 0 < self.floor < 1:
+        numbers = [self.floor, self.low, *([] if self.high is None else [self.high])]
+        if any(isinstance(x, bool) or not isinstance(x, int | float) for x in numbers):
+            raise ValueError(f"mel.floor, low and high must be numbers, but got {numbers!r}.")
+        if not 1e-30 < self.floor < 1:
             raise ValueError(f"mel.floor must be a magnitude between 0 and 1, not {self.floor!r}.")
-        if self.low < 0 or (self.high is not None and self.high <= self.low):
+        highest = float("inf") if self.high is None else self.high
+        if not 0 <= self.low < highest:
             raise ValueError(
                 f"mel.low and mel.high must be rising frequencies in Hz, but got {self.low!r} and "
                 f"{self.high!r}."

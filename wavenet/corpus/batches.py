@@ -30,6 +30,8 @@ LEVELS = 1 << 16  # of 16-bit audio
 FULL_SCALE = 1 << 15  # the level of 1.0
 POOL_BATCHES = 32  # batches whose clips are sorted by length together
 WIDTH_MULTIPLE = 256  # training rows come in few distinct widths, for torch.compile
+LARGEST_BATCH = 1 << 31  # samples
+LARGEST_PASS = 100_000_000  # crops
 LARGEST_MESSAGE = 1 << 19  # bytes of samples; more are faster through a shared file
 SAMPLE_TYPES = (np.uint8, np.int8, np.int16, np.int32, np.int64)  # the smallest first
 
@@ -178,6 +180,14 @@ class _RowDataset(Dataset[Batch]):
         return rows
 
 
+def _refuse_large_batch(rows: int, samples: int, remedy: str) -> None:
+    if rows * samples > LARGEST_BATCH:
+        raise ValueError(
+            f"A batch of {rows} rows of up to {samples:,} samples is {rows * samples:,} samples, "
+            f"but at most {LARGEST_BATCH:,} are possible; {remedy}."
+        )
+
+
 class CropBatches(_RowDataset):
     """Training batches: item b is a whole batch, a function of (seed, b, rank, world_size) alone.
 
@@ -223,9 +233,22 @@ class CropBatches(_RowDataset):
         self.receptive_field, self.crop_samples = receptive_field, crop_samples
         self.batch_size = batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self._units = np.repeat(np.arange(len(table)), -(-self.lengths // crop_samples))
+        crops = -(-self.lengths // crop_samples)
+        self._check_sizes(int(crops.sum()))
+        self._units = np.repeat(np.arange(len(table)), crops)
         self._batches = math.ceil(len(self._units) / batch_size)  # of a pass, over all processes
         self._planned: tuple[int, np.ndarray] | None = None
+
+    def _check_sizes(self, crops: int) -> None:
+        if crops > LARGEST_PASS:
+            raise ValueError(
+                f"--data.crop_samples {self.crop_samples} cuts the training clips into {crops:,} "
+                f"crops, but at most {LARGEST_PASS:,} are possible; set it higher."
+            )
+        widest = min(self.crop_samples + self.receptive_field - 1, int(self.lengths.max()))
+        _refuse_large_batch(
+            self.batch_size, widest, "lower --data.batch_size or --data.crop_samples"
+        )
 
     def __len__(self) -> int:
         return math.ceil(self._batches / self.world_size)
@@ -300,6 +323,8 @@ class ClipBatches(_RowDataset):
     ) -> None:
         super().__init__(table, encoder, framing)
         self.order = np.argsort(table.lengths, kind="stable")[rank::world_size]
+        rows, longest = min(batch_size, len(self.order)), int(table.lengths.max())
+        _refuse_large_batch(rows, longest, "lower --data.val_batch_size")
         self.batch_size = batch_size
 
     def __len__(self) -> int:

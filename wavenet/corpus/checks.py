@@ -2,19 +2,45 @@
 
 import re
 
+# The largest of each setting that can be meant; what lies beyond is a slip of the pen.
+LARGEST = {
+    "sample_rate": 1_000_000,  # Hz
+    "crop_samples": 100_000_000,  # more than an hour and a half at 16 kHz
+    "batch_size": 65_536,
+    "val_batch_size": 65_536,
+    "num_workers": 256,
+    "trailing_silence": 3600,  # seconds
+}
+SHOWN = 60  # characters of a value that a message repeats
+
 
 def require_positive(**settings: float | None) -> None:
-    """Raises ValueError for a setting that is 0 or below; None passes."""
+    """Raises ValueError for a setting that is 0 or below, or too large; None passes."""
     for name, value in settings.items():
         if value is not None and not value > 0:
             raise ValueError(f"--data.{name} must be above 0, but got {value}.")
+        _refuse_too_large(name, value)
 
 
 def require_not_negative(**settings: float) -> None:
-    """Raises ValueError for a setting below 0."""
+    """Raises ValueError for a setting below 0, or too large."""
     for name, value in settings.items():
-        if value < 0:
+        if not value >= 0:
             raise ValueError(f"--data.{name} must be at least 0, but got {value}.")
+        _refuse_too_large(name, value)
+
+
+def _refuse_too_large(name: str, value: float | None) -> None:
+    largest = LARGEST.get(name)
+    if value is not None and largest is not None and value > largest:
+        raise ValueError(f"--data.{name} must be at most {largest}, but got {value}.")
+
+
+def require_whole(**settings: int) -> None:
+    """Raises ValueError for a setting that is no whole number."""
+    for name, value in settings.items():
+        if type(value) is not int:
+            raise ValueError(f"--data.{name} must be a whole number, but got {value!r}.")
 
 
 def require_share(**settings: float) -> None:
@@ -30,7 +56,12 @@ def compiled_pattern(setting: str, text: str | None) -> re.Pattern[str] | None:
         return None
     try:
         return re.compile(text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
             f"--data.{setting} {text!r} is not a regular expression: {error}."
         ) from error
+
+
+def shortened(text: str) -> str:
+    """The text as a message shows it: its beginning, where it is long."""
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."

@@ -15,9 +15,10 @@ import torch
 from wavenet.conditioning.durations import ClipLength, fit_clip_length
 from wavenet.corpus.batches import FULL_SCALE, ClipBatches, ClipTable, Encoder, Framing
 from wavenet.corpus.decoding import PCM, DecodeSettings
-from wavenet.corpus.listing import SPLITS, Files, Listing, Metadata, remedy, sort_categories
+from wavenet.corpus.listing import SPLITS, Files, Listing, remedy, sort_categories
 from wavenet.corpus.preparing import (
     AUDIO_NAME,
+    Manifest,
     cache_of,
     clock,
     locate,
@@ -26,6 +27,7 @@ from wavenet.corpus.preparing import (
     read_manifest,
     report_changes,
     report_skipped,
+    sweep,
 )
 
 logger = logging.getLogger(__name__)
@@ -88,12 +90,12 @@ class Corpus:
             make_audio(self.root, self.prepare_script)
         files = self.listing.files()
         self.listing.labels(files.paths, files.metadata)  # errors show before hours of decoding
+        sweep(self._cache)
         folder = self._locate(files)
         fresh = not folder.exists()
         if fresh:
-            prepare_clips(self.root, files.paths, files.missing, self.decoding, folder)
-        self._open(folder, files.metadata)
-        self._report(folder, fresh)
+            prepare_clips(self.root, files.paths, self.decoding, folder)
+        self._report(self._open(folder, files), fresh)
 
     def open(self) -> None:
         """Open the prepared audio, preparing it first where that was not done."""
@@ -102,16 +104,20 @@ class Corpus:
         files = self.listing.files()
         folder = self._locate(files)
         if folder.exists():
-            self._open(folder, files.metadata)
+            self._open(folder, files)
         else:
             self.prepare()
 
-    def _locate(self, files: Files) -> Path:
-        cache = cache_of(self.root, self.cache_dir)
-        return locate(self.root, files.paths, files.missing, self.decoding, cache)
+    @property
+    def _cache(self) -> Path:
+        return cache_of(self.root, self.cache_dir)
 
-    def _open(self, folder: Path, metadata: Metadata | None) -> None:
-        entries = read_manifest(folder)["clips"]
+    def _locate(self, files: Files) -> Path:
+        return locate(self.root, files.paths, self.decoding, self._cache)
+
+    def _open(self, folder: Path, files: Files) -> Manifest:
+        manifest = read_manifest(folder, files.paths, self.decoding)
+        entries, metadata = manifest["clips"], files.metadata
         paths = [entry["path"] for entry in entries]
         labels = self.listing.labels(paths, metadata)
         splits = self.listing.splits(paths, metadata)
@@ -124,9 +130,9 @@ class Corpus:
             name: sort_categories(values[name] for values in labels.values()) for name in names
         }
         self._folder = folder
+        return manifest
 
-    def _report(self, folder: Path, fresh: bool) -> None:
-        manifest = read_manifest(folder)
+    def _report(self, manifest: Manifest, fresh: bool) -> None:
         if fresh:
             report_skipped(manifest)
         report_changes(manifest)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wavenet.audio import pcm16, read_audio, resample
-from wavenet.corpus.checks import require_positive
+from wavenet.corpus.checks import require_positive, require_whole
 
 PCM = np.dtype("<i2")  # of the prepared file
 PEAK_DBFS = -1.0
@@ -37,6 +37,7 @@ class DecodeSettings:
     trim_silence_db: float | None = None
 
     def __post_init__(self) -> None:
+        require_whole(sample_rate=self.sample_rate)
         require_positive(sample_rate=self.sample_rate, trim_silence_db=self.trim_silence_db)
         if self.normalize not in (None, "peak", "loudness"):
             raise ValueError(
@@ -58,9 +59,17 @@ class Decoded:
 def decode_clip(path: Path, settings: DecodeSettings) -> Decoded:
     """Read, mix down, resample, trim, normalise and round one file. A file of no use says why."""
     try:
-        audio, rate = read_audio(path)
+        return _decode(path, settings)
     except (ValueError, OSError) as error:
-        return Decoded(np.empty(0, PCM), skipped=str(error))
+        reason = str(error)
+    except MemoryError:
+        reason = "there is not enough memory for all of it; split it into shorter files."
+    named = reason if str(path) in reason else f"'{path}': {reason}"
+    return Decoded(np.empty(0, PCM), skipped=named)
+
+
+def _decode(path: Path, settings: DecodeSettings) -> Decoded:
+    audio, rate = read_audio(path)
     audio = resample(audio.mean(dim=0), rate, settings.sample_rate)
     samples = len(audio)
     if settings.trim_silence_db is not None:

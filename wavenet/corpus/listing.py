@@ -3,39 +3,54 @@
 Knows nothing of what is in a file. Paths are posix paths relative to the root.
 """
 
+import codecs
 import csv
 import hashlib
+import io
+import logging
 import math
 import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
-from wavenet.corpus.checks import compiled_pattern
+from wavenet.corpus.checks import compiled_pattern, shortened
+from wavenet.corpus.patterns import search_all
+
+logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 SPLITS = ("train", "val", "test")
+LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes; what file systems take, with room for the root
 
 
 # --- Finding files ----------------------------------------------------------------------------
 
 
 def find_audio(root: Path) -> list[str]:
-    """Audio files under `root`, sorted. Hidden files and folders are not looked at."""
+    """Whatever has the name of an audio file under `root`, sorted, and be it a folder or a pipe.
+
+    Hidden files and folders are not looked at. Links are followed, those that leave `root` as well:
+    corpora are linked in. A folder that cannot be opened is named in a warning.
+    """
     found, seen = [], set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=_warn_of, followlinks=True):
         real = os.path.realpath(folder)
-        subfolders[:] = (
-            [] if real in seen else sorted(name for name in subfolders if not name.startswith("."))
-        )
-        if real not in seen:
-            found += [Path(folder, name) for name in names if _is_audio(name)]
-        seen.add(real)  # a link back up would go round for ever
+        if real in seen:  # a link back up would go round for ever
+            subfolders[:] = []
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        found += [Path(folder, name) for name in (*names, *subfolders) if _is_audio(name)]
     return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+def _warn_of(error: OSError) -> None:
+    logger.warning("Skipped: '%s' cannot be opened: %s.", error.filename, error.strerror)
 
 
 def _is_audio(name: str) -> bool:
@@ -74,22 +89,25 @@ class Metadata:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Read a CSV with a header: `path`, if you like `split`, and one column per label.
+    """Read a CSV in UTF-8 with a header: `path`, if you like `split`, and one column per label.
 
-    Raises ValueError, naming the line, for a missing or surplus value, a path that comes twice,
-    an unknown split, no column `path`, and no lines.
+    A path is relative to the root and stays in it by its own words; the links on its way may lead
+    anywhere, so that corpora can be linked in. Raises ValueError, naming the line, for a missing or
+    surplus value, a path that comes twice or leaves the root, an unknown split, a header without
+    `path` or with a column twice, no lines, and what is no CSV in UTF-8.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        columns = list(rows.fieldnames or [])
-        if "path" not in columns:
-            raise ValueError(
-                f"'{path}' has the columns {columns}, but needs one named 'path'; "
-                "add it to the header line."
-            )
+    rows = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        columns = [name.strip() for name in next(rows, [])]
+        _check_columns(columns, path)
         metadata = Metadata({}, {})
-        for row in rows:
-            _add_row(metadata, row, f"'{path}' line {rows.line_num}")
+        for values in filter(None, rows):  # an empty line is none
+            _add_row(metadata, columns, values, f"'{path}' line {rows.line_num}")
+    except csv.Error as error:
+        raise ValueError(
+            f"'{path}' line {rows.line_num} cannot be read as CSV: {error}. "
+            "Look for a quotation mark that is not closed, there or above."
+        ) from error
     if not metadata.labels:
         raise ValueError(
             f"'{path}' lists no files; it needs one line per audio file under its header."
@@ -97,58 +115,124 @@ def read_metadata(path: Path) -> Metadata:
     return metadata
 
 
-def _add_row(metadata: Metadata, row: Mapping[str | None, Any], where: str) -> None:
-    values = _checked_values(row, where)
-    path = posixpath.normpath(values.pop("path").replace("\\", "/"))
+def _text(path: Path) -> str:
+    """What the file holds. Raises ValueError, naming the line, for what is not text in UTF-8."""
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"'{path}' is in UTF-16; save it again as UTF-8.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"'{path}' line {line} is not in UTF-8 (byte 0x{content[error.start]:02x}); save the "
+            "file again as UTF-8."
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(
+            f"'{path}' line {line} has a NUL byte, which no text has; save the file again as UTF-8."
+        )
+    return text
+
+
+def _check_columns(columns: Sequence[str], path: Path) -> None:
+    if not columns:
+        raise ValueError(
+            f"'{path}' is empty or begins with an empty line; its first line names the columns, "
+            "one of them 'path'."
+        )
+    if "path" not in columns:
+        raise ValueError(
+            f"'{path}' has the columns {shortened(str(columns))}, but needs one named "
+            "'path'; add it to the header line."
+        )
+    name, count = Counter(columns).most_common(1)[0]
+    if count > 1 or "" in columns:
+        found = f"the column '{name}' {count} times" if count > 1 else "a column without a name"
+        raise ValueError(f"'{path}' line 1 has {found}; give each column a name of its own.")
+
+
+def _add_row(metadata: Metadata, columns: list[str], values: list[str], where: str) -> None:
+    row = _checked_values(columns, values, where)
+    path = _checked_path(row.pop("path"), where)
     if path in metadata.labels:
         raise ValueError(f"{where} lists '{path}' a second time; keep one line per file.")
-    if "split" in values:
-        split = values.pop("split")
+    if "split" in row:
+        split = row.pop("split")
         if split not in SPLITS:
-            raise ValueError(f"{where} has the split '{split}'; write train, val or test.")
+            raise ValueError(
+                f"{where} has the split '{shortened(split)}'; write train, val or test."
+            )
         metadata.splits[path] = split
-    metadata.labels[path] = values
+    metadata.labels[path] = row
 
 
-def _checked_values(row: Mapping[str | None, Any], where: str) -> dict[str, str]:
-    if None in row:
+def _checked_values(columns: list[str], values: list[str], where: str) -> dict[str, str]:
+    if len(values) > len(columns):
         raise ValueError(
-            f"{where} has more values than the header has columns; "
-            "quote values that contain commas."
+            f"{where} has more values than the header has columns: {len(values)} for "
+            f"{len(columns)}; quote values that contain commas."
         )
-    values = {str(column): (value or "").strip() for column, value in row.items()}
-    empty = [column for column, value in values.items() if not value]
+    row = dict(zip_longest(columns, (value.strip() for value in values), fillvalue=""))
+    empty = [column for column, value in row.items() if not value]
     if empty:
         raise ValueError(
             f"{where} has no value for {', '.join(empty)}; every file needs one for every column."
         )
-    return values
+    return row
+
+
+def _checked_path(written: str, where: str) -> str:
+    """The path as a posix path from the root on."""
+    path = posixpath.normpath(written.replace("\\", "/"))
+    if Path(path).anchor or path.startswith("../") or path in ("..", "."):
+        raise ValueError(
+            f"{where} has the path '{shortened(written)}', which leaves --data.root; write "
+            "it relative to that folder, or link the files into it."
+        )
+    longest = max(len(os.fsencode(name)) for name in path.split("/"))
+    if longest > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
+        raise ValueError(
+            f"{where} has a path that no file can have, '{shortened(written)}': "
+            f"{len(path)} characters, a name of up to {longest} bytes. At most {LONGEST_NAME} "
+            f"bytes a name and {LONGEST_PATH} a path are possible; correct the line."
+        )
+    return path
 
 
 # --- Labels and splits ------------------------------------------------------------------------
 
 
 def labels_from_pattern(
-    paths: Iterable[str], pattern: re.Pattern[str]
+    paths: Sequence[str], pattern: re.Pattern[str]
 ) -> dict[str, dict[str, str]]:
     """Each path's labels: the named groups of `pattern`, searched for in the path.
 
     Raises ValueError where it does not match.
     """
-    matches = {path: pattern.search(path) for path in paths}
-    bad = [
-        path
-        for path, match in matches.items()
-        if match is None or None in match.groupdict().values()
-    ]
+    found = search_all("label_pattern", pattern, paths)
+    labels = {
+        path: {name: value for name, value in (groups or {}).items() if value is not None}
+        for path, groups in found.items()
+    }
+    bad = [path for path, values in labels.items() if len(values) < len(pattern.groupindex)]
     if bad:
         shown = ", ".join(f"'{path}'" for path in bad[:3])
         raise ValueError(
-            f"--data.label_pattern {pattern.pattern!r} misses {len(bad)} of {len(matches)} files, "
+            f"--data.label_pattern {pattern.pattern!r} misses {len(bad)} of {len(labels)} files, "
             f"such as {shown}. It is searched for in the path relative to the root; "
             "change it or move those files away."
         )
-    return {path: match.groupdict() for path, match in matches.items() if match}
+    return labels
+
+
+def _matching(setting: str, pattern: re.Pattern[str] | None, paths: Sequence[str]) -> set[str]:
+    """The paths in which the pattern is found; none without a pattern."""
+    if pattern is None:
+        return set()
+    found = search_all(setting, pattern, paths)
+    return {path for path, groups in found.items() if groups is not None}
 
 
 def labels_from_folder(paths: Iterable[str], name: str) -> dict[str, dict[str, str]]:
@@ -187,10 +271,9 @@ def sort_categories(values: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Files:
-    """Files to use, sorted; files that the CSV lists but are not there; and the CSV, if any."""
+    """What to use, sorted, whether it can be read or not; and the CSV, if any."""
 
     paths: list[str]
-    missing: list[str]
     metadata: Metadata | None
 
 
@@ -254,8 +337,7 @@ class Listing:
             )
         metadata = self._read_metadata()
         if metadata is not None:
-            missing = [path for path in metadata.paths if not (self.root / path).is_file()]
-            return Files(sorted(set(metadata.paths) - set(missing)), missing, metadata)
+            return Files(metadata.paths, metadata)
         paths = find_audio(self.root)
         if not paths:
             raise ValueError(
@@ -263,7 +345,7 @@ class Listing:
                 f"{_describe_contents(self.root)}. "
                 "Name another folder, or convert the files to one of these formats."
             )
-        return Files(paths, [], None)
+        return Files(paths, None)
 
     def _read_metadata(self) -> Metadata | None:
         if self.metadata is None:
@@ -323,10 +405,10 @@ class Listing:
         """Each path's split. What is for testing is never validated on."""
         if metadata is not None and metadata.splits:
             return metadata.splits
-        test = {path for path in paths if self.test_pattern and self.test_pattern.search(path)}
+        test = _matching("test_pattern", self.test_pattern, paths)
         rest = [path for path in paths if path not in test]
         if self.val_pattern is not None:
-            val = {path for path in rest if self.val_pattern.search(path)}
+            val = _matching("val_pattern", self.val_pattern, rest)
         else:
             val = hold_out(rest, self.val_fraction)
         return {

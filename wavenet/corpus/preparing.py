@@ -3,26 +3,30 @@
 Knows nothing of labels, splits or models: one preparation serves every output. The file
 `audio.s16` holds the clips end to end, little-endian int16; `manifest.json` says what lies where.
 A folder is named after the hash of its files' contents and the settings, and appears whole or not
-at all, so that any number of processes may prepare at once or be killed.
+at all, so that any number of processes may prepare at once or be killed. What is being made is held
+by a lock beside it, NAME.lock: others wait for it, and what a killed process left half-made is told
+from a living one's.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import filelock
 import torch
@@ -36,7 +40,10 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 2  # of the prepared folder; a new one prepares anew
 AUDIO_NAME, MANIFEST_NAME = "audio.s16", "manifest.json"
 UNREADABLE = "unreadable"  # in place of the hash of such a file
-ABANDONED_SECONDS = 24 * 3600  # a half-made folder untouched for so long was left by a killed run
+# NAME.lock, NAME.RANDOM.tmp and .NAME.RANDOM are beside a prepared folder or a file of hashes, NAME
+BESIDE = re.compile(r"\.?([0-9a-f]{32}|digests-[0-9a-f]{16}\.json)\.(?:lock|\w+\.tmp|\w{8})")
+
+TOTALS = ("samples", "kept", "clipped", "clipped_files")  # of all clips; before trimming, after it
 
 Manifest = dict[str, Any]  # as `prepare_clips` writes it
 Item = TypeVar("Item")
@@ -91,34 +98,57 @@ def cache_of(root: Path, cache_dir: str | None) -> Path:
     return cache_folder()
 
 
-def locate(
-    root: Path, paths: Sequence[str], missing: Sequence[str], settings: DecodeSettings, cache: Path
-) -> Path:
+def locate(root: Path, paths: Sequence[str], settings: DecodeSettings, cache: Path) -> Path:
     """The prepared folder in `cache` for these files and settings, whether it exists or not."""
     digests = digest_files(root, paths, cache / f"digests-{_place(root)}.json")
-    contents = [FORMAT_VERSION, asdict(settings), sorted(digests.items()), sorted(missing)]
+    # The empty list keeps the names of folders that were prepared when missing files stood there.
+    contents = [FORMAT_VERSION, asdict(settings), sorted(digests.items()), []]
     return cache / hashlib.blake2b(json.dumps(contents).encode(), digest_size=16).hexdigest()
 
 
 def digest_files(root: Path, paths: Sequence[str], cache: Path) -> dict[str, str]:
     """A hash of each file's contents.
 
-    The file `cache` remembers them by size and modification time, so again is quick.
+    The file `cache` remembers them by size and modification time, so again is quick. Another
+    process that is at these files is waited for.
     """
-    try:
-        known = json.loads(cache.read_text())
-    except (OSError, ValueError):
-        known = {}
     stamps = {path: _stamp(root / path) for path in paths}
-    stale = [path for path in paths if known.get(path, [])[:2] != stamps[path]]
-    fresh = _in_order(_digest, [root / path for path in stale])
-    for path, digest in zip(stale, fresh, strict=True):
-        known[path] = [*stamps[path], digest]
-    digests = {path: known[path][2] for path in paths}
-    if stale:
-        kept = {path: known[path] for path in paths if digests[path] != UNREADABLE}
+    known = _known_digests(cache, stamps)
+    if len(known) < len(stamps):
+        with _held(cache):
+            known = _known_digests(cache, stamps)
+            fresh = _fresh_digests(root, [path for path in paths if path not in known])
+            known |= fresh
+            if set(fresh.values()) - {UNREADABLE}:
+                _keep_digests(cache, stamps, known)
+    return known
+
+
+def _known_digests(cache: Path, stamps: Mapping[str, list[int]]) -> dict[str, str]:
+    """Those that the file has for these stamps; a damaged file has none."""
+    try:
+        kept = json.loads(cache.read_bytes())
+        return {
+            path: kept[path][2]
+            for path, stamp in stamps.items()
+            if kept.get(path, [])[:2] == stamp and re.fullmatch("[0-9a-f]{32}", kept[path][2])
+        }
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return {}
+
+
+def _fresh_digests(root: Path, paths: Sequence[str]) -> dict[str, str]:
+    return dict(zip(paths, _in_order(_digest, [root / path for path in paths]), strict=True))
+
+
+def _keep_digests(cache: Path, stamps: Mapping[str, list[int]], digests: Mapping[str, str]) -> None:
+    kept = {
+        path: [*stamps[path], digest] for path, digest in digests.items() if digest != UNREADABLE
+    }
+    try:
         write_whole(cache, json.dumps(kept).encode())
-    return digests
+    except OSError as error:  # the next run will read the files again
+        logger.warning("The files' hashes could not be kept in '%s': %s.", cache, error.strerror)
 
 
 def _stamp(path: Path) -> list[int]:
@@ -131,10 +161,13 @@ def _stamp(path: Path) -> list[int]:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError:  # decoding will skip it and say why
-        return UNREADABLE
+        if path.is_file():  # a pipe would never end
+            with path.open("rb") as file:
+                hashed = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+                return hashed.hexdigest()
+    except OSError:
+        pass
+    return UNREADABLE  # decoding will skip it and say why
 
 
 # --- Files side by side -----------------------------------------------------------------------
@@ -173,66 +206,88 @@ def _in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
 # --- Making the folder ------------------------------------------------------------------------
 
 
-def prepare_clips(
-    root: Path, paths: Sequence[str], missing: Sequence[str], settings: DecodeSettings, target: Path
-) -> None:
+def prepare_clips(root: Path, paths: Sequence[str], settings: DecodeSettings, target: Path) -> None:
     """Decode `paths` into the folder `target`: audio.s16 and manifest.json.
 
-    Where another process made `target` first, that one's is kept: both hold the same. Raises
-    ValueError if no file is usable, and OSError, saying where to, when writing fails.
+    Another process that is at it is waited for, and what it made is kept; if it dies, this one goes
+    on. Raises ValueError if no file is usable, and OSError, saying where to and how much room there
+    is, when writing fails.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target.parent)
+    with _held(target):
+        if not target.exists():
+            _prepare(root, paths, settings, target)
+
+
+def _prepare(root: Path, paths: Sequence[str], settings: DecodeSettings, target: Path) -> None:
     temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
-    temporary.mkdir()
+    manifest = _new_manifest(settings)
     try:
-        manifest = _write_audio(temporary / AUDIO_NAME, root, paths, settings)
-        manifest["skipped"] += [
-            {"path": path, "reason": f"'{root / path}' does not exist."} for path in missing
-        ]
+        temporary.mkdir(parents=True)
+        _write_audio(temporary / AUDIO_NAME, root, paths, settings, manifest)
         _refuse_unusable(manifest, root)
         write_whole(temporary / MANIFEST_NAME, json.dumps(manifest).encode())
         _publish(temporary, target)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = _room(temporary, root, paths, manifest) if full else "Name"
         raise OSError(
             error.errno,
             f"Could not write the prepared audio to '{target.parent}': {error.strerror}. "
-            "Free space there, or name another folder with --data.cache_dir",
+            f"{advice} another folder with --data.cache_dir",
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_audio(
-    file: Path, root: Path, paths: Sequence[str], settings: DecodeSettings
-) -> Manifest:
-    """Write every usable file's samples end to end; return the manifest."""
-    from tqdm import tqdm
-
+def _new_manifest(settings: DecodeSettings) -> Manifest:
     header = {"format_version": FORMAT_VERSION, "settings": asdict(settings)}
     manifest: Manifest = {**header, "samples": "int16, little-endian", "clips": [], "skipped": []}
-    rates, totals = Counter[int](), Counter[str]()
+    return {**manifest, "rates": Counter(), "totals": Counter(dict.fromkeys(TOTALS, 0))}
+
+
+def _write_audio(
+    file: Path, root: Path, paths: Sequence[str], settings: DecodeSettings, manifest: Manifest
+) -> None:
+    """Write every usable file's samples end to end, and into the manifest what was done."""
+    from tqdm import tqdm
+
     with file.open("wb") as output, _one_torch_thread():
         results = _in_order(lambda path: decode_clip(root / path, settings), paths)
         bar = tqdm(results, "Preparing audio", len(paths), unit="file", disable=None)
         for path, decoded in zip(paths, bar, strict=True):
-            if decoded.skipped is not None:
-                manifest["skipped"].append({"path": path, "reason": decoded.skipped})
-                continue
-            manifest["clips"].append({"path": path, **_append(output, decoded)})
-            rates[decoded.rate] += 1
-            totals.update(samples=decoded.samples, kept=len(decoded.levels))
-            totals.update(clipped=decoded.clipped, clipped_files=int(decoded.clipped > 0))
+            _note(manifest, path, decoded)
+            output.write(decoded.levels.tobytes())
         output.flush()
         os.fsync(output.fileno())
-    return {**manifest, "rates": dict(rates), "totals": dict(totals)}
 
 
-def _append(output: BinaryIO, decoded: Decoded) -> dict[str, int]:
-    """Write the samples; return where they begin, counted in samples."""
-    offset = output.tell() // PCM.itemsize
-    output.write(decoded.levels.tobytes())
-    return {"offset": offset, "length": len(decoded.levels)}
+def _note(manifest: Manifest, path: str, decoded: Decoded) -> None:
+    if decoded.skipped is not None:
+        manifest["skipped"].append({"path": path, "reason": decoded.skipped})
+        return
+    totals, kept = manifest["totals"], len(decoded.levels)
+    manifest["clips"].append({"path": path, "offset": totals["kept"], "length": kept})
+    manifest["rates"][str(decoded.rate)] += 1
+    totals.update(samples=decoded.samples, kept=kept)
+    totals.update(clipped=decoded.clipped, clipped_files=int(decoded.clipped > 0))
+
+
+def _room(temporary: Path, root: Path, paths: Sequence[str], manifest: Manifest) -> str:
+    """How much is needed, by the files decoded so far, and how much there is; what to do."""
+    there = shutil.disk_usage(temporary.parent).free
+    there += sum(path.stat().st_size for path in temporary.glob("*"))
+    decoded = [entry["path"] for entry in (*manifest["clips"], *manifest["skipped"])]
+    read, total = (sum(_stamp(root / path)[0] for path in some) for some in (decoded, paths))
+    needed = PCM.itemsize * manifest["totals"]["kept"] * total / max(read, 1)
+    return (
+        f"About {_size(needed)} are needed, and {_size(there)} are free there. Free more, or name"
+    )
+
+
+def _size(count: float) -> str:
+    """Bytes for a reader: 15756 -> "15.8 kB"."""
+    power = next((power for power in (4, 3, 2, 1) if count >= 1000**power), 0)
+    return f"{count / 1000**power:.{min(power, 1)}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def _refuse_unusable(manifest: Manifest, root: Path) -> None:
@@ -253,36 +308,135 @@ def _publish(temporary: Path, target: Path) -> None:
         logger.info("Another process prepared '%s' meanwhile; its audio is used.", target)
 
 
-def _sweep(cache: Path) -> None:
-    """Remove the half-made folders that killed runs left behind."""
-    for folder in cache.glob("*.tmp"):
-        newest = max(_modified(path) for path in (folder, *folder.glob("*")))
-        if folder.is_dir() and time.time() - newest > ABANDONED_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+# --- Beside other processes -------------------------------------------------------------------
 
 
-def _modified(path: Path) -> float:
-    """Seconds since the epoch; now, for what another process moved away meanwhile."""
+@contextmanager
+def _held(made: Path) -> Iterator[None]:
+    """While it lasts, no other process makes `made`. Whoever dies holds nothing any longer.
+
+    Where no lock can be had, as in some network folders, nothing is held: the work is then done
+    twice, and the first to finish is kept.
+    """
+    lock = _acquired(made)
     try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return time.time()
+        yield
+    finally:
+        if lock is not None:
+            _let_go(lock)
+
+
+def _acquired(made: Path) -> filelock.BaseFileLock | None:
+    lock = filelock.FileLock(_lock_of(made))
+    try:
+        made.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        logger.info("Another process is making '%s'; waiting for it.", made)
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        return None
+    return lock
+
+
+def _lock_of(made: Path) -> Path:
+    return made.with_name(f"{made.name}.lock")
+
+
+def _let_go(lock: filelock.BaseFileLock) -> None:
+    with suppress(OSError):  # a process that waits takes a new file
+        os.unlink(lock.lock_file)
+    lock.release()
+
+
+def sweep(cache: Path) -> None:
+    """Remove what killed processes left half-made in `cache`, with their locks.
+
+    What a living process makes is left alone: it holds the lock.
+    """
+    left = defaultdict(list)
+    for path in cache.iterdir() if cache.is_dir() else ():
+        if beside := BESIDE.fullmatch(path.name):
+            left[beside[1]].append(path)
+    for name, paths in left.items():
+        lock = filelock.FileLock(_lock_of(cache / name))
+        with suppress(filelock.Timeout, OSError, NotImplementedError):
+            lock.acquire(timeout=0)
+            for path in paths:
+                _remove(path)
+            _let_go(lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 # --- What a prepared folder tells -------------------------------------------------------------
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a prepared folder. Raises ValueError if its audio has not the right size."""
-    manifest = json.loads((folder / MANIFEST_NAME).read_text())
-    expected = PCM.itemsize * sum(clip["length"] for clip in manifest["clips"])
-    found = (folder / AUDIO_NAME).stat().st_size
-    if found != expected:
+def read_manifest(folder: Path, paths: Sequence[str], settings: DecodeSettings) -> Manifest:
+    """The manifest of the prepared folder for these files and settings.
+
+    Raises ValueError, naming the folder, if it or its audio is damaged or was made for others.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
+        flaw = _flaw(manifest, paths, settings, (folder / AUDIO_NAME).stat().st_size)
+    except OSError as error:
+        flaw = f"'{error.filename}': {error.strerror}"
+    except (ValueError, RecursionError) as error:
+        flaw = f"{MANIFEST_NAME} is no JSON, {error}"
+    if flaw:
         raise ValueError(
-            f"'{folder / AUDIO_NAME}' has {found} bytes instead of {expected}; "
-            "delete that folder and start again."
+            f"The prepared audio in '{folder}' is damaged: {flaw}; delete that folder and start "
+            "again."
         )
     return manifest
+
+
+def _flaw(manifest: Any, paths: Sequence[str], settings: DecodeSettings, size: int) -> str:
+    """What is wrong with it; nothing, where nothing is."""
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        return f"{MANIFEST_NAME} is not in format {FORMAT_VERSION}"
+    if not _is_complete(manifest):
+        return f"{MANIFEST_NAME} lacks what belongs there, or has it in another type"
+    clips = manifest["clips"]
+    if manifest["settings"] != asdict(settings):
+        return f"{MANIFEST_NAME} has other settings"
+    if sorted(entry["path"] for entry in (*clips, *manifest["skipped"])) != sorted(paths):
+        return f"{MANIFEST_NAME} lists other files"
+    ends = list(accumulate((clip["length"] for clip in clips), initial=0))
+    if (
+        [clip["offset"] for clip in clips] != ends[:-1]
+        or min(ends) < 0
+        or ends != sorted(set(ends))
+    ):
+        return f"{MANIFEST_NAME} does not put its clips end to end"
+    if size != PCM.itemsize * ends[-1]:
+        return f"{AUDIO_NAME} has {size} bytes instead of {PCM.itemsize * ends[-1]}"
+    return ""
+
+
+def _is_complete(manifest: Mapping[str, Any]) -> bool:
+    """Whether everything that is read later is there and of its type; True is no whole number."""
+    rates, totals = manifest.get("rates"), manifest.get("totals")
+    return (
+        _are_rows(manifest.get("clips"), {"path": str, "offset": int, "length": int})
+        and _are_rows(manifest.get("skipped"), {"path": str, "reason": str})
+        and _are_rows([totals], dict.fromkeys(TOTALS, int))
+        and isinstance(rates, dict)
+        and all(hz.isdecimal() and type(count) is int for hz, count in rates.items())
+    )
+
+
+def _are_rows(rows: Any, fields: Mapping[str, type]) -> bool:
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and {name: type(value) for name, value in row.items()} == fields
+        for row in rows
+    )
 
 
 def report_skipped(manifest: Manifest) -> None:

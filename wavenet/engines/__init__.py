@@ -118,6 +118,8 @@ def build_engine(
     engine = engine_name(engine)
     if precision not in PRECISIONS:
         raise ValueError(f"Unknown precision {precision!r}; there are: {', '.join(PRECISIONS)}.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be an integer of at least 1, but got {batch_size!r}.")
     if group not in (1, 2):
         raise ValueError(f"A group is of 1 stream, or of 2 for guidance, but got group={group!r}.")
     if precision == "int8":

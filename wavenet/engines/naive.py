@@ -15,6 +15,7 @@ from wavenet.engines.protocol import (
     drawn,
     require_condition,
     require_group,
+    require_samples,
     uniforms_by_sample,
 )
 from wavenet.outputs import Sampling, require_finite
@@ -50,6 +51,7 @@ class NaiveEngine:
     @torch.inference_mode()
     def prime(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
         require_condition(self._parts, condition, len(self._inputs), samples.shape[1])
+        require_samples(self._parts, samples)
         self._hear(samples.to(self._inputs.device), condition)
         return self._params(self._inputs[:, :-1])[..., -samples.shape[1] :]
 

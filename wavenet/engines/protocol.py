@@ -111,6 +111,11 @@ def require_condition(
     condition.require(samples)
 
 
+def require_samples(parts: Parts, samples: Tensor) -> None:
+    """Raises ValueError for samples that the output does not have: an engine may not look again."""
+    parts.output.decode(samples)
+
+
 def require_group(sampling: Sampling, group: int) -> None:
     """Raises ValueError where guidance is asked for and streams do not come in pairs."""
     if sampling.guidance and group != 2:
@@ -125,9 +130,10 @@ def primed(
 ) -> tuple[Tensor, EngineState]:
     """`Engine.prime` by the model itself: the params, and the state that the model leaves.
 
-    Raises ValueError as `require_condition` does.
+    Raises ValueError as `require_condition` and `require_samples` do.
     """
     require_condition(parts, condition, len(before.last), samples.shape[1])
+    require_samples(parts, samples)
     samples = samples.to(before.last.device)
     inputs = torch.cat([before.last[:, None], samples[:, :-1]], dim=1)
     steered = None if condition is None else in_dtype_of(parts, condition)

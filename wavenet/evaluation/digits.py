@@ -10,9 +10,9 @@ imported only in the functions that use it.
 import argparse
 import json
 import logging
+import math
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,16 @@ from wavenet.evaluation.scores import (
     modified_inception_score,
     nearest_distances,
 )
-from wavenet.files import write_whole
-from wavenet.generation import generate_each
+from wavenet.generation import checked_seed, generate_each, whole_number
+from wavenet.machine import memory, size
 from wavenet.model import WaveNet
-from wavenet.plotting import plot_spectrograms, save_figure
-from wavenet.terminal import add_engine_argument, add_sampling_arguments, sampling_of
+from wavenet.plotting import figure_png, plot_spectrograms
+from wavenet.results import require_place, write_all
+from wavenet.terminal import add_engine_argument, add_sampling_arguments, run_command, sampling_of
 
 logger = logging.getLogger(__name__)
 
+BYTES_A_SAMPLE = 16  # of a set of clips: as read, padded, its spectrogram
 # Clips are generated with these labels, and the classifier predicts them. Scores use the first one.
 LABELS = ("digit", "speaker")
 # File names of the Free Spoken Digit Dataset
@@ -116,6 +118,7 @@ def read_clips(
     matches, if `label_pattern` does not give a file's labels, or if the model does not know them.
     """
     require_labels(model)
+    root = Path(root)
     paths = find_clips(root, pattern)
     names = [
         _labels_of(path.relative_to(root).as_posix(), _compiled(label_pattern), model)
@@ -125,7 +128,7 @@ def read_clips(
         name: torch.tensor([model.labels[name].index(found[name]) for found in names])
         for name in LABELS
     }
-    total = round(seconds * model.sample_rate)
+    total = samples_of(model, seconds, len(paths))
     clips = [load_audio(path, model.sample_rate)[:total] for path in paths]
     audio = _padded(clips, total, 0.0)
     return Clips(
@@ -133,7 +136,26 @@ def read_clips(
     )
 
 
+def samples_of(model: WaveNet, seconds: float, clips: int) -> int:
+    """Samples of each clip. Raises ValueError for none, for no number, and for too many."""
+    if not math.isfinite(seconds) or seconds * model.sample_rate <= 0.5:
+        raise ValueError(
+            "--seconds must be a number and give every clip at least one sample, but got "
+            f"{seconds} at {model.sample_rate} Hz."
+        )
+    total = seconds * model.sample_rate
+    needed, there = total * clips * BYTES_A_SAMPLE, memory(torch.device("cpu"))
+    if needed > there:
+        raise ValueError(
+            f"{clips} clips of {seconds:g} s need {size(needed)} of memory, and this machine has "
+            f"{size(there)}. Give fewer --seconds, or fewer clips."
+        )
+    return round(total)
+
+
 def find_clips(root: Path, pattern: str) -> list[Path]:
+    if not root.is_dir():
+        raise ValueError(f"--root '{root}' is not a folder; give the folder of the real clips.")
     wanted = _compiled(pattern)
     paths = [
         path
@@ -190,12 +212,16 @@ def generate_clips(
     from tqdm import tqdm
 
     require_labels(model)
-    if clips_per_cell < 1:
+    if whole_number("clips_per_cell", clips_per_cell) < 1:
         raise ValueError(
             "There must be at least one clip of each digit by each speaker, "
             f"but got {clips_per_cell=}."
         )
     counts = [len(model.labels[name]) for name in LABELS]
+    whole_number("total", total)
+    clips_in_all = clips_per_cell * math.prod(counts)
+    checked_seed(seed, clips_in_all)
+    samples_of(model, total / model.sample_rate, clips_in_all)
     cells = torch.cartesian_prod(*map(torch.arange, counts)).repeat_interleave(
         clips_per_cell, dim=0
     )
@@ -262,8 +288,17 @@ def evaluate(
     """Generates clips, trains a classifier on the real training clips, and compares the sets.
 
     training, held_out: from `read_clips`, all clips of the same length. real_lengths: see `end_as`.
-    settings: temperature, top_p, engine ...; see `wavenet.generate`.
+    settings: temperature, top_p, engine ...; see `wavenet.generate`. Raises ValueError before
+    anything is drawn for a set of less than two clips, and for settings out of range.
     """
+    for name, clips in (("training", training), ("held-out", held_out)):
+        if len(clips.audio) < 2:
+            raise ValueError(
+                f"The scores need at least 2 {name} clips, but there is {len(clips.audio)}: widen "
+                f"--{name}-pattern."
+            )
+    if whole_number("epochs", epochs) < 1:
+        raise ValueError(f"The classifier needs at least one epoch, but got {epochs}.")
     generated = generate_clips(model, clips_per_cell, training.audio.shape[1], seed, **settings)
     if real_lengths:
         generated = end_as(generated, training, _silence(model))
@@ -347,20 +382,23 @@ def _distances(near: Distances | None) -> str:
     )
 
 
-def write(
+FILES = ("evaluation.json", "clips.png", "confusion.png")
+
+
+def contents(
     folder: Path, result: Evaluation, held_out: Clips, model: WaveNet, settings: Mapping[str, Any]
-) -> None:
-    """Writes evaluation.json, clips.png (generated clips above real ones) and confusion.png."""
+) -> Iterator[tuple[Path, bytes]]:
+    """Of FILES: numbers and settings, generated clips above real ones, confusions of digits."""
     found = {k: v for k, v in asdict(result).items() if k != "generated"}
     content = {
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()},
         **found,
     }
-    write_whole(folder / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
-    save_figure(folder / "clips.png", _pairs(result.generated, held_out, model))
-    save_figure(
-        folder / "confusion.png", _confusion_picture(result.confusion, model.labels[LABELS[0]])
-    )
+    confused = _confusion_picture(result.confusion, model.labels[LABELS[0]])
+    numbers, clips, confusion_picture = (folder / name for name in FILES)
+    yield numbers, (json.dumps(content, indent=2) + "\n").encode()
+    yield clips, figure_png(_pairs(result.generated, held_out, model))
+    yield confusion_picture, figure_png(confused)
 
 
 def _pairs(generated: Clips, real: Clips, model: WaveNet) -> Any:
@@ -468,6 +506,8 @@ def _add_generation_options(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    for name in FILES if args.out else ():
+        require_place(args.out / name, Path(name).suffix, "--out")
     model = load_model(args.checkpoint)
     training_paths = {*find_clips(args.root, args.training_pattern)}
     if both := training_paths & {*find_clips(args.root, args.held_out_pattern)}:
@@ -490,15 +530,11 @@ def run(args: argparse.Namespace) -> None:
     )
     print(table(result, model.labels[LABELS[0]]))
     if args.out:
-        write(args.out, result, held_out, model, vars(args))
-        print(args.out)
+        write_all(contents(args.out, result, held_out, model, vars(args)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     # INFO for this module only: the engines would log the same line for every batch.
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)
-    try:
-        run(parser().parse_args(arguments))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(lambda: run(parser().parse_args(arguments)))

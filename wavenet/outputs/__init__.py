@@ -5,13 +5,14 @@ how a model reads them, how likely they are, how one is drawn. Knows nothing of 
 """
 
 from wavenet.outputs.mulaw import MuLaw
-from wavenet.outputs.protocol import Output, output_from, output_settings
+from wavenet.outputs.protocol import Output, checked_output, output_from, output_settings
 from wavenet.outputs.sampling import Sampling, guided, require_finite
 
 __all__ = [
     "MuLaw",
     "Output",
     "Sampling",
+    "checked_output",
     "guided",
     "output_from",
     "output_settings",

@@ -7,6 +7,7 @@ Source: ITU-T G.711's companding curve as WaveNet uses it (van den Oord et al. 2
 """
 
 import math
+import reprlib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from wavenet import ops
 from wavenet.outputs.sampling import Sampling
+
+MOST_CLASSES = 65_536  # the levels of 16-bit audio
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,11 @@ class MuLaw:
     uniforms: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.classes, bool) or not isinstance(self.classes, int) or self.classes < 2:
+        whole = isinstance(self.classes, int) and not isinstance(self.classes, bool)
+        if not whole or not 2 <= self.classes <= MOST_CLASSES:
             raise ValueError(
-                f"MuLaw needs an integer number of classes of at least 2, but got {self.classes!r}."
+                "MuLaw needs an integer number of classes of at least 2 and at most "
+                f"{MOST_CLASSES}, but got {reprlib.repr(self.classes)}."
             )
 
     @property
@@ -52,6 +57,7 @@ class MuLaw:
 
         Raises ValueError for NaN and for audio that is not floating point.
         """
+        _require_tensor("encode", audio)
         if not audio.is_floating_point():
             raise ValueError(
                 f"MuLaw.encode takes floating-point audio in [-1, 1], but got {audio.dtype}. "
@@ -73,7 +79,8 @@ class MuLaw:
 
         Raises ValueError for other codes.
         """
-        if codes.is_floating_point() or codes.dtype == torch.bool:
+        _require_tensor("decode", codes)
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise ValueError(
                 f"MuLaw.decode takes integer codes in 0..{self.mu}, but got {codes.dtype}."
             )
@@ -101,3 +108,11 @@ class MuLaw:
     def draw(self, params: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
         """Logits (B, Q), uniforms (B, 1) -> codes (B,): `Sampling.draw`."""
         return sampling.draw(params, uniforms[:, 0])
+
+
+def _require_tensor(method: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"MuLaw.{method} takes a tensor, but got a {type(value).__name__}: "
+            "torch.as_tensor(...) makes one."
+        )

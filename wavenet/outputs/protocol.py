@@ -3,6 +3,7 @@
 Shapes: B batch, T time, Q parameters of one sample's distribution, U uniforms of one sample.
 """
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar, Protocol
@@ -51,6 +52,7 @@ class Output(Protocol):
 
 
 OUTPUTS: dict[str, type[Output]] = {"MuLaw": MuLaw}
+OUTPUT_HAS = ("channels", "silence", "encode", "decode", "embedding", "nats", "draw")
 
 
 def output_settings(output: Output) -> dict[str, Any]:
@@ -61,9 +63,22 @@ def output_settings(output: Output) -> dict[str, Any]:
 def output_from(settings: Mapping[str, Any]) -> Output:
     """Raises ValueError for a name or a setting that there is not, with those there are."""
     name, fields = settings.get("name"), {k: v for k, v in settings.items() if k != "name"}
-    if name not in OUTPUTS:
+    kind = OUTPUTS.get(name) if isinstance(name, str) else None
+    if kind is None:
         raise ValueError(f"There is no output {name!r}; there are: {', '.join(OUTPUTS)}.")
     try:
-        return OUTPUTS[name](**fields)
+        return kind(**fields)
     except TypeError as error:
         raise ValueError(f"The output {name} does not take these settings: {fields}.") from error
+
+
+def checked_output(given: Any) -> Output:
+    """The output, also of its settings as they stand in files. Raises ValueError for others."""
+    if isinstance(given, Mapping):
+        return output_from(given)
+    if isinstance(given, type) or not all(hasattr(given, name) for name in OUTPUT_HAS):
+        raise ValueError(
+            f"output must be the distribution of a sample, such as MuLaw(256), or its settings, "
+            f"such as {output_settings(MuLaw())}, but got {reprlib.repr(given)}."
+        )
+    return given

@@ -5,6 +5,7 @@ Knows nothing of networks or engines.
 """
 
 from dataclasses import dataclass, field
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -41,6 +42,10 @@ class Sampling:
     )
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "guidance"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise ValueError(f"{name} must be a number, but got {value!r}.")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(
                 f"temperature must be a finite number of at least 0, but got {self.temperature}."

@@ -57,9 +57,10 @@ def _download(repo_id: str) -> Path:
     try:
         return Path(hub.snapshot_download(repo_id, allow_patterns=FILES, library_name="wavenet"))
     except (OSError, ValueError) as error:  # no network, no such repository, or it needs a login
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise FileNotFoundError(
             f"{repo_id} is not a folder here, and it could not be downloaded from the Hugging Face "
-            f"Hub ({type(error).__name__}: {str(error).strip().splitlines()[0]}). {_accepted()}"
+            f"Hub ({type(error).__name__}: {reason}). {_accepted()}"
         ) from error
 
 
@@ -68,7 +69,8 @@ def _hub(repo_id: str) -> ModuleType:
         import huggingface_hub
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"{repo_id}: the Hugging Face Hub needs huggingface_hub: pip install 'wavenet[hub]'. "
+            f"{repo_id}: the Hugging Face Hub needs huggingface_hub: pip install "
+            "'wavenet-torch[hub]'. "
             "Without it, give a folder or the name of a bundled model: "
             f"{', '.join(bundled())}."
         ) from error

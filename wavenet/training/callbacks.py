@@ -1,4 +1,4 @@
-"""Owns what runs beside the training loop: averaged weights, checkpoints, Ctrl-C, samples, export.
+"""Owns what runs beside the training loop: averaged weights, checkpoints, signals, samples, export.
 
 Knows nothing of losses, data or the command line.
 """
@@ -6,7 +6,6 @@ Knows nothing of losses, data or the command line.
 import io
 import logging
 import math
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -24,7 +23,9 @@ from wavenet.files import write_whole
 from wavenet.generation import generate, seconds_of
 from wavenet.model import WaveNet
 from wavenet.plotting import plot_clips
+from wavenet.training.advice import how_to_go_on
 from wavenet.training.module import LitWaveNet
+from wavenet.training.stopping import Stopped, handle, restore
 
 logger = logging.getLogger(__name__)
 
@@ -119,34 +120,38 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes `checkpoints/last.ckpt` regularly and on Ctrl-C; `--ckpt_path last` resumes from it.
+    """Writes `checkpoints/last.ckpt` regularly and when a signal stops the run.
 
-    A resumed run computes the same as one that was never interrupted.
+    `--ckpt_path last` resumes from it; a resumed run computes the same as one that was never
+    interrupted. The signals are those of `stopping.SIGNALS`.
 
     Args:
         every_n_steps: Optimiser steps between two checkpoints.
     """
 
     def __init__(self, every_n_steps: int = 250) -> None:
+        if every_n_steps < 1:
+            raise ValueError(
+                f"--checkpoint.every_n_steps must be at least 1, but got {every_n_steps}."
+            )
         super().__init__(
             filename="last", every_n_train_steps=every_n_steps, enable_version_counter=False
         )
-        self._interrupted = False
-        self._previous_handler: Any = None
+        self._signal = 0  # that has asked for a stop
+        self._earlier_handlers: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._previous_handler = signal.signal(
-            signal.SIGINT, lambda *event: self._on_interrupt(trainer, *event)
-        )
+        self._earlier_handlers = handle(lambda *event: self._on_signal(trainer, *event))
 
-    def _on_interrupt(self, trainer: pl.Trainer, number: int, frame: FrameType | None) -> None:
-        """Lets a training step finish, so that it can be saved; a second Ctrl-C stops at once.
+    def _on_signal(self, trainer: pl.Trainer, number: int, frame: FrameType | None) -> None:
+        """Lets a training step finish, so that it can be saved; a second signal stops at once.
 
-        Outside of training steps nothing has changed since the last checkpoint.
+        Outside of training steps nothing has changed since the last checkpoint. There the first
+        process stops, and the others with it.
         """
-        if self._interrupted or not trainer.training:
-            raise KeyboardInterrupt
-        self._interrupted = True
+        if self._signal or (not trainer.training and trainer.is_global_zero):
+            raise Stopped(number)
+        self._signal = number
 
     def on_train_batch_end(
         self,
@@ -157,12 +162,13 @@ class LastCheckpoint(ModelCheckpoint):
         batch_idx: int,
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        interrupted = self._interrupted
-        if trainer.world_size > 1:  # all ranks must stop after the same step
-            interrupted = trainer.strategy.reduce_boolean_decision(interrupted, all=False)
-        if interrupted and _between_steps(trainer):
+        number = self._signal
+        if trainer.world_size > 1:  # all processes must stop after the same step
+            told = torch.tensor(float(number), device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(told, reduce_op="max"))
+        if number and _between_steps(trainer):
             self._save_now(trainer)
-            raise KeyboardInterrupt
+            raise Stopped(number)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit":
@@ -174,14 +180,13 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
-            print(
-                f"\nStopped after step {trainer.global_step}. {self._how_to_resume()}", flush=True
-            )
+        if isinstance(exception, Stopped) and trainer.is_global_zero:
+            run = Path(self.dirpath).parent if self.dirpath else None
+            print(f"\nStopped after step {trainer.global_step}. {how_to_go_on(run)}", flush=True)
+        _end_the_others(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
+        restore(self._earlier_handlers)
 
     def _save_now(self, trainer: pl.Trainer) -> None:
         if (
@@ -194,11 +199,16 @@ class LastCheckpoint(ModelCheckpoint):
         self._save_checkpoint(trainer, str(Path(self.dirpath, "last.ckpt")))
         self.last_model_path = str(Path(self.dirpath, "last.ckpt"))
 
-    def _how_to_resume(self) -> str:
-        path = Path(self.dirpath or "", "last.ckpt")
-        if not path.is_file():
-            return "There is no checkpoint yet; start the run again."
-        return f"Resume with: python train.py --ckpt_path {path}"
+
+def _end_the_others(trainer: pl.Trainer) -> None:
+    """Kills the processes that Lightning has started from this one: they would wait for it.
+
+    They are taken off the list that Lightning watches, which would kill this process as well.
+    """
+    others = getattr(trainer.strategy.launcher, "procs", [])
+    for process in others:
+        process.kill()
+    others.clear()
 
 
 def _between_steps(trainer: Any) -> bool:
@@ -247,10 +257,9 @@ class Samples(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or bits is None:
             return
         self._validations += 1
-        folder = trainer.log_dir  # read on every rank: it is a broadcast
-        if not trainer.is_global_zero or folder is None or is_trial(trainer):
+        if not trainer.is_global_zero or is_trial(trainer):
             return
-        run = Path(folder)
+        run = Path(trainer.default_root_dir)
         network = averaged_network(trainer, pl_module)
         if bits < self._best:
             self._best = float(bits)

@@ -5,24 +5,28 @@ Knows nothing of networks or losses.
 
 import contextlib
 import ctypes
-import errno
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from wavenet.checkpoints import newest_checkpoint, read_checkpoint
+from wavenet.files import write_whole
 from wavenet.model import WaveNet
+from wavenet.training.advice import explain
 from wavenet.training.callbacks import (
     LastCheckpoint,
     ProgressBar,
@@ -34,10 +38,11 @@ from wavenet.training.callbacks import (
 )
 from wavenet.training.data import AudioDataModule
 from wavenet.training.module import LitWaveNet
+from wavenet.training.runs import Claim, is_started_by_lightning
+from wavenet.training.stopping import end_with_parent, open_closed_streams, stopping
+from wavenet.training.trust import require_known_script, require_plain
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-# Environment variable with the run's folder, for the processes that Lightning starts for DDP
-RUN_VARIABLE = "WAVENET_RUN"
 USAGE = "python train.py [fit | validate | test] [--config FILE] [--SETTING VALUE ...]"
 DESCRIPTION = """Train a WaveNet on a folder of audio.
 
@@ -54,7 +59,15 @@ A run writes RUNS/NAME/ with config.yaml, checkpoints/, model/, samples/ and Ten
 
 
 def main(arguments: Sequence[str], default_config: Path) -> None:
-    """Runs the command line. A user's error gives a message and status 1, without a traceback."""
+    """Runs the command line. A user's error gives a message and status 1, without a traceback.
+
+    A signal that stops it gives 128 + its number.
+    """
+    if is_started_by_lightning():
+        end_with_parent(signal.SIGKILL)  # the first process writes the run; it saves by itself
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(signal.SIGTERM)
+    open_closed_streams()
     if list(arguments) in (["-h"], ["--help"]):
         print(DESCRIPTION)
         return
@@ -63,14 +76,15 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     _silence_warnings()
     keep_memory()
+    claim = Claim()
     try:
-        arguments = complete_arguments(list(arguments), default_config)
-        TrainingCLI(arguments)
-    except (ValueError, OSError) as error:
-        _remove_empty_run()
+        with stopping(), claim:
+            arguments = complete_arguments(list(arguments), default_config)
+            TrainingCLI(arguments, claim)
+    except Exception as error:
         if os.environ.get("WAVENET_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}{_advice(error)}\n(WAVENET_TRACEBACK=1 shows where)")
+        sys.exit(f"error: {explain(error, claim.folder)}\n(WAVENET_TRACEBACK=1 shows where)")
 
 
 def keep_memory() -> None:
@@ -88,24 +102,33 @@ def keep_memory() -> None:
 
 
 class SettingsFile(SaveConfigCallback):
-    """The run's config.yaml, without `ckpt_path`: used as a config, it starts a new run."""
+    """The run's config.yaml, without `ckpt_path`: used as a config, it starts a new run.
+
+    It lies in the run's folder, whatever logs.
+    """
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
         config = config.clone()
         config.ckpt_path = None
-        super().__init__(parser, config, **kwargs)
+        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        with warnings.catch_warnings():  # of the older name, which Lightning uses too
+            warnings.simplefilter("ignore", DeprecationWarning)
+            content = self.parser.dump(self.config, skip_none=False)
+        write_whole(Path(trainer.default_root_dir, "config.yaml"), content.encode())
 
 
 class TrainingCLI(LightningCLI):
     """LightningCLI with this library's model, data, callbacks and run folders."""
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, arguments: list[str], claim: Claim) -> None:
+        self.claim = claim
         self.run: Path | None = None
         super().__init__(
             LitWaveNet,
             AudioDataModule,
             save_config_callback=SettingsFile if arguments[:1] == ["fit"] else None,
-            save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             trainer_defaults={
                 "use_distributed_sampler": False,  # the data module shards without repeating clips
@@ -152,15 +175,24 @@ class TrainingCLI(LightningCLI):
         Lightning's version would override the command line with the checkpoint's settings.
         """
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise ValueError(f"--seed_everything {error}.") from error
+
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.config.subcommand]
+        require_sensible(settings.trainer)
         if settings.trainer.precision is None:
             settings.trainer.precision = default_precision(settings.trainer.accelerator)
         if settings.get("ckpt_path"):
             read_checkpoint(Path(settings.ckpt_path))  # refuses a bad one before anything is built
-        callbacks: list[Any] = [ProgressBar()]
+        callbacks: list[Any] = []
+        if settings.trainer.enable_progress_bar in (None, True):
+            callbacks.append(ProgressBar())
         if self.config.subcommand == "fit":
-            self.run = run_folder(settings.runs, settings.name, settings.ckpt_path)
+            self.run = self.claim.take(settings.runs, settings.name, settings.ckpt_path)
             callbacks.append(
                 ModelCheckpoint(
                     filename="best", monitor="val_bits", mode="min", enable_version_counter=False
@@ -174,13 +206,23 @@ class TrainingCLI(LightningCLI):
         settings = self.config[self.config.subcommand]
         if self.run is None:
             kwargs["logger"] = False
-        elif settings.trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(
-                str(self.run.parent), name=self.run.name, version=""
-            )
+        else:
+            kwargs["default_root_dir"] = str(self.run)
+            if settings.trainer.logger in (None, True):
+                kwargs["logger"] = TensorBoardLogger(
+                    str(self.run.parent), name=self.run.name, version=""
+                )
         given = self._get(self.config_init, "trainer")["plugins"] or []
         kwargs["plugins"] = [*(given if isinstance(given, list) else [given]), WholeCheckpoints()]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (TypeError, ImportError, MisconfigurationException) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"The --trainer settings do not fit: {reason}") from error
+        # Lightning's handler of SIGTERM would wait for other processes in the middle of a step.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        self.claim.trained = lambda: trainer.global_step > 0
+        return trainer
 
     def before_fit(self) -> None:
         self.model.check(
@@ -200,6 +242,26 @@ class TrainingCLI(LightningCLI):
         clips = samples.write(network, self.run, "final", samples.real_clips(trainer, network))
         bits = self.trainer.callback_metrics.get("val_bits")
         print(summary(self.run, network, len(clips), bits), flush=True)
+
+
+def require_sensible(trainer: Namespace) -> None:
+    """Raises ValueError for settings of Lightning's trainer that this command cannot follow."""
+    if trainer.enable_checkpointing is False or trainer.barebones:
+        raise ValueError(
+            "--trainer.enable_checkpointing false: a run always keeps its last and its best "
+            "checkpoint. For fewer, give --checkpoint.every_n_steps a large number; to try "
+            "something without files, use --trainer.fast_dev_run true."
+        )
+    if trainer.default_root_dir is not None:
+        raise ValueError(
+            "--trainer.default_root_dir is not used: a run's folder is RUNS/NAME. Give --runs and "
+            "--name."
+        )
+    if trainer.accumulate_grad_batches < 1:
+        raise ValueError(
+            "--trainer.accumulate_grad_batches must be at least 1, but got "
+            f"{trainer.accumulate_grad_batches}."
+        )
 
 
 def summary(run: Path, network: WaveNet, count: int, bits: Any) -> str:
@@ -251,57 +313,21 @@ def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
         rest = [*_without(rest, "--ckpt_path"), "--ckpt_path", checkpoint]
     own_config = Path(checkpoint).parent.parent / "config.yaml" if checkpoint else None
     if config is None and own_config is not None and own_config.is_file():
+        own = require_plain(own_config, Path(checkpoint or ""))
+        data = own.get("data") or {}
+        require_known_script(
+            own_config,
+            data.get("prepare"),
+            _value(rest, "--data.root") or data.get("root"),
+            recipes=default_config.parent.parent / "data",
+            named=_value(rest, "--data.prepare") is not None,
+        )
         rest = ["--config", str(own_config), *rest]
     elif config is None:
         rest = ["--config", str(default_config), *rest]
     if name is None and checkpoint is None:
         rest = ["--name", Path(config).stem if config else default_config.stem, *rest]
     return [command, *rest]
-
-
-def run_folder(runs: str, name: str | None, checkpoint: str | None) -> Path:
-    """The run's folder: the checkpoint's own folder in a resumed run, otherwise a new one."""
-    if os.environ.get(RUN_VARIABLE):
-        return Path(os.environ[RUN_VARIABLE])
-    if checkpoint and Path(checkpoint).parent.name == "checkpoints":
-        folder = Path(checkpoint).parent.parent
-    else:
-        folder = _new_folder(Path(runs), name or "run")
-    os.environ[RUN_VARIABLE] = str(folder)
-    return folder
-
-
-def _advice(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return (
-            ". The disk is full. Files that were saved before are complete: free some space and "
-            "add --ckpt_path last."
-        )
-    return ""
-
-
-def _remove_empty_run() -> None:
-    """Removes the folder of a run that failed before it wrote a file."""
-    folder = os.environ.get(RUN_VARIABLE)
-    if folder and not getattr(rank_zero_only, "rank", 0):
-        with contextlib.suppress(OSError):
-            Path(folder).rmdir()
-
-
-def _new_folder(runs: Path, name: str) -> Path:
-    """A new folder RUNS/NAME, or RUNS/NAME-2, ... if that exists.
-
-    mkdir is atomic, so two runs that start at the same time get two folders.
-    """
-    if getattr(rank_zero_only, "rank", 0):
-        return runs / name
-    for folder in [runs / name, *(runs / f"{name}-{index}" for index in range(2, 10000))]:
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-    raise FileExistsError(f"{runs} has 10000 runs called {name}; give another --name.")
 
 
 def default_precision(accelerator: str) -> str:

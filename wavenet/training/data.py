@@ -4,6 +4,7 @@ Knows nothing of files (`wavenet.corpus` does) or of networks: of a model it kno
 """
 
 import math
+import os
 from typing import Any, Literal
 
 import numpy as np
@@ -216,8 +217,24 @@ class AudioDataModule(LightningDataModule):
         shape = (receptive_field, self.crop_samples, self.batch_size)
         share = (self.seed, rank, world_size)
         table = self.table(split)
+        longest = int(table.lengths.max()) + self._tail
+        self._require_memory(min(self.crop_samples + receptive_field, longest))
         silence = (self._tail, self.label_dropout)
         return CropBatches(table, self.encoder, *shape, *share, *silence, self.framing)
+
+    def _require_memory(self, width: int) -> None:
+        """Raises ValueError where a batch of rows of `width` samples is more than the machine has.
+
+        Making it would show that only after minutes, and Linux would then kill the process.
+        """
+        needed = self.batch_size * (width + 8)  # a byte a sample; a row's number in the plan
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > there:
+            raise ValueError(
+                f"A batch of --data.batch_size {self.batch_size} rows of {width} samples takes "
+                f"{needed / 2**30:.0f} GiB, but this machine has {there / 2**30:.0f}. Lower "
+                "--data.batch_size or --data.crop_samples."
+            )
 
     def whole_clips(self, split: str, rank: int = 0, world_size: int = 1) -> ClipBatches:
         """Whole clips of a split, without a trainer; item b is a whole batch.

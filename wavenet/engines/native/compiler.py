@@ -4,7 +4,8 @@ Knows nothing of models. A library is compiled at its first use and kept in the 
 Its file name contains the hash of everything it depends on (source, constants, options, compiler,
 processor) and ends in the hash of its content, so that a truncated or damaged file is never loaded.
 The finished file is moved to its name in one rename, so several processes may compile at the same
-time, and a killed process does no harm.
+time, and a killed process does no harm. Loading a library runs its code: none is loaded from where
+another user could have put it.
 """
 
 import atexit
@@ -18,12 +19,11 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from wavenet.engines.protocol import EngineUnavailable
-from wavenet.files import cache_folder
+from wavenet.files import NotPrivate, cache_folder, require_private, scratch
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,6 @@ NATIVE = "-mcpu=native" if platform.machine().lower() in ("arm64", "aarch64") el
 SAME_ROUNDING = ["-ffp-contract=fast", "--param=avoid-fma-max-bits=0"]
 OPTIONS = ["-std=c++17", "-O3", NATIVE, *SAME_ROUNDING, "-fno-math-errno", "-shared", "-fPIC"]
 COMPILERS = ["c++", "g++", "clang++"]
-STALE = 3600  # seconds after which a half-written file counts as left by a killed process
 
 
 class CompilerError(EngineUnavailable):
@@ -52,14 +51,20 @@ def library(source: Path, constants: Mapping[str, object]) -> ctypes.CDLL:
     key = hash_of(*command, source.read_text(), version_of(tuple(compiler)), processor())
     stem = f"{source.stem}-{key}"
     command.append(str(source))
-    folder = cache_folder()
     try:
-        return _loaded(folder, stem, command)
+        return _loaded(_private_folder(cache_folder()), stem, command)
+    except NotPrivate as error:
+        logger.warning(
+            "%s is not used for compiled libraries: %s. Make it and the folders above it writable "
+            "for you alone (chmod go-w), or name another folder in WAVENET_CACHE.",
+            *(cache_folder(), error.strerror),
+        )
     except OSError as error:
         logger.info(
-            "%s cannot be written (%s): compiled libraries are not kept.", folder, error.strerror
+            "%s cannot be written (%s): compiled libraries are not kept.",
+            *(cache_folder(), error.strerror),
         )
-    # A cache that cannot be written costs one compilation per process, but is not an error.
+    # A cache that cannot be used costs one compilation per process, but is not an error.
     try:
         return _loaded(_folder_of_this_process(), stem, command)
     except OSError as error:
@@ -67,6 +72,16 @@ def library(source: Path, constants: Mapping[str, object]) -> ctypes.CDLL:
             f"No folder to compile {source.name} in can be written. Set the environment variable "
             "WAVENET_CACHE to a folder that can be written."
         ) from error
+
+
+def _private_folder(folder: Path) -> Path:
+    """The folder, made where there is none, without links. Raises OSError, see require_private."""
+    folder = folder.resolve()
+    for part in reversed((folder, *folder.parents)):
+        if not part.exists():
+            part.mkdir(mode=0o700, exist_ok=True)
+    require_private(folder)
+    return folder
 
 
 def _loaded(folder: Path, stem: str, command: list[str]) -> ctypes.CDLL:
@@ -124,12 +139,21 @@ def hash_of(*parts: str) -> str:
 
 
 def _kept(folder: Path, stem: str) -> Path | None:
-    """The intact library of that name, if there is one; damaged files are removed."""
+    """The intact library of that name, if there is one; damaged or foreign files are removed."""
     for path in sorted(folder.glob(f"{stem}-*.so")):
-        if path.stem.rpartition("-")[2] == _content_hash(path):
+        if _is_private(path) and path.stem.rpartition("-")[2] == _content_hash(path):
             return path
         path.unlink(missing_ok=True)
     return None
+
+
+def _is_private(path: Path) -> bool:
+    try:
+        require_private(path)
+    except NotPrivate as error:
+        logger.warning("A compiled library is made again: %s.", error.strerror)
+        return False
+    return True
 
 
 def _content_hash(path: Path) -> str:
@@ -138,42 +162,30 @@ def _content_hash(path: Path) -> str:
 
 def _compile(folder: Path, stem: str, command: list[str]) -> Path:
     """Raises OSError if the folder cannot be written, CompilerError if the compiler fails."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _remove_stale(folder)
-    handle, name = tempfile.mkstemp(".part", f"{stem}-", folder)
-    os.close(handle)
-    part = Path(name)
-    try:
-        run = subprocess.run([*command, "-o", name], capture_output=True, text=True, timeout=300)
+    with scratch(folder / stem) as temporary:
+        part = temporary / "library.so"
+        try:
+            run = subprocess.run(
+                [*command, "-o", str(part)], capture_output=True, text=True, timeout=300
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CompilerError(
+                f"The C++ compiler took more than {error.timeout:.0f} s: {shlex.join(command)}"
+            ) from error
         if run.returncode != 0:
             raise CompilerError(
                 "The C++ compiler refused the engine's source.\n"
                 f"{shlex.join(command)}\n{run.stderr}"
             )
+        part.chmod(part.stat().st_mode & 0o755)  # under the umask 002 a compiler lets groups write
         path = folder / f"{stem}-{_content_hash(part)}.so"
         os.replace(part, path)
-    except subprocess.TimeoutExpired as error:
-        raise CompilerError(
-            f"The C++ compiler took more than {error.timeout:.0f} s: {shlex.join(command)}"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
     return path
-
-
-def _remove_stale(folder: Path) -> None:
-    """Removes half-written files of processes that were killed."""
-    for part in folder.glob("*.part"):
-        try:
-            if time.time() - part.stat().st_mtime > STALE:
-                part.unlink()
-        except FileNotFoundError:  # another process was faster
-            continue
 
 
 @functools.cache
 def _folder_of_this_process() -> Path:
     """The folder for libraries that cannot be kept; removed when the process exits."""
-    folder = Path(tempfile.mkdtemp(prefix="wavenet-"))
+    folder = Path(tempfile.mkdtemp(prefix="wavenet-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -27,6 +27,7 @@ from wavenet.engines.protocol import (
     primed,
     require_condition,
     require_group,
+    require_samples,
     uniforms_by_sample,
 )
 from wavenet.outputs import Sampling, require_finite
@@ -109,6 +110,7 @@ class NativeEngine:
     def teacher_forced(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
         """As `prime`, sample by sample in this engine's own arithmetic."""
         require_condition(self._parts, condition, self._streams, samples.shape[1])
+        require_samples(self._parts, samples)
         return self._together(
             samples.cpu(), condition, 1, lambda part, rows: part.teacher_forced(rows)
         )

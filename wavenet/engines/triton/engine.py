@@ -28,6 +28,7 @@ from wavenet.engines.protocol import (
     primed,
     require_condition,
     require_group,
+    require_samples,
     uniforms_by_sample,
 )
 from wavenet.engines.triton.kernel import run_streams
@@ -135,6 +136,7 @@ class TritonEngine:
     def teacher_forced(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
         """As `prime`, sample by sample in this engine's own arithmetic."""
         require_condition(self._parts, condition, self._streams, samples.shape[1])
+        require_samples(self._parts, samples)
         steps, padding = samples.shape[1], len(self._code) - len(samples)
         given = F.pad(samples.to(self._code.device, torch.int32).T, (0, padding)).contiguous()
         shape = (steps, len(self._code), self._weights.sizes["Q"])

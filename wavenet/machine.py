@@ -1,0 +1,51 @@
+"""Owns what this machine offers: cores and memory. Knows nothing of models."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+CGROUP = Path("/sys/fs/cgroup/memory.max")  # a container's limit on Linux
+THREADS_A_CORE = 8  # more only slow each other down, and very many end the process
+
+
+def cores() -> int:
+    """Logical cores."""
+    return os.cpu_count() or 1
+
+
+def set_threads(count: int | None) -> None:
+    """Of the CPU, for this process; None: as they are.
+
+    Raises ValueError outside 1..THREADS_A_CORE * cores.
+    """
+    if count is None:
+        return
+    most = THREADS_A_CORE * cores()
+    if not 1 <= count <= most:
+        raise ValueError(
+            f"--threads must be at least 1 and at most {most}, {THREADS_A_CORE} for each of this "
+            f"machine's {cores()} cores, but got {count}."
+        )
+    torch.set_num_threads(count)
+
+
+def memory(device: torch.device) -> float:
+    """Bytes of the GPU, or of the machine and the container that this process runs in."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[1])
+    limits = [float("inf")]
+    with suppress(AttributeError, ValueError, OSError):  # not on every system
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):  # ValueError: "max"
+        limits.append(int(CGROUP.read_text()))
+    return min(limits)
+
+
+def size(count: float) -> str:
+    """Bytes in words: 25.2 GB."""
+    units = ["bytes", "kB", "MB", "GB", "TB", "PB"]
+    while count >= 999.5 and len(units) > 1:
+        count, units = count / 1000, units[1:]
+    return f"{count:.3g} {units[0]}"

@@ -1,0 +1,218 @@
+"""Owns the files that a command leaves: checked before the work, and kept where they cannot be
+written as asked.
+
+Knows nothing of models.
+"""
+
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+
+from wavenet.audio import wav_bytes
+from wavenet.files import write_whole
+from wavenet.machine import size
+from wavenet.plotting import figure_png, plot_clips
+
+NEW = Path("generated.wav")  # in the working folder, where no name is given
+HEADER = 44  # bytes of a wav file
+LONGEST = (2**32 - 1 - HEADER) // 2  # samples: a wav file states its size in 32 bits
+
+
+def require_place(path: Path | None, suffix: str, flag: str) -> None:
+    """Raises ValueError where a file of that name cannot be written. Leaves nothing behind.
+
+    path: None passes. flag: where the name was given, for the message.
+    """
+    if path is None:
+        return
+    said = f"{flag} '{path}'"
+    try:
+        found = _found(path)
+    except OSError as error:
+        raise ValueError(f"{said} cannot be written: {reason(error)}. Give another.") from error
+    if found is not None and stat.S_ISDIR(found):
+        raise ValueError(f"{said} is a folder; give the name of a file, such as x{suffix}.")
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{said} is not a {suffix} file; give it the suffix {suffix}.")
+    if found is not None and not stat.S_ISREG(found):
+        raise ValueError(f"{said} is a pipe or a device; give the name of a file.")
+    folder = existing_folder(path)
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{said} cannot be written in the folder '{folder}': {reason(error)}. Give another."
+        ) from error
+
+
+def _found(path: Path) -> int | None:
+    """The mode of what is there; None for nothing. Raises OSError where that cannot be said."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def existing_folder(path: Path) -> Path:
+    """The innermost of the folders of this file that there is; the others are made with it."""
+    return next((folder for folder in path.parents if _found(folder) is not None), Path())
+
+
+def reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def write_or_keep(path: Path, content: bytes) -> None:
+    """`write_whole`; where that fails, under a new name in the working or the temporary folder.
+
+    Raises OSError where it failed, with the reason and where the content is now.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        failed = (
+            f"'{path}' could not be written: {reason(error)}. Free some space there, or give "
+            "another place."
+        )
+        raise OSError(f"{failed} {_kept(path, content)}") from error
+
+
+def write_all(contents: Iterable[tuple[Path, bytes]]) -> None:
+    """`write_or_keep` of each; at the end prints the names of those that were written as asked.
+
+    Raises OSError where some were not, once all have been tried.
+    """
+    failures, written = [], []
+    try:
+        for path, content in contents:
+            try:
+                write_or_keep(path, content)
+                written.append(f"{path}\n")
+            except OSError as error:
+                failures.append(str(error))
+    finally:
+        print(*written, sep="", end="")
+    if failures:
+        raise OSError("\n".join(failures))
+
+
+def _kept(path: Path, content: bytes) -> str:
+    """Writes the content where it can be written, and says where that is."""
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            place = reserve(folder / path.name, 1)[0]
+            try:
+                write_whole(place, content)
+                return f"What was made is in '{place}'."
+            finally:
+                release([place])
+    return "It could be written neither to the working folder nor to the temporary one: it is lost."
+
+
+def numbered(path: Path, count: int) -> list[Path]:
+    """NAME-0, NAME-1, ... for a batch; the name itself for one clip."""
+    if count == 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
+
+
+def reserve(path: Path, count: int) -> list[Path]:
+    """Empty files of that name, or NAME_2, NAME_3, ... where others have it, alone or as a batch.
+
+    No two processes get the same.
+    """
+    number, candidate = 1, path
+    while True:
+        taken = candidate.exists() or candidate.with_stem(f"{candidate.stem}-0").exists()
+        if not taken and (made := _created(numbered(candidate, count))):
+            return made
+        number += 1
+        candidate = path.with_stem(f"{path.stem}_{number}")
+
+
+def _created(paths: Sequence[Path]) -> list[Path]:
+    """The paths, as empty files; [] where one of them is there already."""
+    made: list[Path] = []
+    try:
+        for path in paths:
+            path.touch(exist_ok=False)
+            made.append(path)
+        return made
+    except FileExistsError:
+        release(made)
+        return []
+    except BaseException:
+        release(made)
+        raise
+
+
+def release(paths: Sequence[Path]) -> None:
+    """Removes those files that are still empty."""
+    for path in paths:
+        if path.exists() and path.stat().st_size == 0:
+            path.unlink()
+
+
+def require_space(path: Path, lengths: Sequence[int], sample_rate: int) -> None:
+    """Raises ValueError where clips of so many samples do not fit a wav file or the disk."""
+    if max(lengths) > LONGEST:
+        hours = [samples / sample_rate / 3600 for samples in (LONGEST, max(lengths))]
+        raise ValueError(
+            f"A wav file holds at most {hours[0]:.3g} hours at {sample_rate} Hz, but a clip is to "
+            f"have {hours[1]:.3g} hours. Give fewer --seconds, or --out - for a stream."
+        )
+    folder, needed = existing_folder(path.absolute()), sum(HEADER + 2 * n for n in lengths)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"The audio needs {size(needed)}, but there are {size(free)} free in the folder "
+            f"'{folder}'. Free some space, or give another place with --out."
+        )
+
+
+class Wavs:
+    """The wav files of clips of so many samples. Used by `with`, in which new names are reserved.
+
+    out: as given, numbered where there are several clips; None: a new name. Raises ValueError as
+    `require_space` does.
+    """
+
+    def __init__(self, out: Path | None, lengths: Sequence[int], sample_rate: int) -> None:
+        require_space(out or NEW, lengths, sample_rate)
+        self._out, self._count, self._rate = out, len(lengths), sample_rate
+        self._reserved: list[Path] = []
+
+    def __enter__(self) -> Self:
+        if self._out is None:
+            self._reserved = reserve(NEW, self._count)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        release(self._reserved)
+
+    def write(self, clips: Sequence[Tensor], plot: Path | None = None) -> None:
+        """Writes the clips (time,) and a picture of them, and prints the names.
+
+        Raises OSError where a file was written elsewhere or not at all, once all have been tried.
+        """
+        paths = self._reserved or numbered(self._out or NEW, self._count)
+        write_all(self._contents(paths, clips, plot))
+
+    def _contents(
+        self, paths: Sequence[Path], clips: Sequence[Tensor], plot: Path | None
+    ) -> Iterator[tuple[Path, bytes]]:
+        for path, clip in zip(paths, clips, strict=True):
+            yield path, wav_bytes(clip, self._rate)
+        if plot:
+            titles = [path.stem for path in paths]
+            yield plot, figure_png(plot_clips(clips, self._rate, titles))
