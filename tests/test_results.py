@@ -74,7 +74,7 @@ def make_pipe(path: Path) -> None:
         (f"{'x' * 300}.wav", None, "File name too long"),
         (f"{'x' * 300}/x.wav", None, "File name too long"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_place_that_cannot_be_written_is_refused_by_name_and_left_as_it_was(
     here: Path, name: str, make: Callable[[Path], None] | None, says: str

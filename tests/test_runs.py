@@ -12,6 +12,7 @@ import pytest
 import yaml
 from tiny_runs import REPOSITORY, environment
 
+from wavenet.files import THIS_MACHINE, scratch
 from wavenet.training.cli import complete_arguments
 from wavenet.training.runs import RUN_VARIABLE, Claim, new_folder
 
@@ -113,19 +114,22 @@ def test_the_processes_that_lightning_starts_share_the_run(
 def test_a_resumed_run_sweeps_what_killed_processes_left_and_nothing_else(checkpoint: Path) -> None:
     run = checkpoint.parent.parent
     (run / "model").mkdir()
-    stale = [checkpoint.with_name(".last.ckpt.a1_b2c3d"), run / "model/.config.json.abcdefgh"]
+    end = f"{THIS_MACHINE}12345678.part"  # of the folders that files.write_whole makes
+    stale = [checkpoint.with_name(f".last.ckpt.{end}"), run / f"model/.config.json.{end}"]
     kept = [checkpoint, run / ".notes", run / "model/config.json", run / ".git.ignore.me"]
-    for path in [*stale, *kept]:
+    for path in stale:
+        path.mkdir()
+    for path in kept:
         path.touch()
     with Claim() as first:
         first.take("runs", None, str(checkpoint))
         assert not [path for path in stale if path.exists()]
         assert all(path.exists() for path in kept)
-        stale[0].touch()  # the live process writes
         os.environ.pop(RUN_VARIABLE)
-        with pytest.raises(ValueError, match="being trained"), Claim() as second:
-            second.take("runs", None, str(checkpoint))
-        assert stale[0].exists()
+        with scratch(checkpoint) as live:
+            with pytest.raises(ValueError, match="being trained"), Claim() as second:
+                second.take("runs", None, str(checkpoint))
+            assert live.exists()
 
 
 @pytest.mark.parametrize("trained", [False, True])

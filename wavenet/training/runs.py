@@ -15,10 +15,11 @@ from typing import Self
 import filelock
 from lightning.pytorch.utilities import rank_zero_only
 
+from wavenet import files
+
 # Environment variable with the run's folder, for the processes that Lightning starts for DDP
 RUN_VARIABLE = "WAVENET_RUN"
 LOCK = ".lock"  # the kernel frees it when its process ends, however that ends
-TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # of files.write_whole, before the file is renamed
 
 
 class Claim:
@@ -113,6 +114,4 @@ def new_folder(runs: Path, name: str) -> Path:
 def sweep(run: Path) -> None:
     """Removes the half-written files of killed processes; the run's lock must be held."""
     for folder in (run, run / "checkpoints", run / "model", run / "samples"):
-        for path in folder.glob(".*"):
-            if TEMPORARY.fullmatch(path.name) and path.is_file():
-                path.unlink(missing_ok=True)
+        files.sweep(folder)
