@@ -12,6 +12,8 @@ import torch
 
 from wavenet.audio import load_audio, write_pcm
 from wavenet.checkpoints import load_model, model_name, newest_or_bundled, to_device
+from wavenet.evaluation.distances import describe_copies
+from wavenet.frames import frames_given
 from wavenet.gallery import write_gallery
 from wavenet.generation import seconds_of, stream
 from wavenet.machine import set_threads
@@ -22,6 +24,7 @@ from wavenet.terminal import (
     add_engine_argument,
     add_sampling_arguments,
     chunk_size,
+    label_choice,
     run_command,
     sampling_of,
     with_progress,
@@ -96,7 +99,7 @@ def add_clip_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--labels",
-        type=labels,
+        type=label_choice,
         default={},
         metavar="NAME=VALUE,...",
         help="left out: drawn from the seed",
@@ -107,21 +110,17 @@ def add_clip_arguments(p: argparse.ArgumentParser) -> None:
         help="audio file to go on from, any rate and channels; it opens the result",
     )
     p.add_argument(
-        "--mel-from", type=Path, help="audio whose mel spectrogram steers a model trained for it"
+        "--mel-from",
+        type=Path,
+        help="for a model with mel: audio to make again from its log mel spectrogram; prints how "
+        "far the result is from it",
     )
-
-
-def labels(text: str) -> dict[str, str]:
-    """ "digit=7,speaker=jackson" -> {"digit": "7", "speaker": "jackson"}."""
-    pairs = [item.partition("=") for item in text.split(",") if item]
-    if not all(name and equals and value for name, equals, value in pairs):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not NAME=VALUE,NAME=VALUE, like digit=7,speaker=jackson"
-        )
-    given = {name.strip(): value.strip() for name, _, value in pairs}
-    if len(given) < len(pairs):
-        raise argparse.ArgumentTypeError(f"{text!r} has a label twice; give each once")
-    return given
+    p.add_argument(
+        "--mel",
+        type=Path,
+        help="for a model with mel: log mel frames (bands, frames), .npy or .pt; -: raw float32 "
+        "frames on stdin, with --out - drawn as they come",
+    )
 
 
 def run() -> None:
@@ -146,8 +145,8 @@ def run() -> None:
 
 def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> None:
     prompt = load_audio(args.prompt, model.sample_rate) if args.prompt else None
-    # refused by a model without mel
-    mel = load_audio(args.mel_from, model.sample_rate) if args.mel_from else None
+    model.require_mel(args.mel_from or args.mel)
+    mel, recording = frames_given(args, model.mel, model.sample_rate)
     size = {"batch_size": args.batch, "chunk_size": chunk_size(args.batch)}
     chunks = stream(model, prompt=prompt, mel=mel, **size, **settings)
     read = [] if prompt is None else [model.output.decode(model.output.encode(prompt))]
@@ -161,16 +160,19 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
         before = sum(x.shape[1] for x in opening)
         wavs = Wavs(args.out, chunks.ends(before), model.sample_rate)
         with wavs, made:
-            wavs.write(chunks.cut(torch.cat([*opening, *made], dim=1), before), args.plot)
+            clips = chunks.cut(torch.cat([*opening, *made], dim=1), before)
+            wavs.write(clips, args.plot, recording)
+        print(*describe_copies(clips, recording, model.sample_rate), sep="", end="")
     made.end()
 
 
 def check(args: argparse.Namespace) -> None:
     set_threads(args.threads)
-    if args.gallery and (args.out or args.batch != 1 or args.prompt or args.mel_from or args.plot):
+    others = (args.out, args.batch != 1, args.prompt, args.mel_from, args.mel, args.plot)
+    if args.gallery and any(others):
         raise ValueError(
-            "--gallery draws clips of its own: leave out --out, --batch, --prompt, --mel-from and "
-            "--plot."
+            "--gallery draws clips of its own: leave out --out, --batch, --prompt, --mel-from, "
+            "--mel and --plot."
         )
     if args.out == STDOUT and (args.batch != 1 or args.plot):
         raise ValueError(

@@ -29,7 +29,7 @@ FLOORS = [
     {"likelihood", "checkpoints", "engines"},
     {"generation"},
     {"audio", "plotting", "terminal"},
-    {"results"},
+    {"results", "frames"},
     {"corpus", "evaluation", "gallery"},
     {"training"},
 ]

@@ -285,8 +285,9 @@ def sampling_for(model: WaveNet, guidance: float | None = None, **knobs: Any) ->
 
 
 def seconds_of(model: WaveNet, asked: float | None, default: float) -> float | None:
-    """Seconds of a clip: as asked; None for a model that draws its lengths; else the default."""
-    return asked if asked is not None or model.draws_lengths else default
+    """Seconds of a clip: as asked; None where the model or mel frames say; else the default."""
+    says_itself = model.draws_lengths or model.mel is not None
+    return asked if asked is not None or says_itself else default
 
 
 class Run:

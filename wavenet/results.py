@@ -200,19 +200,28 @@ class Wavs:
     ) -> None:
         release(self._reserved)
 
-    def write(self, clips: Sequence[Tensor], plot: Path | None = None) -> None:
+    def write(
+        self, clips: Sequence[Tensor], plot: Path | None = None, recording: Tensor | None = None
+    ) -> None:
         """Writes the clips (time,) and a picture of them, and prints the names.
 
+        recording: (time,) that stands first in the picture.
         Raises OSError where a file was written elsewhere or not at all, once all have been tried.
         """
         paths = self._reserved or numbered(self._out or NEW, self._count)
-        write_all(self._contents(paths, clips, plot))
+        write_all(self._contents(paths, clips, plot, recording))
 
     def _contents(
-        self, paths: Sequence[Path], clips: Sequence[Tensor], plot: Path | None
+        self,
+        paths: Sequence[Path],
+        clips: Sequence[Tensor],
+        plot: Path | None,
+        recording: Tensor | None,
     ) -> Iterator[tuple[Path, bytes]]:
         for path, clip in zip(paths, clips, strict=True):
             yield path, wav_bytes(clip, self._rate)
         if plot:
             titles = [path.stem for path in paths]
+            if recording is not None:
+                clips, titles = [recording, *clips], ["recording", *titles]
             yield plot, figure_png(plot_clips(clips, self._rate, titles))

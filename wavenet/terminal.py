@@ -41,6 +41,19 @@ def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
     return {knob.name: getattr(args, knob.name) for knob in fields(Sampling)}
 
 
+def label_choice(text: str) -> dict[str, str]:
+    """For argparse: "digit=7,speaker=jackson" -> {"digit": "7", "speaker": "jackson"}."""
+    pairs = [item.partition("=") for item in text.split(",") if item]
+    if not all(name and equals and value for name, equals, value in pairs):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=VALUE,NAME=VALUE, like digit=7,speaker=jackson"
+        )
+    given = {name.strip(): value.strip() for name, _, value in pairs}
+    if len(given) < len(pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} has a label twice; give each once")
+    return given
+
+
 def add_engine_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",

@@ -6,7 +6,7 @@ aligned. Shapes: T time.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -49,6 +49,23 @@ def mel_cepstral_distortion(made: Tensor, real: Tensor, sample_rate: int) -> flo
     )
     scale = 10 * math.sqrt(2) / math.log(10)
     return float(scale * (one - other).norm(dim=0).mean())
+
+
+def describe_copies(
+    clips: Sequence[Tensor], recording: Tensor | None, sample_rate: int
+) -> Iterator[str]:
+    """A line for each clip that was made from the mel spectrogram of a recording (T,).
+
+    recording: None for clips that were made otherwise; nothing is said of them.
+    """
+    for clip in clips if recording is not None else ():
+        assert recording is not None
+        made = torch.nn.functional.pad(clip, (0, max(0, len(recording) - len(clip))))
+        pair = (made[: len(recording)], recording, sample_rate)
+        yield (
+            f"log-spectral distance {log_spectral_distance(*pair):.2f} dB, mel-cepstral distortion "
+            f"{mel_cepstral_distortion(*pair):.2f} dB to the recording\n"
+        )
 
 
 def _pair(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
