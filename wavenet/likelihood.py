@@ -2,7 +2,8 @@
 
     bits per sample = -1/T sum_t log2 p(x_t | x_0, ..., x_{t-1})
 
-8 bits is the uniform guess over 256 codes. Knows nothing of training or files.
+Of the output's samples: 8 bits is the uniform guess over 256 mu-law codes, 16 the one over 65,536
+levels, and the two do not compare. Knows nothing of training or files.
 """
 
 import math
@@ -63,7 +64,8 @@ def bits_per_sample(
         lengths: samples of each clip where they differ; what lies beyond is not counted.
         chunk_size: samples a forward pass; memory for time, the value stays the same.
 
-    Raises ValueError for an empty clip, NaN, lengths that do not fit, unknown or missing labels.
+    Raises ValueError for an empty clip, NaN, samples that the output has not, lengths that do not
+    fit, unknown or missing labels.
     """
     clips = audio.unsqueeze(0) if audio.dim() == 1 else audio
     if clips.dim() != 2 or clips.shape[1] == 0:
@@ -71,11 +73,17 @@ def bits_per_sample(
             f"bits_per_sample takes audio of shape (time,) or (batch, time), but got "
             f"{tuple(audio.shape)}."
         )
+    levels = model.output.levels
     counts = torch.as_tensor([clips.shape[1]] * len(clips) if lengths is None else lengths)
     if counts.shape != (len(clips),) or counts.min() < 1 or counts.max() > clips.shape[1]:
         raise ValueError(
             f"lengths must be {len(clips)} numbers in 1..{clips.shape[1]}, but got "
             f"{counts.tolist()}."
+        )
+    if not clips.is_floating_point() and not 0 <= int(clips.min()) <= int(clips.max()) < levels:
+        raise ValueError(
+            f"Samples of {type(model.output).__name__} are integers in 0..{levels - 1}, but got "
+            f"values from {int(clips.min())} to {int(clips.max())}."
         )
     device = next(model.parameters()).device
     codes = (model.output.encode(clips) if clips.is_floating_point() else clips).to(device)

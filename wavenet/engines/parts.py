@@ -69,7 +69,8 @@ class Layer:
 class Weights:
     """All weights of a model whose parts are known: ReLU between skips, hidden and out."""
 
-    embedding: Tensor  # (Q, C)
+    embed: nn.Module  # samples (...) -> features (..., C)
+    embedding: Tensor  # (codes, C), the table that it looks up
     input: Tensor  # (C, C, K)
     input_bias: Tensor  # (C,)
     layers: tuple[Layer, ...]
@@ -92,7 +93,7 @@ class Weights:
             "gate": first.skip.shape[1],
             "skip": first.skip.shape[0],
             "head": self.hidden.shape[0],
-            "classes": self.out.shape[0],
+            "params": self.out.shape[0],
             "kernel": first.taps.shape[-1],
         }
 
@@ -236,6 +237,7 @@ def _has_bias_and_no_groups(convolution: Any) -> bool:
 def _weights(model: WaveNet) -> Weights:
     hidden, out, last = model.head[1], model.head[3], model.stack.blocks[-1]
     return Weights(
+        embed=model.embedding,
         embedding=model.embedding.weight,  # type: ignore[arg-type]
         input=model.input.weight,
         input_bias=_bias(model.input),

@@ -5,15 +5,18 @@ how a model reads them, how likely they are, how one is drawn. Knows nothing of 
 """
 
 from wavenet.outputs.mulaw import MuLaw
-from wavenet.outputs.protocol import Output, output_from, output_settings
+from wavenet.outputs.protocol import Output, require_applicable
+from wavenet.outputs.registry import OUTPUTS, output_from, output_settings
 from wavenet.outputs.sampling import Sampling, guided, require_finite
 
 __all__ = [
+    "OUTPUTS",
     "MuLaw",
     "Output",
     "Sampling",
     "guided",
     "output_from",
     "output_settings",
+    "require_applicable",
     "require_finite",
 ]

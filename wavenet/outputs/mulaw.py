@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from wavenet import ops
+from wavenet.outputs.protocol import Output, checked_audio
 from wavenet.outputs.sampling import Sampling
 
 
 @dataclass(frozen=True)
-class MuLaw:
+class MuLaw(Output):
     """A categorical distribution over `classes` mu-law codes (mu = classes - 1).
 
     codes = floor((f(audio) + 1) / 2 * mu + 1/2),   f(x) = sign(x) ln(1 + mu |x|) / ln(1 + mu)
@@ -26,6 +27,7 @@ class MuLaw:
 
     classes: int = 256
     uniforms: ClassVar[int] = 1
+    categorical: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.classes, bool) or not isinstance(self.classes, int) or self.classes < 2:
@@ -36,6 +38,10 @@ class MuLaw:
     @property
     def channels(self) -> int:
         """Q: one logit a code."""
+        return self.classes
+
+    @property
+    def levels(self) -> int:
         return self.classes
 
     @property
@@ -52,19 +58,7 @@ class MuLaw:
 
         Raises ValueError for NaN and for audio that is not floating point.
         """
-        if not audio.is_floating_point():
-            raise ValueError(
-                f"MuLaw.encode takes floating-point audio in [-1, 1], but got {audio.dtype}. "
-                "Divide integer PCM by its full scale first (16-bit: 32768)."
-            )
-        if audio.dtype in (torch.float16, torch.bfloat16):  # too coarse for the slope at zero
-            audio = audio.float()
-        if torch.isnan(audio).any():
-            raise ValueError(
-                f"MuLaw.encode got {int(torch.isnan(audio).sum())} NaN samples; repair or drop "
-                "this audio."
-            )
-        audio = audio.clamp(-1.0, 1.0)
+        audio = checked_audio(audio, "MuLaw")
         compressed = torch.sign(audio) * torch.log1p(self.mu * audio.abs()) / math.log1p(self.mu)
         return ((compressed + 1) / 2 * self.mu + 0.5).to(torch.int64)
 
@@ -91,7 +85,7 @@ class MuLaw:
         )
 
     def embedding(self, width: int) -> nn.Module:
-        """A table: codes (B, T) -> features (B, T, width)."""
+        """A table: codes (...) -> features (..., width)."""
         return nn.Embedding(self.classes, width)
 
     def nats(self, params: Tensor, samples: Tensor) -> Tensor:
