@@ -194,7 +194,7 @@ class CachedEngine:
             memory.ring.index_copy_(0, write, memory.x)
         skips = torch.mm(memory.gates.flatten(1), weights.skip).relu_()
         hidden = torch.addmm(weights.hidden_bias, skips, weights.hidden).relu_()
-        return torch.addmm(weights.out_bias, hidden, weights.out)
+        return torch.addmm(weights.out_bias, hidden.to(weights.out.dtype), weights.out)
 
     def _feed_input(self) -> None:
         """The input convolution over the embedded samples (B, K * C), oldest first."""

@@ -4,6 +4,9 @@ An output knows its samples (mu-law codes, 16-bit levels, ...): how audio become
 how a model reads them, how likely they are, how one is drawn. Knows nothing of networks or engines.
 """
 
+from wavenet.outputs.levels import LevelEmbedding
+from wavenet.outputs.logistics import MixtureOfLogistics
+from wavenet.outputs.mixture import Mixture
 from wavenet.outputs.mulaw import MuLaw
 from wavenet.outputs.protocol import Output, require_applicable
 from wavenet.outputs.registry import OUTPUTS, output_from, output_settings
@@ -11,6 +14,9 @@ from wavenet.outputs.sampling import Sampling, guided, require_finite
 
 __all__ = [
     "OUTPUTS",
+    "LevelEmbedding",
+    "Mixture",
+    "MixtureOfLogistics",
     "MuLaw",
     "Output",
     "Sampling",

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from wavenet.outputs.logistics import MixtureOfLogistics
 from wavenet.outputs.mulaw import MuLaw
 from wavenet.outputs.protocol import Output
 
-OUTPUTS: dict[str, type[Output]] = {"MuLaw": MuLaw}
+OUTPUTS: dict[str, type[Output]] = {kind.__name__: kind for kind in (MuLaw, MixtureOfLogistics)}
 
 
 def output_settings(output: Output) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from wavenet.engines.protocol import (
     require_sampling,
     uniforms_by_sample,
 )
-from wavenet.outputs import MuLaw, Sampling, require_finite
+from wavenet.outputs import Mixture, MuLaw, Sampling, require_finite
 
 SOURCE = Path(__file__).with_name("native.cpp")
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # WEIGHTS in native.cpp
@@ -176,7 +176,9 @@ class Packed:
         self.weights = _aligned(torch.cat(self._body(weights)))
         head = [self._product(rows, torch.float32) for rows in (weights.hidden, weights.out)]
         self.head = _aligned(torch.cat(head))
-        self.embedding = _aligned(self.kept(weights.embedding))
+        keep = self.kept if weights.tabulated else self.padded
+        self.embedding = _aligned(keep(weights.embedding))
+        self.row = self.kept(weights.embedding[:1]).shape[1]  # of an input as it is kept
         skip = torch.stack([layer.skip_bias for layer in weights.layers]).sum(0)
         residuals = [layer.mix_bias for layer in mixed if layer.mix_bias is not None]
         biases = [weights.input_bias, *residuals, skip, weights.hidden_bias, weights.out_bias]
@@ -239,9 +241,8 @@ class ThreadStreams:
     def __init__(self, lib: ctypes.CDLL, weights: Packed, batch: int, group: int) -> None:
         self.batch = batch
         self._library, self._weights = lib, weights
-        row = weights.embedding.shape[1]
-        slots = sum(weights.histories)
-        self._ring = _aligned(torch.zeros(slots, batch, row, dtype=weights.dtype))
+        shape = (sum(weights.histories), batch, weights.row)
+        self._ring = _aligned(torch.zeros(shape, dtype=weights.dtype))
         self._last = torch.zeros(batch, dtype=torch.int64)
         self._scratch = _aligned(torch.full((lib.scratch_floats(batch),), float("nan")))
         self._c = CStreams(
@@ -323,9 +324,14 @@ def output_macros(parts: Parts) -> dict[str, object]:
 
     Raises EngineUnavailable for an output that is not among them.
     """
-    fits = isinstance(parts.output, MuLaw) and parts.output.classes % WIDEST == 0
-    require_output(parts, "native", fits, f"mu-law codes, a multiple of {WIDEST} of them")
-    return {}
+    output = parts.output
+    if isinstance(output, Mixture):
+        facts = {"MIXTURES": output.components, "NOISE": output.uniforms}
+        return {**facts, "LOG_SCALE_MIN": f"{float(output.log_scale_min)!r}f"}
+    fits = isinstance(output, MuLaw) and output.classes % WIDEST == 0
+    wanted = f"mixtures and from mu-law codes, a multiple of {WIDEST} of them"
+    require_output(parts, "native", fits, wanted)
+    return {"MIXTURES": 0, "NOISE": 1}
 
 
 def _library(parts: Parts, drawn: Mapping[str, object], dtype: torch.dtype) -> ctypes.CDLL:

@@ -6,6 +6,7 @@
 //   RESIDUAL, GATE, SKIP, HEAD, PARAMS: channels
 //   KERNEL: taps
 //   DILATIONS: one for each layer, separated by commas
+//   MIXTURES: 0 for a categorical output, else components; NOISE, LOG_SCALE_MIN: of a mixture
 //   WEIGHTS: 0 for float32, 1 for bfloat16, 2 for int8
 //
 // Shapes: B streams, C channels padded to whole vectors, channels innermost. A product's weights
@@ -372,6 +373,8 @@ const float* frame(const Streams& g, int64_t t) {
 // Outputs. One says how a sample becomes features as they are kept (`embed`), and how a sample is
 // drawn from its parameters and NOISE random numbers (`draw`; p, spare: room for Q floats each).
 
+#if MIXTURES == 0
+
 // The codes that top-p drops get probability 0. Kept are the likeliest codes, up to the one with
 // which their probabilities reach p.
 void keep_likeliest(float* p, float* ordered, float top_p) {
@@ -392,7 +395,6 @@ void keep_likeliest(float* p, float* ordered, float top_p) {
 // wavenet.MuLaw: PARAMS logits, one for each code.
 struct Categorical {
     static_assert(Q == PARAMS, "the logits fill whole vectors");
-    static constexpr int NOISE = 1;
 
     // table: (PARAMS, CX)
     static void embed(Element* to, int64_t code, const void* table) {
@@ -440,6 +442,57 @@ struct Categorical {
 };
 
 using Output = Categorical;
+
+#else
+
+// wavenet.outputs.Mixture: logits (where PARAMS has room for them), means, log scales, MIXTURES
+// each. Of the random numbers the last is a deviate of scale 1, the one before it chooses.
+struct LocationScale {
+    static constexpr int N = MIXTURES, MEANS = PARAMS - 2 * N, LOG_SCALES = PARAMS - N;
+    static constexpr float HALF = 32767.5f;  // levels from audio 0 to audio 1
+
+    // rows: (2, C), features = audio * the first + the second
+    static void embed(Element* to, int64_t level, const void* rows) {
+        alignas(VECTOR_BYTES) float features[C];
+        const float *weight = static_cast<const float*>(rows), *bias = weight + C;
+        const Vector audio = splat((2 * level - 65535) / 65535.0f);
+        for_vectors(C, [&](int i) {
+            vector(features + i) = audio * vector(weight + i) + vector(bias + i);
+        });
+        Body::store(to, features, C);
+    }
+
+    // The rule of wavenet.Sampling, as above, without top-k and top-p.
+    static int choose(const float* logits, float u, float temperature) {
+        const int top = (int)(std::max_element(logits, logits + N) - logits);
+        if (temperature == 0) return top;
+        float cumulative[N];
+        double total = 0;
+        for (int i = 0; i < N; i++)
+            cumulative[i] = (float)(total += std::exp((logits[i] - logits[top]) / temperature));
+        const float edge = std::min(u, 0x1.fffffep-1f) * cumulative[N - 1];
+        int chosen = 0;
+        while (chosen < N - 1 && cumulative[chosen] <= edge) chosen++;
+        return chosen;
+    }
+
+    static int64_t draw(
+        const float* params, const float* noise, const Sampling& how, float*, float*) {
+        const int i = MEANS > 0 ? choose(params, noise[0], how.temperature) : 0;
+        const float log_scale = between(params[LOG_SCALES + i], LOG_SCALE_MIN, 20.0f);
+        float audio = params[MEANS + i];
+        if (how.temperature > 0) audio += how.temperature * std::exp(log_scale) * noise[NOISE - 1];
+        return (int64_t)between(std::floor(HALF * audio), -32768.0f, 32767.0f) + 32768;
+    }
+
+    static float between(float x, float low, float high) {
+        return std::min(std::max(x, low), high);
+    }
+};
+
+using Output = LocationScale;
+
+#endif
 
 // One step: feeds each stream's last sample; returns its parameters (B, Q) in scratch.
 const float* step(Streams& g, const float* before_gate) {
@@ -550,7 +603,7 @@ int64_t sample(
             if (!finite(params + b * Q)) return t;
         for (int64_t row = 0; row < g->batch / group; row++) {
             const int64_t drawn = draw_group(
-                params + row * group * Q, group, noise + (row * n + t) * Output::NOISE, *how, p,
+                params + row * group * Q, group, noise + (row * n + t) * NOISE, *how, p,
                 spare);
             samples[row * n + t] = drawn;
             for (int64_t s = row * group; s < (row + 1) * group; s++) g->last[s] = drawn;

@@ -33,7 +33,7 @@ from wavenet.engines.protocol import (
 )
 from wavenet.engines.triton.kernel import run_streams
 from wavenet.model import WaveNet
-from wavenet.outputs import MuLaw, Sampling, require_finite
+from wavenet.outputs import Mixture, MuLaw, Sampling, require_finite
 from wavenet.triton_common import INTERPRETED, Resources, compiled_resources, padded
 
 PIECE = 128  # columns of the skip and head products at a time
@@ -200,6 +200,7 @@ def launch_arguments(
         **weights.tensors,
         **weights.sizes,
         "scale": weights.residual_scale,
+        "log_scale_min": weights.log_scale_min,
         "batch": weights.streams,
         "rows": weights.rows,
         "temperature": float(sampling.temperature),
@@ -236,7 +237,9 @@ class Packed:
         }
         widths = {"C": "residual", "G": "gate", "S": "skip", "H": "head"}
         self.sizes |= {name: padded(given[width]) for name, width in widths.items()}
-        self.sizes |= output_constants(parts)
+        constants = output_constants(parts)
+        self.log_scale_min = constants.pop("log_scale_min")
+        self.sizes |= constants
         self.tensors = {
             **self._body(weights),
             **self._head(weights),
@@ -248,13 +251,16 @@ class Packed:
         matrices = [self._matrix(tap, "C", "C") for tap in weights.input.unbind(-1)]
         input_taps = torch.stack(matrices)
         taps = torch.stack([self._halves(x.taps) for x in layers], dim=1)  # (K, L, 2, C, G)
-        embedding = self._pad(weights.embedding, "Q", "C")
+        embedding = F.pad(weights.embedding, (0, self.sizes["C"] - self.channels))
+        # What a code adds to the input convolution; of levels, the last row alone has the bias.
+        first = embedding @ input_taps[-1]
+        first[slice(None) if weights.tabulated else -1] += self._row(weights.input_bias, "C")
         residual, residual_bias = self._residuals(weights)
         skip = torch.stack([self._matrix(layer.skip, "G", "S") for layer in layers])
         skip_bias = torch.stack([layer.skip_bias for layer in layers]).sum(0)
         return {
-            "embedding": embedding.to(self.dtype),
-            "first": embedding @ input_taps[-1] + self._row(weights.input_bias, "C"),
+            "embedding": embedding.to(self.dtype) if weights.tabulated else embedding,
+            "first": first,
             "input_taps": self._stored(input_taps[:-1]),
             "past_taps": self._stored(taps[:-1].transpose(0, 1)),
             "now_taps": self._stored(taps[-1]),
@@ -383,15 +389,19 @@ class Memory:
         return self.tensors["ring"].split(self._slots)
 
 
-def output_constants(parts: Parts) -> dict[str, int]:
-    """The kernel's constants of the model's output; see "Outputs" in kernel.py.
+def output_constants(parts: Parts) -> dict[str, Any]:
+    """What the kernel is told of the model's output; see "Outputs" in kernel.py.
 
     Raises EngineUnavailable for an output that the kernel does not know.
     """
-    codes = parts.output.channels
-    fits = isinstance(parts.output, MuLaw) and codes >= 16 and codes & (codes - 1) == 0
-    require_output(parts, "triton", fits, "mu-law codes, a power of two of at least 16")
-    return {"NOISE": 1}
+    output, codes = parts.output, parts.output.channels
+    if isinstance(output, Mixture):
+        n, smallest = output.components, float(output.log_scale_min)
+        facts = {"MIXTURES": n, "MEANS": output.channels - 2 * n, "NOISE": output.uniforms}
+        return {**facts, "log_scale_min": smallest}
+    fits = isinstance(output, MuLaw) and codes >= 16 and codes & (codes - 1) == 0
+    require_output(parts, "triton", fits, "mixtures and from 16, 32, 64, ... mu-law codes")
+    return {"MIXTURES": 0, "MEANS": 0, "NOISE": 1, "log_scale_min": 0.0}
 
 
 def tiles_for(batch_size: int, group: int) -> list[int]:

@@ -6,7 +6,8 @@ makes a step short:
 
 - What a layer takes from samples before t is computed while the layer before it is still at work
   (as in NVIDIA's nv-wavenet), since it does not depend on sample t.
-- The input convolution's newest tap is looked up in a table, one row for each code.
+- The input convolution's newest tap is looked up in a table, one row for each code; of levels it
+  is a product by one number.
 - Skips and head are products in pieces of PIECE columns, so that neither registers nor shared
   memory run out.
 
@@ -142,28 +143,49 @@ def _draw(
     return tl.minimum(tl.sum((cumulative <= edge[:, None]).to(tl.int32), axis=1), Q - 1)
 
 
-# Outputs: how a sample becomes features, and how it is drawn.
+# Outputs: how a sample becomes features, and how it is drawn. MIXTURES is 0 for codes; else there
+# are so many components, whose means begin at parameter MEANS.
 
 
 @triton.jit
-def _embedded(table, sample, C: tl.constexpr):
-    """Samples (M,) -> rows of a table (codes, C), (M, C)."""
-    return tl.load(table + sample[:, None] * C + tl.arange(0, C)[None])
+def _embedded(table, sample, C: tl.constexpr, MIXTURES: tl.constexpr):
+    """Codes (M,) -> rows of a table (codes, C); levels (M,) -> audio * row 0 + row 1. (M, C)."""
+    column = tl.arange(0, C)[None]
+    if MIXTURES == 0:
+        return tl.load(table + sample[:, None] * C + column)
+    audio = (2 * sample - 65535).to(tl.float32) / 65535
+    return audio[:, None] * tl.load(table + column) + tl.load(table + C + column)
 
 
 @triton.jit
 def _drawn(
-    params, random, temperature, top_k, top_p,
+    params, random, temperature, top_k, top_p, log_scale_min,
     Q: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+    NOISE: tl.constexpr, MIXTURES: tl.constexpr, MEANS: tl.constexpr,
 ):  # fmt: skip
     """params (M, Q), where each stream's random numbers lie (M,) -> samples (M,) int32."""
-    uniform = tl.load(random)
-    return _draw(params, uniform, temperature, top_k, top_p, Q, GREEDY, TOP_K, TOP_P)
+    first = tl.load(random)
+    if MIXTURES == 0:
+        return _draw(params, first, temperature, top_k, top_p, Q, GREEDY, TOP_K, TOP_P)
+    q = tl.arange(0, Q)[None]
+    logits = tl.where(q < MIXTURES, params, float("-inf"))
+    chosen = (first * 0).to(tl.int32)
+    if MEANS > 0:
+        chosen = _draw(logits, first, temperature, top_k, top_p, Q, GREEDY, False, False)
+    place = chosen[:, None] + MEANS
+    audio = tl.sum(tl.where(q == place, params, 0.0), axis=1)
+    if not GREEDY:
+        log_scale = tl.sum(tl.where(q == place + MIXTURES, params, 0.0), axis=1)
+        log_scale = tl.minimum(tl.maximum(log_scale, log_scale_min), 20.0)
+        audio += temperature * tl.exp(log_scale) * tl.load(random + NOISE - 1)
+    level = tl.floor(32767.5 * audio)  # from the middle one, 32768
+    return tl.minimum(tl.maximum(level, -32768.0), 32767.0).to(tl.int32) + 32768
 
 
 @triton.jit(
     do_not_specialize=[
         "time", "steps", "hop", "offset", "temperature", "top_k", "top_p", "guidance", "rows",
+        "log_scale_min",
     ]
 )  # fmt: skip
 def run_streams(
@@ -171,10 +193,11 @@ def run_streams(
     row, constants, embedding, first, input_taps, past_taps, now_taps, residual, residual_bias,
     skip, skip_bias, head, head_bias, out, out_bias, rings,
     time, steps, hop, offset, temperature, top_k, top_p, guidance, scale, batch, rows,
+    log_scale_min,
     L: tl.constexpr, K: tl.constexpr, C: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
     H: tl.constexpr, Q: tl.constexpr, PIECE: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr,
     FORCED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
-    GUIDED: tl.constexpr, NOISE: tl.constexpr,
+    GUIDED: tl.constexpr, NOISE: tl.constexpr, MIXTURES: tl.constexpr, MEANS: tl.constexpr,
 ):  # fmt: skip
     """`steps` samples of a tile of M streams. Pointers: `Packed` (weights) and `Memory`.
 
@@ -194,9 +217,9 @@ def run_streams(
         now = time + t
         frame = ((offset + t) // hop).to(tl.int64)
         constant = place_of_row + frame * (rows * L * 2 * G)
-        features = _embedded(embedding, heard, C)
+        features = _embedded(embedding, heard, C, MIXTURES)
         tl.store(_ring_row(ring, rings, 0, now, stream, batch, C), features.to(kind))
-        x = _embedded(first, heard, C)
+        x = _embedded(first, heard, C, MIXTURES)
         for k in tl.static_range(K - 1):
             past = tl.load(_ring_row(ring, rings, 0, now - (K - 1 - k), stream, batch, C))
             x = _add_product(x, past, _block(input_taps + k * C * C, C, C, C), ONE)
@@ -275,7 +298,21 @@ def run_streams(
             heard = tl.load(samples + t * batch + stream)
         else:
             random = noise + (t * batch + shared) * NOISE
-            heard = _drawn(found, random, temperature, top_k, top_p, Q, GREEDY, TOP_K, TOP_P)
+            heard = _drawn(
+                found,
+                random,
+                temperature,
+                top_k,
+                top_p,
+                log_scale_min,
+                Q,
+                GREEDY,
+                TOP_K,
+                TOP_P,
+                NOISE,
+                MIXTURES,
+                MEANS,
+            )
             tl.store(samples + t * batch + stream, heard)
         t += 1
     tl.store(last + stream, heard)
