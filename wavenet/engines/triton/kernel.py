@@ -152,9 +152,11 @@ def _embedded(table, sample, C: tl.constexpr, MIXTURES: tl.constexpr):
     """Codes (M,) -> rows of a table (codes, C); levels (M,) -> audio * row 0 + row 1. (M, C)."""
     column = tl.arange(0, C)[None]
     if MIXTURES == 0:
-        return tl.load(table + sample[:, None] * C + column)
-    audio = (2 * sample - 65535).to(tl.float32) / 65535
-    return audio[:, None] * tl.load(table + column) + tl.load(table + C + column)
+        features = tl.load(table + sample[:, None] * C + column)
+    else:
+        audio = (2 * sample - 65535).to(tl.float32) / 65535
+        features = audio[:, None] * tl.load(table + column) + tl.load(table + C + column)
+    return features
 
 
 @triton.jit
@@ -166,18 +168,32 @@ def _drawn(
     """params (M, Q), where each stream's random numbers lie (M,) -> samples (M,) int32."""
     first = tl.load(random)
     if MIXTURES == 0:
-        return _draw(params, first, temperature, top_k, top_p, Q, GREEDY, TOP_K, TOP_P)
+        sample = _draw(params, first, temperature, top_k, top_p, Q, GREEDY, TOP_K, TOP_P)
+    else:
+        deviate = tl.load(random + NOISE - 1)
+        sample = _draw_level(
+            params, first, deviate, temperature, log_scale_min, Q, GREEDY, MIXTURES, MEANS
+        )
+    return sample
+
+
+@triton.jit
+def _draw_level(
+    params, uniform, deviate, temperature, log_scale_min,
+    Q: tl.constexpr, GREEDY: tl.constexpr, MIXTURES: tl.constexpr, MEANS: tl.constexpr,
+):  # fmt: skip
+    """`Mixture.draw`: params (M, Q), uniform and deviate (M,) -> levels (M,) int32."""
     q = tl.arange(0, Q)[None]
-    logits = tl.where(q < MIXTURES, params, float("-inf"))
-    chosen = (first * 0).to(tl.int32)
+    chosen = (uniform * 0).to(tl.int32)
     if MEANS > 0:
-        chosen = _draw(logits, first, temperature, top_k, top_p, Q, GREEDY, False, False)
+        logits = tl.where(q < MIXTURES, params, float("-inf"))
+        chosen = _draw(logits, uniform, temperature, 0, 1.0, Q, GREEDY, False, False)
     place = chosen[:, None] + MEANS
     audio = tl.sum(tl.where(q == place, params, 0.0), axis=1)
     if not GREEDY:
         log_scale = tl.sum(tl.where(q == place + MIXTURES, params, 0.0), axis=1)
         log_scale = tl.minimum(tl.maximum(log_scale, log_scale_min), 20.0)
-        audio += temperature * tl.exp(log_scale) * tl.load(random + NOISE - 1)
+        audio += temperature * tl.exp(log_scale) * deviate
     level = tl.floor(32767.5 * audio)  # from the middle one, 32768
     return tl.minimum(tl.maximum(level, -32768.0), 32767.0).to(tl.int32) + 32768
 
