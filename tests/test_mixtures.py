@@ -5,6 +5,7 @@ judged by how far the value that float64 makes of the same past lies from it.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,15 @@ from tiny_runs import module as data_module
 from torch import Tensor
 
 import wavenet
-from wavenet import MixtureOfLogistics, Sampling, WaveNet, bits_per_sample, generate
+from wavenet import (
+    Gaussian,
+    MixtureOfGaussians,
+    MixtureOfLogistics,
+    Sampling,
+    WaveNet,
+    bits_per_sample,
+    generate,
+)
 from wavenet.corpus.batches import Encoder
 from wavenet.engines import build_engine
 from wavenet.engines.native.engine import NativeEngine
@@ -33,9 +42,9 @@ from wavenet.outputs import Mixture, output_from, output_settings
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 LEVELS = torch.arange(65536)
-ONE: list[Mixture] = [MixtureOfLogistics(1)]
-MANY: list[Mixture] = [MixtureOfLogistics(3)]
-DEFAULT: list[Mixture] = [MixtureOfLogistics()]
+ONE: list[Mixture] = [MixtureOfLogistics(1), Gaussian()]
+MANY: list[Mixture] = [MixtureOfLogistics(3), MixtureOfGaussians(3)]
+DEFAULT: list[Mixture] = [MixtureOfLogistics(), MixtureOfGaussians()]
 MEANS = [-1.3, -1.0, -0.3, 0.999, 1.0]
 LOG_SCALES = [-14.0, -11.5, -9.0, -4.0, 1.0, 20.0]
 SEEN = 0.05  # levels that the sums of small_model in float32 may be off by
@@ -379,7 +388,7 @@ def test_engines_give_the_same_levels_from_the_same_uniforms(
         drawn.append(torch.cat(pieces, dim=1))
     assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
     assert distances(model, drawn[0], uniforms, sampling, prompt).max() < 1e-6
-    assert min(len(row.unique()) for row in drawn[0]) > 30
+    assert min(len(row.unique()) for row in drawn[0]) > 20
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7), Sampling(0.0)], ids=str)
@@ -455,7 +464,7 @@ def test_a_seed_sounds_the_same_in_every_batch(output: Mixture, name: str) -> No
 # Training
 
 
-@pytest.mark.parametrize("output", DEFAULT, ids=str)
+@pytest.mark.parametrize("output", [*DEFAULT, Gaussian()], ids=str)
 def test_training_lowers_the_loss(output: Mixture, tmp_path: Path) -> None:
     data, lit, losses = (
         data_module(write_corpus(tmp_path / "audio")),
@@ -483,7 +492,7 @@ def test_training_lowers_the_loss(output: Mixture, tmp_path: Path) -> None:
             ["--model.output", "MixtureOfLogistics", "--model.output.mixtures", "3"],
             MixtureOfLogistics(3),
         ),
-        (["--model.output", "wavenet.MixtureOfLogistics"], MixtureOfLogistics()),
+        (["--model.output", "wavenet.Gaussian"], Gaussian()),
     ],
     ids=["by-name", "by-path"],
 )
@@ -498,11 +507,8 @@ def test_an_output_is_chosen_on_the_command_line_and_stays_with_the_run(
     train(*arguments(write_corpus(tmp_path / "audio"), name="run"), *flags)
     run = tmp_path / "runs" / "run"
     assert WaveNet.from_pretrained(run / "model").output == output
-    assert (
-        f"class_path: wavenet.outputs.logistics.{type(output).__name__}"
-        in (run / "config.yaml").read_text()
-        or f"class_path: wavenet.{type(output).__name__}" in (run / "config.yaml").read_text()
-    )
+    stands = rf"class_path: wavenet\.(\w+\.)*{type(output).__name__}\n"
+    assert re.search(stands, (run / "config.yaml").read_text())
     assert "(uniform: 16.000)" in capsys.readouterr().out
     last = run / "checkpoints" / "last.ckpt"
     assert load(last)["hyper_parameters"]["output"] == output_settings(output)

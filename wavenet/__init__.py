@@ -20,7 +20,7 @@ from wavenet.layers import (
 )
 from wavenet.likelihood import bits_per_sample, nats_per_sample
 from wavenet.model import Config, WaveNet
-from wavenet.outputs import MixtureOfLogistics, MuLaw, Sampling
+from wavenet.outputs import Gaussian, MixtureOfGaussians, MixtureOfLogistics, MuLaw, Sampling
 from wavenet.version import __version__
 
 __all__ = [
@@ -32,6 +32,8 @@ __all__ = [
     "Config",
     "FiLM",
     "Gated",
+    "Gaussian",
+    "MixtureOfGaussians",
     "MixtureOfLogistics",
     "MuLaw",
     "Residual",

@@ -4,6 +4,7 @@ An output knows its samples (mu-law codes, 16-bit levels, ...): how audio become
 how a model reads them, how likely they are, how one is drawn. Knows nothing of networks or engines.
 """
 
+from wavenet.outputs.gaussians import Gaussian, MixtureOfGaussians
 from wavenet.outputs.levels import LevelEmbedding
 from wavenet.outputs.logistics import MixtureOfLogistics
 from wavenet.outputs.mixture import Mixture
@@ -14,8 +15,10 @@ from wavenet.outputs.sampling import Sampling, guided, require_finite
 
 __all__ = [
     "OUTPUTS",
+    "Gaussian",
     "LevelEmbedding",
     "Mixture",
+    "MixtureOfGaussians",
     "MixtureOfLogistics",
     "MuLaw",
     "Output",

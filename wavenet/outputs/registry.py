@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from wavenet.outputs.gaussians import Gaussian, MixtureOfGaussians
 from wavenet.outputs.logistics import MixtureOfLogistics
 from wavenet.outputs.mulaw import MuLaw
 from wavenet.outputs.protocol import Output
 
-OUTPUTS: dict[str, type[Output]] = {kind.__name__: kind for kind in (MuLaw, MixtureOfLogistics)}
+OUTPUTS: dict[str, type[Output]] = {
+    kind.__name__: kind for kind in (MuLaw, MixtureOfLogistics, Gaussian, MixtureOfGaussians)
+}
 
 
 def output_settings(output: Output) -> dict[str, Any]:
