@@ -22,11 +22,19 @@ from conftest import (
     some_uniforms,
     steered,
 )
+from test_mixtures import (
+    SEEN,
+    assert_drawn_from,
+    distances,
+    mixture_model,
+    some_levels,
+    uniforms_of,
+)
 from test_native import SAMPLINGS, SIZES, assert_drawn
 from triton.runtime.errors import OutOfResources
 
 import wavenet.engines.triton.engine
-from wavenet import Sampling, WaveNet
+from wavenet import MixtureOfLogistics, Sampling, WaveNet
 from wavenet.conditioning import with_and_without
 from wavenet.engines import (
     Engine,
@@ -36,6 +44,7 @@ from wavenet.engines import (
     take_apart,
 )
 from wavenet.engines.triton.engine import TritonEngine, resources, tile_for
+from wavenet.outputs import Mixture
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
 ONE, TILE = 1, 16
@@ -52,6 +61,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "skip_channels": 128,
     },
     "reference": {},
+    "mixture": {"output": MixtureOfLogistics()},
     "wide": {"residual_channels": 128, "gate_channels": 128, "skip_channels": 256},
 }
 
@@ -176,6 +186,43 @@ def test_codes_on_a_gpu_are_those_of_the_model_in_float64(name: str, batch: int,
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_codes_on_a_gpu_are_those_of_the_model_however_they_are_drawn(sampling: Sampling) -> None:
     assert_codes(SIZES["labels"], 7, TILE, 400, sampling, "cuda")
+
+
+# Levels
+
+
+def assert_levels(output: Mixture, tile: int, dtype: torch.dtype, sampling: Sampling) -> None:
+    """Those of float64 but for rounding, and what the output draws from the same parameters."""
+    model = mixture_model(output, F32, **few({"labels": LABELS}))
+    uniforms, prompt = uniforms_of(output, 3, 16), some_levels(3, 8)
+    engine = engine_of(model, 3, tile, dtype)
+    engine.prime(prompt)
+    drawn = torch.cat([engine.sample(x, sampling) for x in uniforms.split([5, 11], dim=1)], dim=1)
+    again = engine_of(model, 3, tile, dtype)
+    again.prime(prompt)
+    params = again.teacher_forced(drawn)
+    assert params.shape == (3, output.channels, 16)
+    assert_drawn_from(output, params, uniforms, sampling, drawn, share=0.9)
+    if dtype == F32:
+        assert distances(model, drawn, uniforms, sampling, prompt).max() < SEEN
+    with pytest.raises(ValueError, match=r"top_k=5: .* is a continuous distribution"):
+        engine.sample(uniforms, Sampling(top_k=5))
+
+
+@pytest.mark.parametrize(
+    ("output", "tile", "dtype", "sampling"),
+    [
+        (MixtureOfLogistics(10), TILE, F32, Sampling()),
+        (MixtureOfLogistics(3), ONE, F32, Sampling(0.7)),
+        (MixtureOfLogistics(3), TILE, F32, Sampling(0.0)),
+        (MixtureOfLogistics(3), TILE, BF16, Sampling()),
+    ],
+    ids=str,
+)
+def test_levels_are_those_of_the_model(
+    interpreter: Interpreter, output: Mixture, tile: int, dtype: torch.dtype, sampling: Sampling
+) -> None:
+    interpreter(assert_levels, output, tile, dtype, sampling)
 
 
 # Logits
@@ -429,6 +476,7 @@ def test_auto_takes_triton_on_a_gpu_and_says_so(
     ("name", "tile", "dtype", "capability"),
     [
         ("reference", 16, BF16, 90),
+        ("mixture", 1, F32, 80),
         *(
             pytest.param(name, tile, dtype, capability, marks=pytest.mark.slow)
             for name in MODELS

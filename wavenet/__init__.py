@@ -20,7 +20,7 @@ from wavenet.layers import (
 )
 from wavenet.likelihood import bits_per_sample, nats_per_sample
 from wavenet.model import Config, WaveNet
-from wavenet.outputs import MuLaw, Sampling
+from wavenet.outputs import Gaussian, MixtureOfGaussians, MixtureOfLogistics, MuLaw, Sampling
 from wavenet.version import __version__
 
 __all__ = [
@@ -32,7 +32,10 @@ __all__ = [
     "Config",
     "FiLM",
     "Gated",
+    "Gaussian",
     "Mel",
+    "MixtureOfGaussians",
+    "MixtureOfLogistics",
     "MuLaw",
     "Residual",
     "ResidualBlock",

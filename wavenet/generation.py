@@ -29,7 +29,7 @@ from wavenet.conditioning import (
 from wavenet.engines import Engine, build_engine
 from wavenet.machine import memory, size
 from wavenet.model import WaveNet
-from wavenet.outputs import Sampling
+from wavenet.outputs import Sampling, require_applicable
 
 logger = logging.getLogger(__name__)
 
@@ -273,15 +273,18 @@ def _require_it_alone(condition: Condition, labels: Any, mel: Any) -> None:
 def sampling_for(model: WaveNet, guidance: float | None = None, **knobs: Any) -> Sampling:
     """How `generate` draws from this model.
 
-    Raises ValueError where guidance is asked for and the model was not trained for it.
+    Raises ValueError where guidance is asked for and the model was not trained for it, or for what
+    its output cannot be drawn by.
     """
     if guidance and not model.unlabelled:
         raise ValueError(
             f"guidance={guidance}: the model was not trained to be guided. Leave it out, or train "
             "one: --data.label_dropout 0.1."
         )
-    default = GUIDANCE if model.unlabelled else 0.0
-    return Sampling(**knobs, guidance=default if guidance is None else guidance)
+    default = GUIDANCE if model.unlabelled and model.output.categorical else 0.0
+    how = Sampling(**knobs, guidance=default if guidance is None else guidance)
+    require_applicable(model.output, how)
+    return how
 
 
 def seconds_of(model: WaveNet, asked: float | None, default: float) -> float | None:

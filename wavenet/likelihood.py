@@ -2,7 +2,8 @@
 
     bits per sample = -1/T sum_t log2 p(x_t | x_0, ..., x_{t-1})
 
-8 bits is the uniform guess over 256 codes. Knows nothing of training or files.
+Of the output's samples: 8 bits is the uniform guess over 256 mu-law codes, 16 the one over 65,536
+levels, and the two do not compare. Knows nothing of training or files.
 """
 
 import math
@@ -72,7 +73,8 @@ def bits_per_sample(
             those of the audio itself where none are given.
         chunk_size: samples a forward pass; memory for time, the value stays the same.
 
-    Raises ValueError for an empty clip, NaN, lengths that do not fit, unknown or missing labels.
+    Raises ValueError for an empty clip, NaN, samples that the output has not, lengths that do not
+    fit, unknown or missing labels.
     """
     if not isinstance(audio, Tensor) or audio.is_complex() or audio.dtype == torch.bool:
         seen = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__

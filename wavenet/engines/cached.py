@@ -12,7 +12,7 @@ A sample costs one step of each layer instead of the whole receptive field (Le P
   cost one launch.
 
 Shapes: B streams, L layers, K taps, C residual, G gate, S skip channels, H history of a layer,
-Q classes, F frames of a condition, n samples of a call.
+Q parameters of a sample's distribution, F frames of a condition, n samples of a call.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from wavenet.engines.protocol import (
     drawn,
     primed,
     require_condition,
-    require_group,
+    require_sampling,
     uniforms_by_sample,
 )
 from wavenet.outputs import Sampling, require_finite
@@ -82,7 +82,7 @@ class CachedEngine:
     def sample(
         self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
     ) -> Tensor:
-        require_group(sampling, self._group)
+        require_sampling(self._parts.output, sampling, self._group)
         require_condition(self._parts, condition, self._streams, uniforms.shape[1])
         given = uniforms_by_sample(uniforms, self._parts.output).to(self._memory.last.device)
         run = self._replayed if given.is_cuda else self._stepped
@@ -195,13 +195,13 @@ class CachedEngine:
             memory.ring.index_copy_(0, write, memory.x)
         skips = torch.mm(memory.gates.flatten(1), weights.skip).relu_()
         hidden = torch.addmm(weights.hidden_bias, skips, weights.hidden).relu_()
-        return torch.addmm(weights.out_bias, hidden, weights.out)
+        return torch.addmm(weights.out_bias, hidden.to(weights.out.dtype), weights.out)
 
     def _feed_input(self) -> None:
         """The input convolution over the embedded samples (B, K * C), oldest first."""
         weights, memory = self._weights, self._memory
-        window = torch.cat([memory.window, weights.embedding[memory.last]], dim=1)
-        memory.window.copy_(window[:, weights.embedding.shape[1] :])
+        window = torch.cat([memory.window, weights.embed(memory.last)], dim=1)
+        memory.window.copy_(window[:, memory.x.shape[2] :])
         torch.addmm(weights.input_bias, window, weights.input, out=memory.x[0])
 
     def _past(self, read: Tensor, before: Tensor) -> Tensor:
@@ -239,7 +239,7 @@ class Packed:
     def __init__(self, parts: Parts) -> None:
         weights = parts.known()
         layers, device = weights.layers, parts.device
-        self.embedding = weights.embedding
+        self.embed = weights.embed
         self.input, self.input_bias = _rows(weights.input), weights.input_bias
         dilated = torch.stack([layer.taps for layer in layers])  # (L, 2G, C, K)
         self.past_taps = dilated[..., :-1].permute(0, 3, 2, 1).flatten(1, 2)  # (L, (K-1) C, 2G)

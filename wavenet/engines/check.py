@@ -11,7 +11,7 @@ from torch import Tensor
 from wavenet.conditioning import Condition
 from wavenet.engines.parts import Parts
 from wavenet.engines.protocol import EngineState, EngineUnavailable, TeacherForced
-from wavenet.outputs import MuLaw, require_finite
+from wavenet.outputs import require_finite
 
 CHECKED = 12  # samples of an engine's check against the model
 CHECKED_HOP = 5  # samples of a frame of its condition
@@ -53,8 +53,6 @@ def require_supported(
 def require_known(parts: Parts, name: str) -> None:
     """Raises EngineUnavailable for parts that the engine of that name does not know."""
     obstacles = list(parts.obstacles)
-    if not isinstance(parts.output, MuLaw):
-        obstacles.append(f"the output is {type(parts.output).__name__}")
     if parts.weights is not None:
         obstacles += parts.weights.differing()
     if obstacles:
@@ -64,12 +62,13 @@ def require_known(parts: Parts, name: str) -> None:
         )
 
 
-def require_classes(parts: Parts, name: str, fits: bool, wanted: str) -> None:
-    """Raises EngineUnavailable where the output's number of classes does not fit the engine."""
-    if not fits:
+def require_output(parts: Parts, name: str, runs: bool, wanted: str) -> None:
+    """Raises EngineUnavailable unless the engine draws from the model's output."""
+    if not runs:
+        output = parts.output
         raise EngineUnavailable(
-            f"The {name} engine draws from {wanted} of classes, but this model's output has "
-            f"{parts.output.channels}; engine='cached' draws from any number."
+            f"The {name} engine draws from {wanted}, but this model's {type(output).__name__} has "
+            f"{output.channels} parameters a sample; engine='cached' draws from any output."
         )
 
 
@@ -90,7 +89,7 @@ def check_against_model(
     last = torch.zeros(streams, dtype=torch.int64, device=device)
     past = (noise(window.shape), tuple(noise(block.shape) for block in blocks))
     start = EngineState(last, past)
-    samples = torch.randint(parts.output.channels, (streams, CHECKED), generator=generator)
+    samples = torch.randint(parts.output.levels, (streams, CHECKED), generator=generator)
     condition = None
     if parts.condition_channels:
         frames = -(-CHECKED // CHECKED_HOP) + 1

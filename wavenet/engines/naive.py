@@ -14,8 +14,8 @@ from wavenet.engines.protocol import (
     EngineState,
     drawn,
     require_condition,
-    require_group,
     require_samples,
+    require_sampling,
     uniforms_by_sample,
 )
 from wavenet.outputs import Sampling, require_finite
@@ -59,7 +59,7 @@ class NaiveEngine:
     def sample(
         self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
     ) -> Tensor:
-        require_group(sampling, self._group)
+        require_sampling(self._parts.output, sampling, self._group)
         require_condition(self._parts, condition, len(self._inputs), uniforms.shape[1])
         start = self._inputs.shape[1]
         given = uniforms_by_sample(uniforms, self._parts.output).to(self._inputs.device)

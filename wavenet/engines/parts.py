@@ -25,7 +25,7 @@ from wavenet.layers import (
     Unconditional,
 )
 from wavenet.model import Head, WaveNet
-from wavenet.outputs import Output
+from wavenet.outputs import LevelEmbedding, Output
 
 
 class Network(Protocol):
@@ -69,7 +69,8 @@ class Layer:
 class Weights:
     """All weights of a model whose parts are known: ReLU between skips, hidden and out."""
 
-    embedding: Tensor  # (Q, C)
+    embed: nn.Module  # samples (...) -> features (..., C)
+    embedding: Tensor  # (codes, C), the table that it looks up; or (2, C), audio * [0] + [1]
     input: Tensor  # (C, C, K)
     input_bias: Tensor  # (C,)
     layers: tuple[Layer, ...]
@@ -77,6 +78,11 @@ class Weights:
     hidden_bias: Tensor  # (H,)
     out: Tensor  # (Q, H)
     out_bias: Tensor  # (Q,)
+
+    @property
+    def tabulated(self) -> bool:
+        """Whether samples are codes with a row of the embedding each."""
+        return isinstance(self.embed, nn.Embedding)
 
     @property
     def histories(self) -> list[int]:
@@ -92,7 +98,7 @@ class Weights:
             "gate": first.skip.shape[1],
             "skip": first.skip.shape[0],
             "head": self.hidden.shape[0],
-            "classes": self.out.shape[0],
+            "params": self.out.shape[0],
             "kernel": first.taps.shape[-1],
         }
 
@@ -110,8 +116,8 @@ class Weights:
         )
 
     def products(self, head: bool) -> Iterator[Tensor]:
-        """The weights of all products and the embedding; the head's too, or not."""
-        yield from (self.embedding, self.input)
+        """The weights of all products and a table of codes; the head's too, or not."""
+        yield from (self.embedding, self.input) if self.tabulated else (self.input,)
         for layer in self.layers:
             yield from (x for x in (layer.taps, layer.mix, layer.skip) if x is not None)
         if head:
@@ -206,14 +212,14 @@ def _obstacles(model: WaveNet) -> Iterator[str]:
 
 
 def _obstacles_around_the_stack(model: WaveNet) -> Iterator[str]:
-    kinds = {
-        "embedding": nn.Embedding,
-        "input": CausalConv1d,
-        "stack": Stack,
-        "head": Head,
+    kinds: dict[str, tuple[type, ...]] = {
+        "embedding": (nn.Embedding, LevelEmbedding),
+        "input": (CausalConv1d,),
+        "stack": (Stack,),
+        "head": (Head,),
     }
-    for name, kind in kinds.items():
-        if type(getattr(model, name)) is not kind:
+    for name, known in kinds.items():
+        if type(getattr(model, name)) not in known:
             yield f"the model's {name} is {type(getattr(model, name)).__name__}"
     for method in ("embed", "predict", "predict_step"):
         if getattr(type(model), method) is not getattr(WaveNet, method):
@@ -235,16 +241,27 @@ def _has_bias_and_no_groups(convolution: Any) -> bool:
 
 def _weights(model: WaveNet) -> Weights:
     hidden, out, last = model.head[1], model.head[3], model.stack.blocks[-1]
+    kind = _matrix(out).dtype
+    if model.head.exact:
+        kind = torch.promote_types(kind, torch.float32)
     return Weights(
-        embedding=model.embedding.weight,  # type: ignore[arg-type]
+        embed=model.embedding,
+        embedding=_embedding(model.embedding),
         input=model.input.weight,
         input_bias=_bias(model.input),
         layers=tuple(_layer(block, block is last) for block in model.stack.blocks),
         hidden=_matrix(hidden),
         hidden_bias=_bias(hidden),
-        out=_matrix(out),
-        out_bias=_bias(out),
+        out=_matrix(out).to(kind),
+        out_bias=_bias(out).to(kind),
     )
+
+
+def _embedding(embedding: nn.Module) -> Tensor:
+    if isinstance(embedding, LevelEmbedding):
+        return torch.stack(embedding.rows)
+    assert isinstance(embedding, nn.Embedding)
+    return embedding.weight
 
 
 def _layer(block: Block, last: bool) -> Layer:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wavenet.conditioning import Condition
 from wavenet.engines.parts import Parts
-from wavenet.outputs import Output, Sampling, guided
+from wavenet.outputs import Output, Sampling, guided, require_applicable
 
 
 class EngineUnavailable(ValueError):
@@ -116,8 +116,12 @@ def require_samples(parts: Parts, samples: Tensor) -> None:
     parts.output.decode(samples)
 
 
-def require_group(sampling: Sampling, group: int) -> None:
-    """Raises ValueError where guidance is asked for and streams do not come in pairs."""
+def require_sampling(output: Output, sampling: Sampling, group: int) -> None:
+    """Raises ValueError for a way to draw that the output has not.
+
+    And where guidance is asked for and streams do not come in pairs.
+    """
+    require_applicable(output, sampling)
     if sampling.guidance and group != 2:
         raise ValueError(
             f"guidance={sampling.guidance} draws from pairs of streams, one conditional and one "

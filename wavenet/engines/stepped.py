@@ -17,7 +17,7 @@ from wavenet.engines.protocol import (
     in_dtype_of,
     primed,
     require_condition,
-    require_group,
+    require_sampling,
     uniforms_by_sample,
 )
 from wavenet.outputs import Sampling, require_finite
@@ -42,7 +42,7 @@ class SteppedEngine:
     def sample(
         self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
     ) -> Tensor:
-        require_group(sampling, self._group)
+        require_sampling(self._parts.output, sampling, self._group)
         require_condition(self._parts, condition, len(self.state.last), uniforms.shape[1])
         last, state = self.state
         condition = None if condition is None else in_dtype_of(self._parts, condition)

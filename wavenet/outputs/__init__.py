@@ -4,11 +4,22 @@ An output knows its samples (mu-law codes, 16-bit levels, ...): how audio become
 how a model reads them, how likely they are, how one is drawn. Knows nothing of networks or engines.
 """
 
+from wavenet.outputs.gaussians import Gaussian, MixtureOfGaussians
+from wavenet.outputs.levels import LevelEmbedding
+from wavenet.outputs.logistics import MixtureOfLogistics
+from wavenet.outputs.mixture import Mixture
 from wavenet.outputs.mulaw import MuLaw
-from wavenet.outputs.protocol import Output, checked_output, output_from, output_settings
+from wavenet.outputs.protocol import Output, require_applicable
+from wavenet.outputs.registry import OUTPUTS, checked_output, output_from, output_settings
 from wavenet.outputs.sampling import Sampling, guided, require_finite
 
 __all__ = [
+    "OUTPUTS",
+    "Gaussian",
+    "LevelEmbedding",
+    "Mixture",
+    "MixtureOfGaussians",
+    "MixtureOfLogistics",
     "MuLaw",
     "Output",
     "Sampling",
@@ -16,5 +27,6 @@ __all__ = [
     "guided",
     "output_from",
     "output_settings",
+    "require_applicable",
     "require_finite",
 ]

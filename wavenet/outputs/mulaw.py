@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from wavenet import ops
+from wavenet.outputs.protocol import Output, checked_audio, require_tensor
 from wavenet.outputs.sampling import Sampling
 
 MOST_CLASSES = 65_536  # the levels of 16-bit audio
 
 
 @dataclass(frozen=True)
-class MuLaw:
+class MuLaw(Output):
     """A categorical distribution over `classes` mu-law codes (mu = classes - 1).
 
     codes = floor((f(audio) + 1) / 2 * mu + 1/2),   f(x) = sign(x) ln(1 + mu |x|) / ln(1 + mu)
@@ -29,6 +30,7 @@ class MuLaw:
 
     classes: int = 256
     uniforms: ClassVar[int] = 1
+    categorical: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         whole = isinstance(self.classes, int) and not isinstance(self.classes, bool)
@@ -41,6 +43,10 @@ class MuLaw:
     @property
     def channels(self) -> int:
         """Q: one logit a code."""
+        return self.classes
+
+    @property
+    def levels(self) -> int:
         return self.classes
 
     @property
@@ -57,20 +63,7 @@ class MuLaw:
 
         Raises ValueError for NaN and for audio that is not floating point.
         """
-        _require_tensor("encode", audio)
-        if not audio.is_floating_point():
-            raise ValueError(
-                f"MuLaw.encode takes floating-point audio in [-1, 1], but got {audio.dtype}. "
-                "Divide integer PCM by its full scale first (16-bit: 32768)."
-            )
-        if audio.dtype in (torch.float16, torch.bfloat16):  # too coarse for the slope at zero
-            audio = audio.float()
-        if torch.isnan(audio).any():
-            raise ValueError(
-                f"MuLaw.encode got {int(torch.isnan(audio).sum())} NaN samples; repair or drop "
-                "this audio."
-            )
-        audio = audio.clamp(-1.0, 1.0)
+        audio = checked_audio(audio, "MuLaw")
         compressed = torch.sign(audio) * torch.log1p(self.mu * audio.abs()) / math.log1p(self.mu)
         return ((compressed + 1) / 2 * self.mu + 0.5).to(torch.int64)
 
@@ -79,7 +72,7 @@ class MuLaw:
 
         Raises ValueError for other codes.
         """
-        _require_tensor("decode", codes)
+        require_tensor("MuLaw.decode", codes)
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise ValueError(
                 f"MuLaw.decode takes integer codes in 0..{self.mu}, but got {codes.dtype}."
@@ -98,7 +91,7 @@ class MuLaw:
         )
 
     def embedding(self, width: int) -> nn.Module:
-        """A table: codes (B, T) -> features (B, T, width)."""
+        """A table: codes (...) -> features (..., width)."""
         return nn.Embedding(self.classes, width)
 
     def nats(self, params: Tensor, samples: Tensor) -> Tensor:
@@ -108,11 +101,3 @@ class MuLaw:
     def draw(self, params: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
         """Logits (B, Q), uniforms (B, 1) -> codes (B,): `Sampling.draw`."""
         return sampling.draw(params, uniforms[:, 0])
-
-
-def _require_tensor(method: str, value: Tensor) -> None:
-    if not isinstance(value, Tensor):
-        raise ValueError(
-            f"MuLaw.{method} takes a tensor, but got a {type(value).__name__}: "
-            "torch.as_tensor(...) makes one."
-        )

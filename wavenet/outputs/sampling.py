@@ -15,6 +15,8 @@ from torch import Tensor
 class Sampling:
     """How samples are drawn.
 
+    Of an output that is not categorical, temperature alone; see `Mixture.draw`.
+
     temperature: divides the logits; 1 is the model's own distribution, 0 takes the likeliest code.
     top_k: keep the k likeliest codes; 0 keeps all.
     top_p: keep the fewest likeliest codes whose probabilities reach p; 1 keeps all

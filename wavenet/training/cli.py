@@ -6,6 +6,7 @@ Knows nothing of networks or losses.
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import signal
 import sys
@@ -266,9 +267,9 @@ def require_sensible(trainer: Namespace) -> None:
 
 def summary(run: Path, network: WaveNet, count: int, bits: Any) -> str:
     """The files of a finished run, and commands to use them."""
-    validation = "not validated"
+    validation, uniform = "not validated", math.log2(network.output.levels)
     if bits is not None:
-        validation = f"validation    {float(bits):.3f} bits per sample (uniform: 8.000)"
+        validation = f"validation    {float(bits):.3f} bits per sample (uniform: {uniform:.3f})"
     checkpoints = ", ".join(str(path) for path in sorted((run / "checkpoints").glob("*.ckpt")))
     samples = ", ".join(str(run / "samples" / f"final-{index}.wav") for index in range(count))
     labels = ",".join(f"{name}={categories[0]}" for name, categories in network.labels.items())

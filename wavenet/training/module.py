@@ -21,7 +21,7 @@ from wavenet.conditioning.mel import frames_within
 from wavenet.corpus.batches import FULL_SCALE
 from wavenet.likelihood import nats_per_sample
 from wavenet.model import Config, WaveNet
-from wavenet.outputs import MuLaw, output_from, output_settings
+from wavenet.outputs import MuLaw, Output, output_from, output_settings
 from wavenet.pretrained import find
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 from wavenet.version import __version__
@@ -59,8 +59,9 @@ class LitWaveNet(pl.LightningModule):
             it is not given.
         clip_length: How long clips are, for a model with a position_hop; taken from the data where
             none is given.
-        output: The distribution of a sample, its name and settings; {name: MuLaw, classes: 256}
-            where none is given.
+        output: The distribution of a sample, a class of `wavenet.outputs` and its settings:
+            --model.output MixtureOfLogistics --model.output.mixtures 10. MuLaw(256) where none is
+            given. As it stands in a checkpoint, {name: MuLaw, classes: 256}, it is read too.
         network: The other settings of `wavenet.Config`.
     """
 
@@ -80,11 +81,12 @@ class LitWaveNet(pl.LightningModule):
         labels: dict[str, list[str]] | None = None,
         unlabelled: bool | None = None,
         clip_length: dict[str, Any] | None = None,
-        output: dict[str, Any] | None = None,
+        output: Output | dict[str, Any] | None = None,
         **network: Any,
     ) -> None:
         super().__init__()
         betas = (betas[0], betas[1])
+        output = output_settings(_output(output))  # plain values, as a checkpoint keeps them
         self.save_hyperparameters()
         self._settings = network
         self.wavenet: WaveNet | None = None
@@ -121,7 +123,7 @@ class LitWaveNet(pl.LightningModule):
             labels=facts.labels,
             unlabelled=facts.unlabelled,
             clip_length=facts.clip_length if self._settings.get("position_hop") else None,
-            output=output_from(self.hparams["output"] or output_settings(MuLaw())),
+            output=output_from(self.hparams["output"]),
             **self._settings,
         )
         config = self.wavenet.config
@@ -361,6 +363,12 @@ def _differences(mine: Config, theirs: Config) -> list[tuple[str, Any, Any]]:
     """Settings that differ: (name, mine, theirs)."""
     pairs = [(name, getattr(mine, name), getattr(theirs, name)) for name in NETWORK_SETTINGS]
     return [(name, one, other) for name, one, other in pairs if one != other]
+
+
+def _output(given: Output | Mapping[str, Any] | None) -> Output:
+    if given is None:
+        return MuLaw()
+    return output_from(given) if isinstance(given, Mapping) else given
 
 
 def training_loss(

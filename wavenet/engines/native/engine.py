@@ -5,11 +5,11 @@ are float32, bfloat16 or int8 (a scale for each row of weights, and one for each
 inputs); the residual stream, the head and the draw are float32.
 
 Shapes: B streams, L layers, K taps, C residual, G gate, S skip channels, H history of a layer,
-Q classes, F frames of a condition; C_ is C padded to whole vectors.
+Q parameters of a sample, U uniforms, F frames of a condition; C_ is C padded to whole vectors.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,18 +19,18 @@ from torch import Tensor
 
 from wavenet.conditioning import Condition
 from wavenet.engines.before_gate import FRAMES, BeforeGate
-from wavenet.engines.check import check_against_model, require_classes, require_supported
+from wavenet.engines.check import check_against_model, require_output, require_supported
 from wavenet.engines.native.compiler import library
 from wavenet.engines.parts import Parts, Weights, quantised_copy
 from wavenet.engines.protocol import (
     EngineState,
     primed,
     require_condition,
-    require_group,
     require_samples,
+    require_sampling,
     uniforms_by_sample,
 )
-from wavenet.outputs import Sampling, require_finite
+from wavenet.outputs import Mixture, MuLaw, Sampling, require_finite
 
 SOURCE = Path(__file__).with_name("native.cpp")
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # WEIGHTS in native.cpp
@@ -53,7 +53,7 @@ class CStreams(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in ("batch", "group", "time")],
         *[(name, ctypes.c_void_p) for name in ("weights", "head", "embedding", "before_gate")],
         *[(name, ctypes.c_int64) for name in ("hop", "offset")],
-        *[(name, ctypes.c_void_p) for name in ("biases", "ring", "code", "scratch")],
+        *[(name, ctypes.c_void_p) for name in ("biases", "ring", "last", "scratch")],
         ("residual_scale", ctypes.c_float),
     ]
 
@@ -66,12 +66,11 @@ class NativeEngine:
     @torch.no_grad()
     def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
         require_supported(parts, dtype, "native", "cpu", "the CPU", KINDS)
-        fits = parts.output.channels % WIDEST == 0
-        require_classes(parts, "native", fits, f"a multiple of {WIDEST}")
+        drawn = output_macros(parts)
         self._parts = quantised_copy(parts, lambda weight: _kept(weight, dtype), head=False)
         self._group, self._streams = group, batch_size * group
         streams = self._streams
-        lib = _library(self._parts, dtype)
+        lib = _library(self._parts, drawn, dtype)
         weights = Packed(self._parts, lib, dtype)
         self._weights = weights
         self._before_gate = BeforeGate(self._parts, lambda rows: _halves(rows, weights.lanes))
@@ -119,11 +118,12 @@ class NativeEngine:
     def sample(
         self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
     ) -> Tensor:
-        require_group(sampling, self._group)
+        require_sampling(self._parts.output, sampling, self._group)
         require_condition(self._parts, condition, self._streams, uniforms.shape[1])
-        given = uniforms_by_sample(uniforms, self._parts.output)[..., 0].float().cpu()
+        output = self._parts.output
+        given = output.noise(uniforms_by_sample(uniforms, output)).float().cpu()
         if not given.shape[1]:
-            return given.long()
+            return given[..., 0].long()
         return self._together(
             given, condition, self._group, lambda part, rows: part.sample(rows, sampling)
         )
@@ -135,7 +135,7 @@ class NativeEngine:
         shared: int,
         call: "Callable[[ThreadStreams, Tensor], Tensor]",
     ) -> Tensor:
-        """Each thread's call on its rows of `given`, (streams / shared, n), as its frames allow."""
+        """Each thread's call on its rows of `given`, (streams / shared, n, ...), frame by frame."""
         whole, made = condition or Condition(given.new_empty(0)), []
         for start, stop, here in whole.pieces(given.shape[1], FRAMES):
             steered = None if condition is None else here
@@ -176,11 +176,13 @@ class Packed:
         mixed = [layer for layer in weights.layers if layer.mix is not None]
         self.residual_scale = mixed[0].scale if mixed else 1.0
         self.histories = weights.histories
-        self.channels, self.classes = weights.sizes["residual"], weights.sizes["classes"]
+        self.channels, self.params = weights.sizes["residual"], weights.sizes["params"]
         self.weights = _aligned(torch.cat(self._body(weights)))
         head = [self._product(rows, torch.float32) for rows in (weights.hidden, weights.out)]
         self.head = _aligned(torch.cat(head))
-        self.embedding = _aligned(self.kept(weights.embedding))
+        keep = self.kept if weights.tabulated else self.padded
+        self.embedding = _aligned(keep(weights.embedding))
+        self.row = self.kept(weights.embedding[:1]).shape[1]  # of an input as it is kept
         skip = torch.stack([layer.skip_bias for layer in weights.layers]).sum(0)
         residuals = [layer.mix_bias for layer in mixed if layer.mix_bias is not None]
         biases = [weights.input_bias, *residuals, skip, weights.hidden_bias, weights.out_bias]
@@ -243,10 +245,9 @@ class ThreadStreams:
     def __init__(self, lib: ctypes.CDLL, weights: Packed, batch: int, group: int) -> None:
         self.batch = batch
         self._library, self._weights = lib, weights
-        row = weights.embedding.shape[1]
-        slots = sum(weights.histories)
-        self._ring = _aligned(torch.zeros(slots, batch, row, dtype=weights.dtype))
-        self._code = torch.zeros(batch, dtype=torch.int64)
+        shape = (sum(weights.histories), batch, weights.row)
+        self._ring = _aligned(torch.zeros(shape, dtype=weights.dtype))
+        self._last = torch.zeros(batch, dtype=torch.int64)
         self._scratch = _aligned(torch.full((lib.scratch_floats(batch),), float("nan")))
         self._c = CStreams(
             batch=batch,
@@ -257,7 +258,7 @@ class ThreadStreams:
             embedding=weights.embedding.data_ptr(),
             biases=weights.biases.data_ptr(),
             ring=self._ring.data_ptr(),
-            code=self._code.data_ptr(),
+            last=self._last.data_ptr(),
             scratch=self._scratch.data_ptr(),
             residual_scale=weights.residual_scale,
         )
@@ -273,39 +274,39 @@ class ThreadStreams:
 
     @property
     def state(self) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Last code (B,), window (B, C, K - 1), histories (B, C, H)."""
+        """Last sample (B,), window (B, C, K - 1), histories (B, C, H)."""
         window, *blocks = (
             self._weights.values(history.roll(-self._c.time, 0)).permute(1, 2, 0).contiguous()
             for history in self._ring.split(self._weights.histories)
         )
-        return self._code.clone(), window, tuple(blocks)
+        return self._last.clone(), window, tuple(blocks)
 
     @state.setter
     def state(self, state: tuple[Tensor, Tensor, Sequence[Tensor]]) -> None:
-        code, window, blocks = state
+        last, window, blocks = state
         self._c.time = 0
-        self._code.copy_(code)
+        self._last.copy_(last)
         self._ring.copy_(self._weights.kept(torch.cat([window, *blocks], dim=-1).permute(2, 0, 1)))
 
-    def sample(self, uniforms: Tensor, sampling: Sampling) -> Tensor:
-        """uniforms (batch / group, n) -> codes (batch / group, n)."""
-        uniforms, (rows, steps) = uniforms.contiguous(), uniforms.shape
-        codes = torch.empty(rows, steps, dtype=torch.int64)
+    def sample(self, noise: Tensor, sampling: Sampling) -> Tensor:
+        """noise (batch / group, n, U) -> samples (batch / group, n)."""
+        noise, (rows, steps, _) = noise.contiguous(), noise.shape
+        samples = torch.empty(rows, steps, dtype=torch.int64)
         knobs = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.guidance)
-        pointers = uniforms.data_ptr(), steps, codes.data_ptr(), ctypes.byref(CSampling(*knobs))
+        pointers = noise.data_ptr(), samples.data_ptr(), ctypes.byref(CSampling(*knobs))
         done = self._library.sample(ctypes.byref(self._c), steps, *pointers)
         if done < steps:
             require_finite(torch.tensor(float("nan")))
-        return codes
+        return samples
 
-    def teacher_forced(self, codes: Tensor) -> Tensor:
-        """codes (batch, n) -> logits (batch, Q, n)."""
-        codes, steps = codes.contiguous(), codes.shape[1]
-        logits = torch.empty(steps, self.batch, self._weights.classes)
+    def teacher_forced(self, samples: Tensor) -> Tensor:
+        """samples (batch, n) -> params (batch, Q, n)."""
+        weights, (samples, steps) = self._weights, (samples.contiguous(), samples.shape[1])
+        params = torch.empty(steps, self.batch, -(-weights.params // weights.lanes) * weights.lanes)
         self._library.teacher_forced(
-            ctypes.byref(self._c), steps, codes.data_ptr(), logits.data_ptr()
+            ctypes.byref(self._c), steps, samples.data_ptr(), params.data_ptr()
         )
-        return logits.permute(1, 2, 0)
+        return params[..., : weights.params].permute(1, 2, 0)
 
 
 def _kept(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -322,11 +323,27 @@ def _quantised(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return (values / scales.clamp(min=1e-30)).round(), scales
 
 
-def _library(parts: Parts, dtype: torch.dtype) -> ctypes.CDLL:
+def output_macros(parts: Parts) -> dict[str, object]:
+    """The constants of the model's output in native.cpp, under "Outputs".
+
+    Raises EngineUnavailable for an output that is not among them.
+    """
+    output = parts.output
+    if isinstance(output, Mixture):
+        facts = {"MIXTURES": output.components, "NOISE": output.uniforms}
+        return {**facts, "LOG_SCALE_MIN": f"{float(output.log_scale_min)!r}f"}
+    fits = isinstance(output, MuLaw) and output.classes % WIDEST == 0
+    wanted = f"mixtures and from mu-law codes, a multiple of {WIDEST} of them"
+    require_output(parts, "native", fits, wanted)
+    return {"MIXTURES": 0, "NOISE": 1}
+
+
+def _library(parts: Parts, drawn: Mapping[str, object], dtype: torch.dtype) -> ctypes.CDLL:
     weights = parts.known()
     dilations = ",".join(str(layer.dilation) for layer in weights.layers)
     sizes = {name.upper(): size for name, size in weights.sizes.items()}
-    return _typed(library(SOURCE, {**sizes, "DILATIONS": dilations, "WEIGHTS": KINDS[dtype]}))
+    kinds = {"DILATIONS": dilations, "WEIGHTS": KINDS[dtype], **drawn}
+    return _typed(library(SOURCE, {**sizes, **kinds}))
 
 
 def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
@@ -334,7 +351,7 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.scratch_floats.argtypes, lib.scratch_floats.restype = [integer], integer
     lib.streams_bytes.restype = integer
     lib.sample.argtypes, lib.sample.restype = (
-        [pointer, integer, pointer, integer, pointer, pointer],
+        [pointer, integer, pointer, pointer, pointer],
         integer,
     )
     lib.teacher_forced.argtypes = [pointer, integer, pointer, pointer]

@@ -1,11 +1,12 @@
 // Owns the arithmetic of the native engine: one WaveNet step for a group of streams, the draw of
-// the next code, and the loop over N samples around both. Knows nothing of Python, files, threads
+// the next sample, and the loop over N samples around both. Knows nothing of Python, files, threads
 // or where its memory comes from: engine.py hands all of it in.
 //
 // Compiled for one model and one CPU. The sizes are constants, given as macros:
-//   RESIDUAL, GATE, SKIP, HEAD, CLASSES: channels
+//   RESIDUAL, GATE, SKIP, HEAD, PARAMS: channels
 //   KERNEL: taps
 //   DILATIONS: one for each layer, separated by commas
+//   MIXTURES: 0 for a categorical output, else components; NOISE, LOG_SCALE_MIN: of a mixture
 //   WEIGHTS: 0 for float32, 1 for bfloat16, 2 for int8
 //
 // Shapes: B streams, C channels padded to whole vectors, channels innermost. A product's weights
@@ -57,8 +58,7 @@ constexpr int padded(int channels) { return (channels + LANES - 1) / LANES * LAN
 constexpr int DILATION[] = {DILATIONS};
 constexpr int LAYERS = sizeof(DILATION) / sizeof(DILATION[0]);
 constexpr int C = padded(RESIDUAL), G = padded(GATE), S = padded(SKIP);
-constexpr int D = padded(HEAD), Q = padded(CLASSES);
-static_assert(Q == CLASSES, "the classes fill whole vectors");
+constexpr int D = padded(HEAD), Q = padded(PARAMS);
 
 inline Vector splat(float value) { return value - Vector{}; }
 inline Vector& vector(float* p) { return *reinterpret_cast<Vector*>(p); }
@@ -320,7 +320,7 @@ inline void copy_rows(float* to, const float* row, int channels, int batch) {
 extern "C" {
 
 struct Sampling {
-    float temperature;  // 0: the likeliest code
+    float temperature;  // 0: the likeliest
     int32_t top_k;      // 0: all
     float top_p;        // 1: all
     float guidance;     // of groups of two streams, see draw_group
@@ -329,17 +329,17 @@ struct Sampling {
 // A group of streams, and where all that belongs to them lies. Pointers are to whole vectors (64
 // bytes).
 struct Streams {
-    int64_t batch, group, time;  // group: neighbouring streams that share each code
+    int64_t batch, group, time;  // group: neighbouring streams that share each sample
     const Element* weights;      // all products of a step before the head, in order
     const float* head;           // the head's two products
-    const Element* embedding;    // (CLASSES, CX)
+    const void* embedding;       // see `embed` of the output
     const float* before_gate;    // (frames, LAYERS, B, 2 G): bias and condition
     int64_t hop, offset;         // samples of a frame; those of the first frame that are over
     // input (C), residuals (LAYERS - 1, C), sum of skips (S), head (D), out (Q)
     const float* biases;
-    // (slots, B, CX): KERNEL - 1 slots of embedded codes, then each layer's history
+    // (slots, B, CX): KERNEL - 1 slots of embedded samples, then each layer's history
     Element* ring;
-    int64_t* code;   // (B): the last code, not yet fed
+    int64_t* last;   // (B): the last sample, not yet fed
     float* scratch;  // scratch_floats(B)
     float residual_scale;
 };
@@ -370,19 +370,142 @@ const float* frame(const Streams& g, int64_t t) {
     return g.before_gate + index * LAYERS * g.batch * 2 * G;
 }
 
-// One step: feeds each stream's last code; returns logits (B, Q) in scratch.
+// Outputs. One says how a sample becomes features as they are kept (`embed`), and how a sample is
+// drawn from its parameters and NOISE random numbers (`draw`; p, spare: room for Q floats each).
+
+#if MIXTURES == 0
+
+// The codes that top-p drops get probability 0. Kept are the likeliest codes, up to the one with
+// which their probabilities reach p.
+void keep_likeliest(float* p, float* ordered, float top_p) {
+    int codes[Q];
+    for (int q = 0; q < Q; q++) codes[q] = q;
+    std::stable_sort(codes, codes + Q, [&](int a, int b) { return p[a] > p[b]; });
+    std::memcpy(ordered, p, Q * sizeof(float));
+    double reached = 0, kept = 0;
+    for (int q = 0; q < Q; q++) {
+        const float here = ordered[codes[q]];
+        reached += here;
+        if ((float)reached - here < top_p) kept += here;
+        else p[codes[q]] = 0;
+    }
+    for_vectors(Q, [&](int i) { vector(p + i) = vector(p + i) / splat((float)kept); });
+}
+
+// wavenet.MuLaw: PARAMS logits, one for each code.
+struct Categorical {
+    static_assert(Q == PARAMS, "the logits fill whole vectors");
+
+    // table: (PARAMS, CX)
+    static void embed(Element* to, int64_t code, const void* table) {
+        std::memcpy(to, static_cast<const Element*>(table) + code * CX, CX * sizeof(Element));
+    }
+
+    // The rule of wavenet.Sampling: the first code whose cumulative probability exceeds u times the
+    // total.
+    static int64_t draw(
+        const float* logits, const float* u, const Sampling& how, float* p, float* spare) {
+        if (how.temperature == 0) return std::max_element(logits, logits + Q) - logits;
+        Vector largest = splat(-INFINITY);
+        for_vectors(Q, [&](int i) {
+            vector(p + i) = vector(logits + i) / splat(how.temperature);
+            largest = larger(largest, vector(p + i));
+        });
+        float top = largest[0];
+        for (int i = 1; i < LANES; i++) top = std::max(top, largest[i]);
+        float kth = -INFINITY;
+        if (how.top_k > 0 && how.top_k < Q) {
+            std::memcpy(spare, p, Q * sizeof(float));
+            std::nth_element(spare, spare + how.top_k - 1, spare + Q, std::greater<float>());
+            kth = spare[how.top_k - 1];
+        }
+        Vector sums{};
+        for_vectors(Q, [&](int i) {
+            const Vector e = exponential(larger(vector(p + i) - top, splat(-87.0f)));
+            sums += vector(p + i) = vector(p + i) < splat(kth) ? Vector{} : e;
+        });
+        float total = 0;
+        for (int i = 0; i < LANES; i++) total += sums[i];
+        for_vectors(Q, [&](int i) { vector(p + i) = vector(p + i) / splat(total); });
+        if (how.top_p < 1) keep_likeliest(p, spare, how.top_p);
+        double cumulative = 0;
+        for (int q = 0; q < Q; q++) p[q] = (float)(cumulative += p[q]);
+        const float edge = std::min(*u, 0x1.fffffep-1f) * p[Q - 1];
+        Integers below{};
+        for_vectors(Q, [&](int i) {
+            below -= vector(p + i) <= splat(edge);  // a comparison is -1 where it holds
+        });
+        int count = 0;
+        for (int i = 0; i < LANES; i++) count += below[i];
+        return std::min(count, Q - 1);
+    }
+};
+
+using Output = Categorical;
+
+#else
+
+// wavenet.outputs.Mixture: logits (where PARAMS has room for them), means, log scales, MIXTURES
+// each. Of the random numbers the last is a deviate of scale 1, the one before it chooses.
+struct LocationScale {
+    static constexpr int N = MIXTURES, MEANS = PARAMS - 2 * N, LOG_SCALES = PARAMS - N;
+    static constexpr float HALF = 32767.5f;  // levels from audio 0 to audio 1
+
+    // rows: (2, C), features = audio * the first + the second
+    static void embed(Element* to, int64_t level, const void* rows) {
+        alignas(VECTOR_BYTES) float features[C];
+        const float *weight = static_cast<const float*>(rows), *bias = weight + C;
+        const Vector audio = splat((2 * level - 65535) / 65535.0f);
+        for_vectors(C, [&](int i) {
+            vector(features + i) = audio * vector(weight + i) + vector(bias + i);
+        });
+        Body::store(to, features, C);
+    }
+
+    // The rule of wavenet.Sampling, as above, without top-k and top-p.
+    static int choose(const float* logits, float u, float temperature) {
+        const int top = (int)(std::max_element(logits, logits + N) - logits);
+        if (temperature == 0) return top;
+        float cumulative[N];
+        double total = 0;
+        for (int i = 0; i < N; i++)
+            cumulative[i] = (float)(total += std::exp((logits[i] - logits[top]) / temperature));
+        const float edge = std::min(u, 0x1.fffffep-1f) * cumulative[N - 1];
+        int chosen = 0;
+        while (chosen < N - 1 && cumulative[chosen] <= edge) chosen++;
+        return chosen;
+    }
+
+    static int64_t draw(
+        const float* params, const float* noise, const Sampling& how, float*, float*) {
+        const int i = MEANS > 0 ? choose(params, noise[0], how.temperature) : 0;
+        const float log_scale = between(params[LOG_SCALES + i], LOG_SCALE_MIN, 20.0f);
+        float audio = params[MEANS + i];
+        if (how.temperature > 0) audio += how.temperature * std::exp(log_scale) * noise[NOISE - 1];
+        return (int64_t)between(std::floor(HALF * audio), -32768.0f, 32767.0f) + 32768;
+    }
+
+    static float between(float x, float low, float high) {
+        return std::min(std::max(x, low), high);
+    }
+};
+
+using Output = LocationScale;
+
+#endif
+
+// One step: feeds each stream's last sample; returns its parameters (B, Q) in scratch.
 const float* step(Streams& g, const float* before_gate) {
     const int batch = (int)g.batch;
     const int64_t row = (int64_t)batch * CX;
     float *x = g.scratch, *h = x + batch * C, *skips = h + batch * 2 * G,
-          *hidden = skips + batch * S, *logits = hidden + batch * D;
-    Element *rounded = reinterpret_cast<Element*>(logits + batch * Q), *z = rounded + row;
+          *hidden = skips + batch * S, *params = hidden + batch * D;
+    Element *rounded = reinterpret_cast<Element*>(params + batch * Q), *z = rounded + row;
     const Element* w = g.weights;
     const float* bias = g.biases;
     History past{g.ring, KERNEL - 1, 1};
 
-    for (int b = 0; b < batch; b++)
-        std::memcpy(rounded + b * CX, g.embedding + g.code[b] * CX, CX * sizeof(Element));
+    for (int b = 0; b < batch; b++) Output::embed(rounded + b * CX, g.last[b], g.embedding);
     copy_rows(x, bias, C, batch);
     bias += C;
     for (int k = KERNEL - 1; k > 0; k--)
@@ -431,123 +554,69 @@ const float* step(Streams& g, const float* before_gate) {
     copy_rows(hidden, bias, D, batch);
     const float* head = multiply_add<Float32, SKIP, D>(hidden, skips, g.head, batch);
     relu(hidden, batch * D);
-    copy_rows(logits, bias + D, Q, batch);
-    multiply_add<Float32, HEAD, Q>(logits, hidden, head, batch);
+    copy_rows(params, bias + D, Q, batch);
+    multiply_add<Float32, HEAD, Q>(params, hidden, head, batch);
     g.time++;
-    return logits;
+    return params;
 }
 
-bool finite(const float* logits) {
+bool finite(const float* params) {
     Vector differences{};
     for_vectors(Q, [&](int i) {
-        differences += vector(logits + i) - vector(logits + i);  // 0, or NaN where not finite
+        differences += vector(params + i) - vector(params + i);  // 0, or NaN where not finite
     });
     for (int i = 0; i < LANES; i++)
         if (!(differences[i] == 0.0f)) return false;
     return true;
 }
 
-// The codes that top-p drops get probability 0. Kept are the likeliest codes, up to the one with
-// which their probabilities reach p.
-void keep_likeliest(float* p, float* ordered, float top_p) {
-    int codes[Q];
-    for (int q = 0; q < Q; q++) codes[q] = q;
-    std::stable_sort(codes, codes + Q, [&](int a, int b) { return p[a] > p[b]; });
-    std::memcpy(ordered, p, Q * sizeof(float));
-    double reached = 0, kept = 0;
-    for (int q = 0; q < Q; q++) {
-        const float here = ordered[codes[q]];
-        reached += here;
-        if ((float)reached - here < top_p) kept += here;
-        else p[codes[q]] = 0;
-    }
-    for_vectors(Q, [&](int i) { vector(p + i) = vector(p + i) / splat((float)kept); });
-}
-
-// The rule of wavenet.Sampling: the first code whose cumulative probability exceeds u times the
-// total.
-int64_t draw(const float* logits, float u, const Sampling& how, float* p, float* spare) {
-    if (how.temperature == 0) return std::max_element(logits, logits + Q) - logits;
-    Vector largest = splat(-INFINITY);
-    for_vectors(Q, [&](int i) {
-        vector(p + i) = vector(logits + i) / splat(how.temperature);
-        largest = larger(largest, vector(p + i));
-    });
-    float top = largest[0];
-    for (int i = 1; i < LANES; i++) top = std::max(top, largest[i]);
-    float kth = -INFINITY;
-    if (how.top_k > 0 && how.top_k < Q) {
-        std::memcpy(spare, p, Q * sizeof(float));
-        std::nth_element(spare, spare + how.top_k - 1, spare + Q, std::greater<float>());
-        kth = spare[how.top_k - 1];
-    }
-    Vector sums{};
-    for_vectors(Q, [&](int i) {
-        const Vector e = exponential(larger(vector(p + i) - top, splat(-87.0f)));
-        sums += vector(p + i) = vector(p + i) < splat(kth) ? Vector{} : e;
-    });
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += sums[i];
-    for_vectors(Q, [&](int i) { vector(p + i) = vector(p + i) / splat(total); });
-    if (how.top_p < 1) keep_likeliest(p, spare, how.top_p);
-    double cumulative = 0;
-    for (int q = 0; q < Q; q++) p[q] = (float)(cumulative += p[q]);
-    const float edge = std::min(u, 0x1.fffffep-1f) * p[Q - 1];
-    Integers below{};
-    for_vectors(Q, [&](int i) {
-        below -= vector(p + i) <= splat(edge);  // a comparison is -1 where it holds
-    });
-    int count = 0;
-    for (int i = 0; i < LANES; i++) count += below[i];
-    return std::min(count, Q - 1);
-}
-
-// One code for a group of streams, whose logits (group, Q) lie one behind the other. In a group of
-// two, the second's are made without a condition, and the first's are pushed away from them
+// One sample for a group of streams, whose params (group, Q) lie one behind the other. In a group
+// of two, the second's are made without a condition, and the first's are pushed away from them
 // (classifier-free guidance).
 int64_t draw_group(
-    const float* logits, int64_t group, float u, const Sampling& how, float* p, float* spare) {
+    const float* params, int64_t group, const float* noise, const Sampling& how, float* p,
+    float* spare) {
     if (group == 2) {
-        const float* without = logits + Q;
+        const float* without = params + Q;
         const Vector w = splat(how.guidance);
         for_vectors(Q, [&](int i) {
-            vector(p + i) = vector(logits + i) + w * (vector(logits + i) - vector(without + i));
+            vector(p + i) = vector(params + i) + w * (vector(params + i) - vector(without + i));
         });
-        logits = p;
+        params = p;
     }
-    return draw(logits, u, how, p, spare);
+    return Output::draw(params, noise, how, p, spare);
 }
 
 }  // namespace
 
 extern "C" {
 
-// Free running: uniforms (B / group, n), rows `stride` apart -> codes (B / group, n). Returns n, or
-// the sample at which the logits were not finite.
+// Free running: noise (B / group, n, NOISE) -> samples (B / group, n). Returns n, or the sample at
+// which the params were not finite.
 int64_t sample(
-    Streams* g, int64_t n, const float* uniforms, int64_t stride, int64_t* codes,
-    const Sampling* how) {
+    Streams* g, int64_t n, const float* noise, int64_t* samples, const Sampling* how) {
     float *p = g->scratch + scratch_floats(g->batch) - 2 * Q, *spare = p + Q;
     const int64_t group = g->group;
     for (int64_t t = 0; t < n; t++) {
-        const float* logits = step(*g, frame(*g, t));
+        const float* params = step(*g, frame(*g, t));
         for (int64_t b = 0; b < g->batch; b++)
-            if (!finite(logits + b * Q)) return t;
+            if (!finite(params + b * Q)) return t;
         for (int64_t row = 0; row < g->batch / group; row++) {
             const int64_t drawn = draw_group(
-                logits + row * group * Q, group, uniforms[row * stride + t], *how, p, spare);
-            codes[row * n + t] = drawn;
-            for (int64_t s = row * group; s < (row + 1) * group; s++) g->code[s] = drawn;
+                params + row * group * Q, group, noise + (row * n + t) * NOISE, *how, p,
+                spare);
+            samples[row * n + t] = drawn;
+            for (int64_t s = row * group; s < (row + 1) * group; s++) g->last[s] = drawn;
         }
     }
     return n;
 }
 
-// Teacher forced: the next codes (B, n) -> their logits (n, B, Q).
-void teacher_forced(Streams* g, int64_t n, const int64_t* codes, float* logits) {
-    for (int64_t t = 0; t < n; t++, logits += g->batch * Q) {
-        std::memcpy(logits, step(*g, frame(*g, t)), g->batch * Q * sizeof(float));
-        for (int64_t b = 0; b < g->batch; b++) g->code[b] = codes[b * n + t];
+// Teacher forced: the next samples (B, n) -> their params (n, B, Q).
+void teacher_forced(Streams* g, int64_t n, const int64_t* samples, float* params) {
+    for (int64_t t = 0; t < n; t++, params += g->batch * Q) {
+        std::memcpy(params, step(*g, frame(*g, t)), g->batch * Q * sizeof(float));
+        for (int64_t b = 0; b < g->batch; b++) g->last[b] = samples[b * n + t];
     }
 }
 

@@ -4,7 +4,8 @@ Weights and past inputs are float32 or bfloat16. Triton is the one thing importe
 everywhere.
 
 Shapes: B streams, padded to whole tiles; L layers, K taps, C residual, G gate, S skip, H head
-channels, each padded with zeros to a power of two; Q classes, F frames of a condition.
+channels and Q parameters of a sample, each padded with zeros to a power of two; U uniforms of a
+sample, F frames of a condition.
 """
 
 import math
@@ -20,20 +21,20 @@ from triton.runtime.errors import OutOfResources
 
 from wavenet.conditioning import Condition
 from wavenet.engines.before_gate import FRAMES, BeforeGate
-from wavenet.engines.check import check_against_model, require_classes, require_supported
+from wavenet.engines.check import check_against_model, require_output, require_supported
 from wavenet.engines.parts import Parts, Weights, quantised_copy, take_apart
 from wavenet.engines.protocol import (
     EngineState,
     EngineUnavailable,
     primed,
     require_condition,
-    require_group,
     require_samples,
+    require_sampling,
     uniforms_by_sample,
 )
 from wavenet.engines.triton.kernel import run_streams
 from wavenet.model import WaveNet
-from wavenet.outputs import Sampling, require_finite
+from wavenet.outputs import Mixture, MuLaw, Sampling, require_finite
 from wavenet.triton_common import INTERPRETED, Resources, compiled_resources, padded
 
 PIECE = 128  # columns of the skip and head products at a time
@@ -69,9 +70,7 @@ class TritonEngine:
     ) -> None:
         where = "cpu" if INTERPRETED else "cuda"
         require_supported(parts, dtype, "triton", where, "CUDA", TOLERANCE)
-        classes = parts.output.channels
-        fits = classes >= 16 and classes & (classes - 1) == 0
-        require_classes(parts, "triton", fits, "a power of two of at least 16")
+        output_constants(parts)
         self._parts = quantised_copy(parts, lambda weight: weight.to(dtype), head=True)
         self._before_gate, self._group = BeforeGate(self._parts), group
         self._streams = batch_size * group
@@ -86,15 +85,15 @@ class TritonEngine:
                 f"The triton engine's kernel for this model does not fit this GPU ({reason}). "
                 "Narrower layers or precision='bfloat16' would; engine='cached' runs any size."
             )
-        last = torch.full((self._streams,), parts.output.silence, device=self._code.device)
+        last = torch.full((self._streams,), parts.output.silence, device=self._last.device)
         self.state = EngineState(last, self._parts.network.init_state(self._streams))
 
     def _build(self, dtype: torch.dtype, launch: Mapping[str, int]) -> None:
         """Packs the weights for tiles of `_tile` streams, and runs them against the model's."""
         self._launch_shape = {**launch_shape(self._tile), **launch}
-        self._weights = Packed(self._parts.known(), self._streams, self._tile, dtype)
+        self._weights = Packed(self._parts, self._streams, self._tile, dtype)
         self._memory = Memory(self._weights)
-        self._code = self._memory.tensors["code"]  # (B,) int32, the last code of each stream
+        self._last = self._memory.tensors["last"]  # (B,) int32, the last sample of each stream
         self._time = 0
         self._before: Tensor | None = None  # what the kernel's constants were made from
         where = "GPU and driver"
@@ -112,12 +111,12 @@ class TritonEngine:
         window, *blocks = (
             part[:, *sizes].permute(1, 2, 0).contiguous() for part in (window, *blocks)
         )
-        return EngineState(self._code[: self._streams].long(), (window, tuple(blocks)))
+        return EngineState(self._last[: self._streams].long(), (window, tuple(blocks)))
 
     @state.setter
     def state(self, state: EngineState) -> None:
         self._time = 0
-        self._code[: self._streams] = state.last
+        self._last[: self._streams] = state.last
         for ring, history in zip(
             self._memory.rings(), (state.model[0], *state.model[1]), strict=True
         ):
@@ -137,37 +136,38 @@ class TritonEngine:
         """As `prime`, sample by sample in this engine's own arithmetic."""
         require_condition(self._parts, condition, self._streams, samples.shape[1])
         require_samples(self._parts, samples)
-        steps, padding = samples.shape[1], len(self._code) - len(samples)
-        given = F.pad(samples.to(self._code.device, torch.int32).T, (0, padding)).contiguous()
-        shape = (steps, len(self._code), self._weights.sizes["Q"])
-        logits = torch.full(shape, math.nan, device=given.device)
-        self._launch(steps, Sampling(), condition, codes=given, forced_logits=logits)
-        return logits[:, : len(samples)].permute(1, 2, 0)
+        steps, padding = samples.shape[1], len(self._last) - len(samples)
+        given = F.pad(samples.to(self._last.device, torch.int32).T, (0, padding)).contiguous()
+        shape = (steps, len(self._last), self._weights.sizes["Q"])
+        params = torch.full(shape, math.nan, device=given.device)
+        self._launch(steps, Sampling(), condition, samples=given, forced_params=params)
+        return params[:, : len(samples), : self._parts.output.channels].permute(1, 2, 0)
 
     @torch.no_grad()
     def sample(
         self, uniforms: Tensor, sampling: Sampling, condition: Condition | None = None
     ) -> Tensor:
-        require_group(sampling, self._group)
+        require_sampling(self._parts.output, sampling, self._group)
         require_condition(self._parts, condition, self._streams, uniforms.shape[1])
         if self._group > 1 and self._tile == 1:
             raise ValueError("Guidance draws from pairs of streams: they need tiles of 16 or more.")
-        given = uniforms_by_sample(uniforms, self._parts.output)[..., 0]
-        given = given.to(self._code.device, torch.float32).T.repeat_interleave(self._group, dim=1)
-        given = F.pad(given, (0, len(self._code) - self._streams)).contiguous()
-        codes = torch.empty(given.shape, dtype=torch.int32, device=given.device)
+        output = self._parts.output
+        given = output.noise(uniforms_by_sample(uniforms, output)).transpose(0, 1)  # (n, B, U)
+        given = given.to(self._last.device, torch.float32).repeat_interleave(self._group, dim=1)
+        given = F.pad(given, (0, 0, 0, len(self._last) - self._streams)).contiguous()
+        samples = torch.empty(given.shape[:2], dtype=torch.int32, device=given.device)
         if len(given):
-            self._launch(len(given), sampling, condition, codes=codes, uniforms=given)
+            self._launch(len(given), sampling, condition, samples=samples, noise=given)
             # What is not finite stays so: once a call is enough.
-            require_finite(self._memory.tensors["logits"][:, : self._streams])
-        return codes[:, : self._streams : self._group].T.long()
+            require_finite(self._memory.tensors["params"][:, : self._streams])
+        return samples[:, : self._streams : self._group].T.long()
 
     def _launch(
         self, steps: int, sampling: Sampling, condition: Condition | None, **given: Tensor
     ) -> None:
         """given: the kernel's tensors of (steps, ...), read and written."""
-        programs = len(self._code) // self._tile
-        whole = condition or Condition(self._code[:0])
+        programs = len(self._last) // self._tile
+        whole = condition or Condition(self._last[:0])
         for start, stop, here in whole.pieces(steps, FRAMES):
             self._steer(None if condition is None else here)
             rows = {name: tensor[start:stop] for name, tensor in given.items()}
@@ -194,16 +194,17 @@ def launch_arguments(
 ) -> dict[str, Any]:
     """The kernel's arguments by name, but for time, steps, hop and offset.
 
-    given: codes, and uniforms or forced_logits.
+    given: samples, and noise or forced_params.
     """
     return {
-        "uniforms": memory.nothing,
-        "forced_logits": memory.nothing,
+        "noise": memory.nothing,
+        "forced_params": memory.nothing,
         **given,
         **memory.tensors,
         **weights.tensors,
         **weights.sizes,
         "scale": weights.residual_scale,
+        "log_scale_min": weights.log_scale_min,
         "batch": weights.streams,
         "rows": weights.rows,
         "temperature": float(sampling.temperature),
@@ -212,19 +213,19 @@ def launch_arguments(
         "guidance": float(sampling.guidance),
         "PIECE": PIECE,
         "ONE": weights.sizes["M"] == 1,
-        "FORCED": "forced_logits" in given,
+        "FORCED": "forced_params" in given,
         "GREEDY": sampling.temperature == 0,
         "TOP_K": 0 < sampling.top_k < weights.sizes["Q"],
         "TOP_P": sampling.top_p < 1,
-        "GUIDED": group == 2 and "forced_logits" not in given,
+        "GUIDED": group == 2 and "forced_params" not in given,
     }
 
 
 class Packed:
     """Weights in the kernel's layouts, each (inputs, outputs) with its sides padded. Read only."""
 
-    def __init__(self, weights: Weights, streams: int, tile: int, dtype: torch.dtype) -> None:
-        self._streams = streams
+    def __init__(self, parts: Parts, streams: int, tile: int, dtype: torch.dtype) -> None:
+        self._streams, weights = streams, parts.known()
         self.streams = -(-streams // tile) * tile  # whole tiles
         self.dtype, layers = dtype, weights.layers
         self.residual_scale = next((x.scale for x in layers if x.mix is not None), 1.0)
@@ -232,9 +233,17 @@ class Packed:
         self.rings = [triton.next_power_of_2(history + 1) for history in self.histories]
         given = weights.sizes
         self.channels = given["residual"]
-        self.sizes = {"M": tile, "L": len(layers), "K": given["kernel"], "Q": given["classes"]}
+        self.sizes = {
+            "M": tile,
+            "L": len(layers),
+            "K": given["kernel"],
+            "Q": padded(given["params"]),
+        }
         widths = {"C": "residual", "G": "gate", "S": "skip", "H": "head"}
         self.sizes |= {name: padded(given[width]) for name, width in widths.items()}
+        constants = output_constants(parts)
+        self.log_scale_min = constants.pop("log_scale_min")
+        self.sizes |= constants
         self.tensors = {
             **self._body(weights),
             **self._head(weights),
@@ -246,13 +255,16 @@ class Packed:
         matrices = [self._matrix(tap, "C", "C") for tap in weights.input.unbind(-1)]
         input_taps = torch.stack(matrices)
         taps = torch.stack([self._halves(x.taps) for x in layers], dim=1)  # (K, L, 2, C, G)
-        embedding = self._pad(weights.embedding, "Q", "C")
+        embedding = F.pad(weights.embedding, (0, self.sizes["C"] - self.channels))
+        # What a code adds to the input convolution; of levels, the last row alone has the bias.
+        first = embedding @ input_taps[-1]
+        first[slice(None) if weights.tabulated else -1] += self._row(weights.input_bias, "C")
         residual, residual_bias = self._residuals(weights)
         skip = torch.stack([self._matrix(layer.skip, "G", "S") for layer in layers])
         skip_bias = torch.stack([layer.skip_bias for layer in layers]).sum(0)
         return {
-            "embedding": embedding.to(self.dtype),
-            "first": embedding @ input_taps[-1] + self._row(weights.input_bias, "C"),
+            "embedding": embedding.to(self.dtype) if weights.tabulated else embedding,
+            "first": first,
             "input_taps": self._stored(input_taps[:-1]),
             "past_taps": self._stored(taps[:-1].transpose(0, 1)),
             "now_taps": self._stored(taps[-1]),
@@ -366,19 +378,34 @@ class Memory:
             1, dtype=torch.float32
         )  # for an argument that a launch has no use for
         self.tensors = {
-            "code": torch.zeros(streams, dtype=torch.int32, device=device),
+            "last": torch.zeros(streams, dtype=torch.int32, device=device),
             "ring": torch.zeros(
                 sum(weights.rings), streams, sizes["C"], dtype=dtype, device=device
             ),
             "gates": scratch(sizes["L"], streams, sizes["G"]),
             "skips": scratch(*pieces(sizes["S"])),
             "hidden": scratch(*pieces(sizes["H"])),
-            "logits": scratch(*pieces(sizes["Q"]), dtype=torch.float32),
+            "params": scratch(*pieces(sizes["Q"]), dtype=torch.float32),
         }
 
     def rings(self) -> tuple[Tensor, ...]:
         """(slots, B, C) of the input convolution and of each layer."""
         return self.tensors["ring"].split(self._slots)
+
+
+def output_constants(parts: Parts) -> dict[str, Any]:
+    """What the kernel is told of the model's output; see "Outputs" in kernel.py.
+
+    Raises EngineUnavailable for an output that the kernel does not know.
+    """
+    output, codes = parts.output, parts.output.channels
+    if isinstance(output, Mixture):
+        n, smallest = output.components, float(output.log_scale_min)
+        facts = {"MIXTURES": n, "MEANS": output.channels - 2 * n, "NOISE": output.uniforms}
+        return {**facts, "log_scale_min": smallest}
+    fits = isinstance(output, MuLaw) and codes >= 16 and codes & (codes - 1) == 0
+    require_output(parts, "triton", fits, "mixtures and from 16, 32, 64, ... mu-law codes")
+    return {"MIXTURES": 0, "MEANS": 0, "NOISE": 1, "log_scale_min": 0.0}
 
 
 def tiles_for(batch_size: int, group: int) -> list[int]:
@@ -410,13 +437,13 @@ def resources(
     Drawing plainly, with a condition that holds for ever.
     """
     parts = quantised_copy(take_apart(model), lambda weight: weight.to(dtype), head=True)
-    weights = Packed(parts.known(), streams, tile, dtype)
+    weights = Packed(parts, streams, tile, dtype)
     condition = None
     if parts.condition_channels:
         condition = Condition(torch.zeros(streams, parts.condition_channels, 1))
     weights.steer(BeforeGate(parts)(condition, streams))
     memory = Memory(weights)
-    given = launch_arguments(weights, memory, Sampling(), 1, codes=memory.tensors["code"])
+    given = launch_arguments(weights, memory, Sampling(), 1, samples=memory.tensors["last"])
     given |= {"time": 0, "steps": 1, "hop": FOR_EVER, "offset": 0}
     constants = {name: given.pop(name) for name in list(given) if name.isupper()}
     return compiled_resources(run_streams, given, constants, capability, **launch_shape(tile))

@@ -1,12 +1,13 @@
 """Owns the Triton engine's kernel, `run_streams`: a chunk of samples for all streams in one launch.
 
-Time, layers, head and the draw of each code are loops inside it; a program runs a tile of M streams
-from the first sample of the chunk to the last, and never waits for another program. What makes a
-step short:
+Time, layers, head and the draw of each sample are loops inside it; a program runs a tile of M
+streams from the first sample of the chunk to the last, and never waits for another program. What
+makes a step short:
 
 - What a layer takes from samples before t is computed while the layer before it is still at work
   (as in NVIDIA's nv-wavenet), since it does not depend on sample t.
-- The input convolution's newest tap is looked up in a table of Q rows, one for each code.
+- The input convolution's newest tap is looked up in a table, one row for each code; of levels it
+  is a product by one number.
 - Skips and head are products in pieces of PIECE columns, so that neither registers nor shared
   memory run out.
 
@@ -16,8 +17,8 @@ float32. Knows nothing of models; `wavenet.engines.triton.engine` packs the weig
 memory.
 
 Shapes: M streams of a tile, L layers, K kernel size, C residual, G gate, S skip, H head channels,
-Q classes, all but L and K powers of two. Written for the interpreter too (TRITON_INTERPRET=1),
-which runs it on the CPU for tests.
+Q parameters of a sample, all but L and K powers of two. Written for the interpreter too
+(TRITON_INTERPRET=1), which runs it on the CPU for tests.
 """
 
 import triton
@@ -142,20 +143,77 @@ def _draw(
     return tl.minimum(tl.sum((cumulative <= edge[:, None]).to(tl.int32), axis=1), Q - 1)
 
 
+# Outputs: how a sample becomes features, and how it is drawn. MIXTURES is 0 for codes; else there
+# are so many components, whose means begin at parameter MEANS.
+
+
+@triton.jit
+def _embedded(table, sample, C: tl.constexpr, MIXTURES: tl.constexpr):
+    """Codes (M,) -> rows of a table (codes, C); levels (M,) -> audio * row 0 + row 1. (M, C)."""
+    column = tl.arange(0, C)[None]
+    if MIXTURES == 0:
+        features = tl.load(table + sample[:, None] * C + column)
+    else:
+        audio = (2 * sample - 65535).to(tl.float32) / 65535
+        features = audio[:, None] * tl.load(table + column) + tl.load(table + C + column)
+    return features
+
+
+@triton.jit
+def _drawn(
+    params, random, temperature, top_k, top_p, log_scale_min,
+    Q: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+    NOISE: tl.constexpr, MIXTURES: tl.constexpr, MEANS: tl.constexpr,
+):  # fmt: skip
+    """params (M, Q), where each stream's random numbers lie (M,) -> samples (M,) int32."""
+    first = tl.load(random)
+    if MIXTURES == 0:
+        sample = _draw(params, first, temperature, top_k, top_p, Q, GREEDY, TOP_K, TOP_P)
+    else:
+        deviate = tl.load(random + NOISE - 1)
+        sample = _draw_level(
+            params, first, deviate, temperature, log_scale_min, Q, GREEDY, MIXTURES, MEANS
+        )
+    return sample
+
+
+@triton.jit
+def _draw_level(
+    params, uniform, deviate, temperature, log_scale_min,
+    Q: tl.constexpr, GREEDY: tl.constexpr, MIXTURES: tl.constexpr, MEANS: tl.constexpr,
+):  # fmt: skip
+    """`Mixture.draw`: params (M, Q), uniform and deviate (M,) -> levels (M,) int32."""
+    q = tl.arange(0, Q)[None]
+    chosen = (uniform * 0).to(tl.int32)
+    if MEANS > 0:
+        logits = tl.where(q < MIXTURES, params, float("-inf"))
+        chosen = _draw(logits, uniform, temperature, 0, 1.0, Q, GREEDY, False, False)
+    place = chosen[:, None] + MEANS
+    audio = tl.sum(tl.where(q == place, params, 0.0), axis=1)
+    if not GREEDY:
+        log_scale = tl.sum(tl.where(q == place + MIXTURES, params, 0.0), axis=1)
+        log_scale = tl.minimum(tl.maximum(log_scale, log_scale_min), 20.0)
+        audio += temperature * tl.exp(log_scale) * deviate
+    level = tl.floor(32767.5 * audio)  # from the middle one, 32768
+    return tl.minimum(tl.maximum(level, -32768.0), 32767.0).to(tl.int32) + 32768
+
+
 @triton.jit(
     do_not_specialize=[
         "time", "steps", "hop", "offset", "temperature", "top_k", "top_p", "guidance", "rows",
+        "log_scale_min",
     ]
 )  # fmt: skip
 def run_streams(
-    code, codes, uniforms, forced_logits, ring, gates, skips, hidden, logits,
+    last, samples, noise, forced_params, ring, gates, skips, hidden, params,
     row, constants, embedding, first, input_taps, past_taps, now_taps, residual, residual_bias,
     skip, skip_bias, head, head_bias, out, out_bias, rings,
     time, steps, hop, offset, temperature, top_k, top_p, guidance, scale, batch, rows,
+    log_scale_min,
     L: tl.constexpr, K: tl.constexpr, C: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
     H: tl.constexpr, Q: tl.constexpr, PIECE: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr,
     FORCED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
-    GUIDED: tl.constexpr,
+    GUIDED: tl.constexpr, NOISE: tl.constexpr, MIXTURES: tl.constexpr, MEANS: tl.constexpr,
 ):  # fmt: skip
     """`steps` samples of a tile of M streams. Pointers: `Packed` (weights) and `Memory`.
 
@@ -168,18 +226,16 @@ def run_streams(
     H_PIECE: tl.constexpr = min(H, PIECE)
     Q_PIECE: tl.constexpr = min(Q, PIECE)
     kind = ring.dtype.element_ty
-    heard = tl.load(code + stream)
+    heard = tl.load(last + stream)
     place_of_row = tl.load(row + stream) * (L * 2 * G)  # where each stream's constants begin
     t = 0
     while t < steps:
         now = time + t
         frame = ((offset + t) // hop).to(tl.int64)
         constant = place_of_row + frame * (rows * L * 2 * G)
-        tl.store(
-            _ring_row(ring, rings, 0, now, stream, batch, C),
-            tl.load(embedding + heard[:, None] * C + c[None]),
-        )
-        x = tl.load(first + heard[:, None] * C + c[None])
+        features = _embedded(embedding, heard, C, MIXTURES)
+        tl.store(_ring_row(ring, rings, 0, now, stream, batch, C), features.to(kind))
+        x = _embedded(first, heard, C, MIXTURES)
         for k in tl.static_range(K - 1):
             past = tl.load(_ring_row(ring, rings, 0, now - (K - 1 - k), stream, batch, C))
             x = _add_product(x, past, _block(input_taps + k * C * C, C, C, C), ONE)
@@ -234,7 +290,7 @@ def run_streams(
             hidden,
             out,
             out_bias,
-            logits,
+            params,
             stream,
             batch,
             H // H_PIECE,
@@ -248,17 +304,31 @@ def run_streams(
         tl.debug_barrier()
         shared = stream // 2 * 2 if GUIDED else stream  # both of a pair draw, and draw the same
         place = ((q // Q_PIECE)[None] * batch + shared[:, None]) * Q_PIECE + (q % Q_PIECE)[None]
-        found = tl.load(logits + place)
+        found = tl.load(params + place)
         if GUIDED:
-            found += guidance * (found - tl.load(logits + place + Q_PIECE))
+            found += guidance * (found - tl.load(params + place + Q_PIECE))
         if FORCED:
             tl.store(
-                forced_logits + (t * batch + stream[:, None]).to(tl.int64) * Q + q[None], found
+                forced_params + (t * batch + stream[:, None]).to(tl.int64) * Q + q[None], found
             )
-            heard = tl.load(codes + t * batch + stream)
+            heard = tl.load(samples + t * batch + stream)
         else:
-            uniform = tl.load(uniforms + t * batch + shared)
-            heard = _draw(found, uniform, temperature, top_k, top_p, Q, GREEDY, TOP_K, TOP_P)
-            tl.store(codes + t * batch + stream, heard)
+            random = noise + (t * batch + shared) * NOISE
+            heard = _drawn(
+                found,
+                random,
+                temperature,
+                top_k,
+                top_p,
+                log_scale_min,
+                Q,
+                GREEDY,
+                TOP_K,
+                TOP_P,
+                NOISE,
+                MIXTURES,
+                MEANS,
+            )
+            tl.store(samples + t * batch + stream, heard)
         t += 1
-    tl.store(code + stream, heard)
+    tl.store(last + stream, heard)
