@@ -9,6 +9,7 @@ Shapes: B batch, T time, n components, Q parameters, U uniforms.
 """
 
 import math
+import reprlib
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from wavenet.outputs.protocol import require_applicable
 from wavenet.outputs.sampling import Sampling
 
 LARGEST_LOG_SCALE = 20.0  # far beyond any use; keeps its exponential finite
+MOST_COMPONENTS = 1000  # of a mixture; ten are usual
 
 
 class Mixture(Levels):
@@ -55,11 +57,13 @@ class Mixture(Levels):
     def _require_valid(self) -> None:
         """Raises ValueError for fields that make no distribution."""
         n, name = self.components, type(self).__name__
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_COMPONENTS:
             raise ValueError(
-                f"{name} needs an integer number of mixtures of at least 1, but got {n!r}."
+                f"{name} needs an integer number of mixtures of at least 1 and at most "
+                f"{MOST_COMPONENTS}, but got {reprlib.repr(n)}."
             )
-        if not -40 <= self.log_scale_min < 0:
+        number = isinstance(self.log_scale_min, int | float)
+        if not number or not -40 <= self.log_scale_min < 0:
             raise ValueError(
                 f"{name} needs a log_scale_min in -40..0, the natural logarithm of the smallest "
                 f"scale, but got {self.log_scale_min!r}."
