@@ -230,6 +230,8 @@ def _resample(given: Given) -> None:
     if all(rates) and audio.numel() * rates[1] / abs(rates[0]) > 1e8:
         return  # honestly long
     made = resample(audio, *rates)
+    if not audio.dim():
+        return  # a single number, at one rate
     _require(made.shape[:-1] == audio.shape[:-1], "resample: shape", tuple(made.shape))
     near = abs(made.shape[-1] - audio.shape[-1] * rates[1] / rates[0]) <= 2 + made.shape[-1] / 1000
     _require(near, "resample: length", tuple(made.shape))

@@ -38,7 +38,7 @@ def _typed(value: str) -> str:
         "EXPORT": here.export,
         "CHECKPOINT": here.checkpoint,
         "CORPUS": here.corpus,
-        "FILE": here.folder / "modules",  # where a folder is asked for
+        "FILE": here.folder / "file",  # where a folder is asked for
         "ABSOLUTE": Path("elsewhere").resolve(),
         "TONE": here.folder / "tone.wav",
     }
@@ -78,7 +78,7 @@ def _require_wavs(given: dict[str, str]) -> None:
     """What a command that ended well has left."""
     names = [item.partition("=")[0] for item in given.get("--labels", "").split(",") if item]
     _require(len(names) == len(set(names)), "a label given twice is taken", names)
-    if given.get("--gallery"):
+    if "--gallery" in given:
         return _require(Path(given["--gallery"], "index.html").is_file(), "no gallery")
     if given.get("--out") == "-":
         return None

@@ -95,9 +95,7 @@ def _watch(
             continue
         dump = folder / "stack"
         if line is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGUSR1)  # faulthandler writes where it stands
-            time.sleep(0.5)
+            _ask_where(pid, dump)
             yield Outcome(HANG, innermost_of_dump(dump.read_text()), dump.read_text()[-3000:])
         else:
             _, status = os.waitpid(pid, 0)
@@ -105,6 +103,16 @@ def _watch(
             where = f"{_ending(status)} in {innermost_of_dump(text)}"
             yield Outcome(CRASH, where, text[-3000:])
         return
+
+
+def _ask_where(pid: int, dump: Path) -> None:
+    """faulthandler writes where the child stands, as soon as it gets the processor."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGUSR1)
+    until = time.monotonic() + IDLE
+    while not dump.read_text().endswith("\n") and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.1)  # for the rest
 
 
 class _Lines:

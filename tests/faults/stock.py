@@ -78,6 +78,7 @@ def make(folder: Path) -> Stock:
 def _fill(_: None) -> None:
     here = stock()
     write_corpus(here.corpus, digits="012")
+    (here.folder / "file").write_text("not a folder")
     os.chdir(here.folder)
     train(*here.settings(), "--name=whole")
     model = here.model()
