@@ -242,7 +242,7 @@ def _generate_check(whole: Path) -> None:
     for path in Path("out").glob("*.wav"):
         _require_beginning(path, whole / path)
     _generate()
-    _same_files(Path("out"), whole / "out")
+    same_files(Path("out"), whole / "out")
 
 
 def _require_beginning(path: Path, whole: Path) -> None:
@@ -258,9 +258,9 @@ def _gallery() -> None:
 
 def _gallery_check(whole: Path) -> None:
     if Path("out/index.html").exists():
-        _same_files(Path("out"), whole / "out")
+        same_files(Path("out"), whole / "out")
     _gallery()
-    _same_files(Path("out"), whole / "out")
+    same_files(Path("out"), whole / "out")
 
 
 def _evaluate() -> None:
@@ -275,7 +275,7 @@ def _evaluate_check(whole: Path) -> None:
         elif _hash(path) != _hash(whole / path):
             raise Wrong("a file of the evaluation is not whole", path)
     _evaluate()
-    _same_files(Path("out"), whole / "out")
+    same_files(Path("out"), whole / "out")
 
 
 def _require_json(path: Path) -> None:
@@ -296,7 +296,7 @@ def _require_whole_wavs(folder: Path) -> None:
             raise Wrong("half a wav file", path)
 
 
-def _same_files(folder: Path, whole: Path) -> None:
+def same_files(folder: Path, whole: Path) -> None:
     """Those that are seen: a killed process may leave hidden ones, under names of their own."""
     one, other = ({x.name: _hash(x) for x in y.glob("[!.]*")} for y in (folder, whole))
     if one != other:

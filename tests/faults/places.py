@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.kills import LIMITS, reference, undisturbed
-from faults.operations import OPERATIONS, Operation
+from faults.operations import OPERATIONS, Operation, same_files
 from faults.outcomes import CLEAR, CRASH, HANG, OK, TRACEBACK, WRONG, Outcome, Wrong
 from faults.sandbox import outcome_of, read_output, run_one, start, wait
 from faults.stock import generate_command, stock
@@ -29,6 +29,7 @@ NEW_USER = 0x10000000
 PRIVATE, RECURSIVE, READ_ONLY, REMOUNT = 1 << 18, 1 << 14, 1, 32  # MS_... of mount.h
 KILOBYTES = (0, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 BOTH = 300.0  # seconds of the clock for two processes at once
+SAME_AGAIN = ("save", "export", "generate", "gallery", "evaluate")  # write the same bytes each time
 TWICE = ("prepare", "train", "resume", "export", "compile", "gallery", "evaluate", "unnamed")
 
 
@@ -58,10 +59,24 @@ def run(case: Case) -> Outcome:
         if outcome.is_fault:
             raise Wrong(f"{case['place']}: {outcome.signature}", outcome.detail)
         os.chdir(here / "place" if (here / "place").is_dir() else here)
+        if outcome.verdict == OK and operation.name in SAME_AGAIN:
+            same_files(Path(operation.place), whole / operation.place)
         if case["place"] != "under a file":
+            _require_no_halves(Path.cwd())
             operation.check(whole)
 
     return _named(case, run_one(work, None, LIMITS))
+
+
+def _require_no_halves(folder: Path) -> None:
+    """What could not be finished was taken away again."""
+    halves = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix in (".tmp", ".part") or (path.name.startswith(".") and path.is_file())
+    ]
+    if halves:
+        raise Wrong("half a file is left behind", halves[:3])
 
 
 def _in_place(operation: Operation, case: Case) -> Outcome:

@@ -4,6 +4,7 @@
 out again.
 """
 
+import contextlib
 import functools
 import itertools
 import os
@@ -22,6 +23,7 @@ import wavenet.checkpoints
 import wavenet.corpus.corpus
 import wavenet.corpus.listing
 import wavenet.corpus.preparing
+import wavenet.files
 import wavenet.saving
 import wavenet.training.callbacks
 import wavenet.training.data
@@ -68,6 +70,11 @@ def _twice(operation: str, count: int) -> Iterator[Outcome]:
         yield places.run(case)
 
 
+def _full(operation: str) -> Iterator[Outcome]:
+    for kilobytes in (0, 4, 16, 64, 256):
+        yield places.run({"operation": operation, "place": "full", "kilobytes": kilobytes})
+
+
 # --- Faults -----------------------------------------------------------------------------------
 
 
@@ -83,6 +90,33 @@ def _in_place(path: Any, content: bytes) -> None:
 def _half_files(patch: pytest.MonkeyPatch) -> None:
     for module in (wavenet.saving, wavenet.training.callbacks):
         patch.setattr(module, "write_whole", _in_place)
+
+
+def _silent(patch: pytest.MonkeyPatch) -> None:
+    """A full disk is not told of."""
+
+    def write(path: Any, content: bytes) -> None:
+        with contextlib.suppress(OSError):
+            wavenet.files.write_whole(path, content)
+
+    patch.setattr(wavenet.saving, "write_whole", write)
+
+
+def _silent_without_mounts(patch: pytest.MonkeyPatch) -> None:
+    """The same where the system lets nobody mount: a limit on files takes the disk's place."""
+    patch.setattr(places, "_mounted", lambda *_: False)
+    _silent(patch)
+
+
+def _untidy(patch: pytest.MonkeyPatch) -> None:
+    """What could not be written whole is left."""
+    inner = Path.unlink
+
+    def unlink(path: Path, **how: Any) -> None:
+        if not path.name.startswith("."):
+            inner(path, **how)
+
+    patch.setattr(Path, "unlink", unlink)
 
 
 def _lost_place(patch: pytest.MonkeyPatch) -> None:
@@ -166,6 +200,18 @@ PLANTS = {
     ),
     "half an export": Plant(
         _half_files, lambda: _kills("export", 60), "wrong", lambda: kills.reference("export")
+    ),
+    "silent on a full disk": Plant(
+        _silent, lambda: _full("export"), "wrong", lambda: kills.reference("export")
+    ),
+    "silent beyond a limit": Plant(
+        _silent_without_mounts,
+        lambda: _full("export"),
+        "wrong",
+        lambda: kills.reference("export"),
+    ),
+    "halves left on a full disk": Plant(
+        _untidy, lambda: _full("save"), "wrong", lambda: kills.reference("save")
     ),
     "lost place on resuming": Plant(
         _lost_place,
