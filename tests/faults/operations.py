@@ -1,4 +1,4 @@
-"""Owns what is interrupted: eight operations, the command that follows each, and what must hold.
+"""Owns what is interrupted: ten operations, the command that follows each, and what must hold.
 
 An operation begins in an empty folder. `setup` lays out what it needs, `act` is what is killed,
 starved of disk or run twice at once, and `check` goes on from what is left: with a new start, a
@@ -245,6 +245,20 @@ def _generate_check(whole: Path) -> None:
     same_files(Path("out"), whole / "out")
 
 
+def _unnamed() -> None:
+    """generate.py without --out finds a name of its own."""
+    generate_command(f"--checkpoint={stock().run}", "--seconds=0.05", "--engine=cached")
+
+
+def _unnamed_check(whole: Path) -> None:
+    _require_whole_wavs(Path())
+    before = set(Path().glob("*.wav"))
+    _unnamed()
+    new = set(Path().glob("*.wav")) - before
+    if [_hash(path) for path in new] != [_hash(whole / "generated.wav")]:
+        raise Wrong("a new name's wav is another one than an undisturbed command's", new)
+
+
 def _require_beginning(path: Path, whole: Path) -> None:
     """The same wav; after Ctrl-C it may end earlier."""
     found, wanted = (soundfile.read(x, dtype="int16")[0] for x in (path, whole))
@@ -318,6 +332,7 @@ OPERATIONS = {
         Operation("export", _export_setup, _export, _export_check, "model", 2.0),
         Operation("compile", _nothing, _compile, _compile_check, "cache"),
         Operation("generate", _nothing, _generate, _generate_check, "out", 1.5),
+        Operation("unnamed", _nothing, _unnamed, _unnamed_check, "."),
         Operation("gallery", _nothing, _gallery, _gallery_check, "out", 0.7),
         Operation("evaluate", _nothing, _evaluate, _evaluate_check, "out", 1.0),
     )

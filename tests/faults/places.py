@@ -21,7 +21,6 @@ from faults.kills import LIMITS, reference, undisturbed
 from faults.operations import OPERATIONS, Operation, same_files
 from faults.outcomes import CLEAR, CRASH, HANG, OK, TRACEBACK, WRONG, Outcome, Wrong
 from faults.sandbox import outcome_of, read_output, run_one, start, wait
-from faults.stock import generate_command, stock
 
 Case = dict[str, Any]
 NEW_MOUNTS = 0x00020000  # CLONE_NEWNS of sched.h
@@ -29,7 +28,14 @@ NEW_USER = 0x10000000
 PRIVATE, RECURSIVE, READ_ONLY, REMOUNT = 1 << 18, 1 << 14, 1, 32  # MS_... of mount.h
 KILOBYTES = (0, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 BOTH = 300.0  # seconds of the clock for two processes at once
-SAME_AGAIN = ("save", "export", "generate", "gallery", "evaluate")  # write the same bytes each time
+SAME_AGAIN = (
+    "save",
+    "export",
+    "generate",
+    "unnamed",
+    "gallery",
+    "evaluate",
+)  # write the same bytes each time
 TWICE = ("prepare", "train", "resume", "export", "compile", "gallery", "evaluate", "unnamed")
 
 
@@ -156,23 +162,9 @@ def _remount(folder: Path, flags: int) -> None:
 # --- Two at once ------------------------------------------------------------------------------
 
 
-def _unnamed() -> None:
-    """generate.py without --out finds a name of its own."""
-    generate_command(f"--checkpoint={stock().run}", "--seconds=0.05", "--engine=cached")
-
-
-def _unnamed_check(_: Path) -> None:
-    if (found := len(list(Path.cwd().glob("*.wav")))) != 2:
-        raise Wrong("two generate.py without --out wrote to one name", found)
-
-
-UNNAMED = Operation("unnamed", lambda: None, _unnamed, _unnamed_check, ".")
-
-
 def _twice(case: Case) -> Outcome:
-    operation = UNNAMED if case["operation"] == "unnamed" else OPERATIONS[case["operation"]]
-    twin = OPERATIONS["gallery"] if operation is UNNAMED else operation
-    whole, seconds = undisturbed(twin), reference(twin.name).seconds
+    operation = OPERATIONS[case["operation"]]
+    whole, seconds = undisturbed(operation), reference(operation.name).seconds
     folder = Path(tempfile.mkdtemp(prefix="twice-"))
     place = folder / "place"
     place.mkdir()
@@ -183,6 +175,8 @@ def _twice(case: Case) -> Outcome:
 
     def follow(_: None) -> None:
         os.chdir(place)
+        if operation.name == "unnamed" and (found := len(list(place.glob("*.wav")))) != 2:
+            raise Wrong("two generate.py without --out wrote to one name", found)
         operation.check(whole)
 
     try:

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import itertools
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,13 +20,7 @@ import pytest
 import torch
 
 import wavenet.audio
-import wavenet.checkpoints
-import wavenet.corpus.corpus
-import wavenet.corpus.listing
 import wavenet.corpus.preparing
-import wavenet.files
-import wavenet.saving
-import wavenet.training.callbacks
 import wavenet.training.data
 from faults import files, kills, places, stock
 from faults.kinds import KINDS, draw
@@ -78,28 +73,28 @@ def _full(operation: str) -> Iterator[Outcome]:
 # --- Faults -----------------------------------------------------------------------------------
 
 
-def _in_place(path: Any, content: bytes) -> None:
-    """Half a file can be seen while it is written."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb", buffering=0) as file:
-        for start in range(0, len(content), 1 << 14):
-            file.write(content[start : start + (1 << 14)])
-
-
 def _half_files(patch: pytest.MonkeyPatch) -> None:
-    for module in (wavenet.saving, wavenet.training.callbacks):
-        patch.setattr(module, "write_whole", _in_place)
+    """A file takes its name piece by piece: half of it can be seen."""
+
+    def replace(source: Any, target: Any) -> None:
+        content = Path(source).read_bytes()
+        with Path(target).open("wb", buffering=0) as file:
+            for start in range(0, len(content), 1 << 14):
+                file.write(content[start : start + (1 << 14)])
+        Path(source).unlink()
+
+    patch.setattr(os, "replace", replace)
 
 
 def _silent(patch: pytest.MonkeyPatch) -> None:
     """A full disk is not told of."""
+    inner = wavenet.WaveNet.save_pretrained
 
-    def write(path: Any, content: bytes) -> None:
+    def save(model: wavenet.WaveNet, folder: Any) -> None:
         with contextlib.suppress(OSError):
-            wavenet.files.write_whole(path, content)
+            inner(model, folder)
 
-    patch.setattr(wavenet.saving, "write_whole", write)
+    patch.setattr(wavenet.WaveNet, "save_pretrained", save)
 
 
 def _silent_without_mounts(patch: pytest.MonkeyPatch) -> None:
@@ -110,13 +105,17 @@ def _silent_without_mounts(patch: pytest.MonkeyPatch) -> None:
 
 def _untidy(patch: pytest.MonkeyPatch) -> None:
     """What could not be written whole is left."""
-    inner = Path.unlink
+    inner = {"unlink": Path.unlink, "rmtree": shutil.rmtree}
 
-    def unlink(path: Path, **how: Any) -> None:
-        if not path.name.startswith("."):
-            inner(path, **how)
+    def sparing(name: str) -> Any:
+        def remove(path: Any, *how: Any, **more: Any) -> None:
+            if not Path(path).name.startswith("."):
+                inner[name](path, *how, **more)
 
-    patch.setattr(Path, "unlink", unlink)
+        return remove
+
+    patch.setattr(Path, "unlink", sparing("unlink"))
+    patch.setattr(shutil, "rmtree", sparing("rmtree"))
 
 
 def _lost_place(patch: pytest.MonkeyPatch) -> None:
@@ -170,8 +169,10 @@ def _trusting(patch: pytest.MonkeyPatch) -> None:
 
 
 def _one_name(patch: pytest.MonkeyPatch) -> None:
-    """All processes take the same name for what they write."""
-    patch.setattr("generate.new_name", lambda path: path)
+    """Nobody sees that a name is taken."""
+    exists, touch = Path.exists, Path.touch
+    patch.setattr(Path, "exists", lambda path: path.suffix != ".wav" and exists(path))
+    patch.setattr(Path, "touch", lambda path, mode=0o666, exist_ok=True: touch(path))
 
 
 def _lost_neighbours(patch: pytest.MonkeyPatch) -> None:
@@ -239,6 +240,6 @@ PLANTS = {
         _trusting, lambda: _inputs("checkpoint", 200, Limits(10)), "code ran"
     ),
     "one name for two": Plant(
-        _one_name, lambda: _twice("unnamed", 3), "wrong", lambda: kills.reference("gallery")
+        _one_name, lambda: _twice("unnamed", 3), "wrong", lambda: kills.reference("unnamed")
     ),
 }
