@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,7 @@ def _half_files(patch: pytest.MonkeyPatch) -> None:
         with Path(target).open("wb", buffering=0) as file:
             for start in range(0, len(content), 1 << 14):
                 file.write(content[start : start + (1 << 14)])
+                time.sleep(0.0003)
         Path(source).unlink()
 
     patch.setattr(os, "replace", replace)
