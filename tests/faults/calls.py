@@ -95,7 +95,8 @@ def _bits(given: Given) -> None:
 
 def _nats(given: Given) -> None:
     codes = given.setdefault("codes", torch.full((2, 30), 128))
-    ids = {name: torch.zeros(len(codes), dtype=torch.long) for name in ("digit", "speaker")}
+    clips = codes.shape[0] if codes.dim() else 1
+    ids = {name: torch.zeros(clips, dtype=torch.long) for name in ("digit", "speaker")}
     nats = wavenet.nats_per_sample(stock().model(), labels=ids, **given)
     _require(nats.shape == codes.shape, "nats_per_sample: shape")
     _require(bool(torch.isfinite(nats).all()), "nats_per_sample: not finite")

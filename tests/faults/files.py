@@ -75,6 +75,8 @@ def _audio_bytes(case: Case) -> bytes:
 def _encoded(kind: str, rate: int, channels: int, frames: int, subtype: str) -> bytes:
     """Where the format does not take them, the nearest that it takes."""
     default = soundfile.default_subtype(kind)
+    if kind in ("OGG", "MP3"):
+        rate = min(max(rate, 8000), 48000)  # libsndfile's own writer crashes on others
     for how in ((subtype, rate, channels), (default, rate, channels), (default, RATE, 1)):
         with contextlib.suppress(soundfile.SoundFileError, ValueError, TypeError):
             return encoded(kind, *how, frames)
