@@ -93,6 +93,12 @@ def test_a_rate_that_is_not_a_positive_whole_number_is_refused(rate: int) -> Non
         resample(torch.zeros(10), 8000, rate)
 
 
+@pytest.mark.parametrize("audio", [torch.zeros(10).long(), [0.0, 0.1], None])
+def test_what_is_no_audio_is_not_resampled(audio: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="a tensor of floating-point audio, but got"):
+        resample(audio, 8000, 4000)
+
+
 def make_text(path: Path) -> None:
     path.write_text("this is not audio\n" * 20)
 

@@ -390,6 +390,29 @@ def test_a_checkpoint_of_another_size_is_refused(place: Path) -> None:
     assert "residual_channels = 4" in message and "residual_channels = 8" in message
 
 
+@pytest.mark.parametrize("more", [True, False])
+def test_a_checkpoint_whose_weights_are_of_another_model_is_refused(
+    place: Path, more: bool
+) -> None:
+    path = place / "runs/default/checkpoints/last.ckpt"
+    contents = load(path)
+    if more:
+        contents["state_dict"]["wavenet.more"] = torch.zeros(3)
+    else:
+        del contents["state_dict"]["wavenet.input.bias"]
+    torch.save(contents, path)
+    message = refused_in_one_line("validate", "--ckpt_path", "last")
+    name = r"wavenet.more of shape (3,) is in it" if more else "wavenet.input.bias of shape (4,)"
+    assert name in message and "weights are not those of a model of its settings" in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_config_that_is_no_utf8_text_is_named(here: Path, encoding: str) -> None:
+    (here / "mine.yaml").write_bytes("# \u00e4\ndata: {}".encode(encoding))
+    message = refused_in_one_line("--config", "mine.yaml")
+    assert "'mine.yaml' is not UTF-8 text (byte 0x" in message
+
+
 BAD = {
     "--trainer.enable_checkpointing=false": "a run always keeps its last and its best checkpoint",
     "--trainer.default_root_dir=elsewhere": "a run's folder is RUNS/NAME",

@@ -134,6 +134,9 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
     for name, rate in (("from_rate", from_rate), ("to_rate", to_rate)):
         if isinstance(rate, bool) or not isinstance(rate, int) or rate <= 0:
             raise ValueError(f"{name} must be a positive whole number of Hz, but got {rate!r}.")
+    if not isinstance(audio, Tensor) or not audio.is_floating_point():
+        seen = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
+        raise ValueError(f"resample takes a tensor of floating-point audio, but got {seen}.")
     if from_rate == to_rate:
         return audio
     if max(from_rate, to_rate) > LARGEST_FACTOR * min(from_rate, to_rate):

@@ -307,6 +307,8 @@ def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
     config, name, runs = (
         _value(rest, *flags) for flags in (("--config", "-c"), ("--name",), ("--runs",))
     )
+    if config is not None:
+        _require_text(Path(config))
     checkpoint = _value(rest, "--ckpt_path")
     if checkpoint == "last":
         wanted = name or (Path(config).stem if config else None)
@@ -329,6 +331,18 @@ def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
     if name is None and checkpoint is None:
         rest = ["--name", Path(config).stem if config else default_config.stem, *rest]
     return [command, *rest]
+
+
+def _require_text(config: Path) -> None:
+    """Raises ValueError for a config file that is no UTF-8 text; what is not there, others tell."""
+    try:
+        if config.is_file():
+            config.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+        raise ValueError(
+            f"--config '{config}' is not UTF-8 text ({byte}); save it again as UTF-8."
+        ) from error
 
 
 def default_precision(accelerator: str) -> str:

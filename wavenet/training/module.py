@@ -345,8 +345,21 @@ class LitWaveNet(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._refuse_other_network(checkpoint["hyper_parameters"])
+        self._refuse_other_weights(checkpoint["state_dict"])
         self._scored = torch.tensor(checkpoint["samples_seen"])
         self.nonfinite_steps = checkpoint["nonfinite_steps"]
+
+    def _refuse_other_weights(self, trained: Mapping[str, Tensor]) -> None:
+        mine, theirs = (
+            {(name, tuple(weight.shape)) for name, weight in weights.items()}
+            for weights in (self.state_dict(), trained)
+        )
+        for name, shape in sorted(mine ^ theirs):
+            found = "is" if (name, shape) in theirs else "is not"
+            raise ValueError(
+                f"The checkpoint's weights are not those of a model of its settings: {name} of "
+                f"shape {shape} {found} in it. It is damaged or of another version; use another."
+            )
 
     def _refuse_other_network(self, trained: Mapping[str, Any]) -> None:
         """Tables of other labels may have the same size: they would load, and mean other things."""
