@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import wavenet
-from faults.outcomes import Wrong
+from faults.outcomes import OtherType, Wrong
 from faults.stock import stock
 from faults.values import value_of
 from wavenet.audio import pcm16, resample, save_audio
@@ -25,7 +25,23 @@ Given = dict[str, Any]
 
 
 def call(case: dict[str, Any]) -> None:
-    CALLS[case["call"]]({name: value_of(plain) for name, plain in case["args"].items()})
+    """Python's own TypeError will do for what has another type than is asked for."""
+    try:
+        CALLS[case["call"]]({name: value_of(plain) for name, plain in case["args"].items()})
+    except TypeError as error:
+        if any(map(_is_of_another_type, case["args"].values())):
+            raise OtherType(str(error)) from error
+        raise
+
+
+def _is_of_another_type(plain: Any) -> bool:
+    """Whether a value may be: not a whole number, a text, or a tensor of the usual types."""
+    if isinstance(plain, dict):
+        usual = plain.get("dtype") in ("float32", "int64")
+        return not usual if "tensor" in plain else any(map(_is_of_another_type, plain.values()))
+    if isinstance(plain, list):
+        return any(map(_is_of_another_type, plain))
+    return plain is None or isinstance(plain, bool | float)
 
 
 def _require(right: Any, what: str, seen: object = "") -> None:

@@ -6,7 +6,6 @@ only after the work.
 """
 
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from tiny_runs import RATE, train
 
 from faults.files import make_checkpoint
 from faults.outcomes import Wrong
-from faults.sandbox import CANARY
+from faults.sandbox import CANARY, said
 from faults.stock import EVALUATION, evaluate_command, generate_command, stock
 from faults.values import damaged, set_path
 from wavenet import WaveNet
@@ -49,13 +48,6 @@ def _line(flags: Sequence[Sequence[str]]) -> list[str]:
     return [f"{name}={_typed(value)}" for name, value in flags]
 
 
-def _said() -> str:
-    """What the command has written so far."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return (Path.cwd().parent / "output").read_bytes().decode(errors="replace")
-
-
 # --- generate.py ------------------------------------------------------------------------------
 
 
@@ -68,7 +60,7 @@ def generate(case: Case) -> None:
     except SystemExit as error:
         if error.code in (None, 0):
             _require_wavs(given)
-        elif PROGRESS in _said() and not list(Path.cwd().rglob("*.wav")):
+        elif PROGRESS in said() and not list(Path.cwd().rglob("*.wav")):
             raise Wrong("generate.py refuses only after the work", error.code) from error
         raise
     _require_wavs(given)

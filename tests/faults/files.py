@@ -22,7 +22,7 @@ from tiny_corpora import unprepared
 from tiny_runs import RATE, load
 
 from faults.outcomes import Wrong
-from faults.sandbox import CANARY
+from faults.sandbox import CANARY, said
 from faults.stock import encoded, same_weights, stock
 from faults.values import damaged, drop_path, set_path
 from wavenet import WaveNet, generate
@@ -268,6 +268,8 @@ def make_export(case: Case, folder: Path) -> Path:
     """A case of `strategies.exports`, in this folder."""
     shutil.copytree(stock().export, folder)
     config, weights = folder / "config.json", folder / "model.safetensors"
+    if case.get("older"):
+        _make_older(config, weights)
     if "text" in case:
         config.write_bytes(case["text"].encode("latin-1"))
     elif "config mutations" in case:
@@ -289,6 +291,16 @@ def make_export(case: Case, folder: Path) -> Path:
     return folder
 
 
+def _make_older(config: Path, weights: Path) -> None:
+    """As it was while nothing tied the two files together: config.json alone decides."""
+    from safetensors.torch import load_file, save_file
+
+    save_file(load_file(weights), weights)
+    contents = json.loads(config.read_text())
+    contents.pop("checksum", None)
+    config.write_text(json.dumps(contents))
+
+
 def _damage_weights(case: Case, path: Path) -> None:
     whole = path.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
@@ -306,11 +318,11 @@ def _damage_weights(case: Case, path: Path) -> None:
 
 
 def _require_config_kept(case: Case, model: WaveNet) -> None:
-    """A changed setting that is taken is the model's: nothing is put right in silence."""
+    """A changed setting that is taken is the model's, or a warning says that it is not."""
     key = str(case.get("key", ""))
     name = key.removeprefix("model.")
-    if not key.startswith("model.") or "." in name or case.get("missing"):
-        return
+    if not key.startswith("model.") or "." in name or case.get("missing") or said():
+        return  # or a warning told of it
     found, wanted = getattr(model.config, name, None), case["value"]
     if (
         wanted is not None

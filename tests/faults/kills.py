@@ -71,6 +71,8 @@ def _make_half() -> None:
 
 
 def _undisturbed(operation: Operation, folder: Path) -> float:
+    clock = folder.with_suffix(".seconds")
+
     def work(_: None) -> None:
         shutil.rmtree(folder)
         folder.mkdir()
@@ -78,12 +80,12 @@ def _undisturbed(operation: Operation, folder: Path) -> float:
         operation.setup()
         began = time.monotonic()
         operation.act()
-        (folder / "seconds").write_text(str(time.monotonic() - began))
+        clock.write_text(str(time.monotonic() - began))
 
     outcome = run_one(work, None, LIMITS)
     if outcome.verdict != OK:
         raise RuntimeError(f"{operation.name} fails when nothing disturbs it: {outcome}")
-    return float((folder / "seconds").read_text())
+    return float(clock.read_text())
 
 
 # --- One kill ---------------------------------------------------------------------------------

@@ -51,12 +51,16 @@ class Wrong(Exception):
         self.what = what
 
 
+class OtherType(Exception):
+    """Python's own TypeError, where the caller gave a value of another type."""
+
+
 def judge_exception(error: BaseException) -> Outcome:
     """Of a call of the library."""
     if isinstance(error, Wrong):
         return Outcome(WRONG, error.what, str(error))
     text = "".join(traceback.format_exception(error))[-4000:]
-    if _is_clear(error):
+    if isinstance(error, OtherType) or _is_clear(error):
         return Outcome(CLEAR, _name(error), str(error)[:400])
     return Outcome(TRACEBACK, f"{_name(error)} in {_innermost(error.__traceback__)}", text)
 

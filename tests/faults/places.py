@@ -79,7 +79,8 @@ def _require_no_halves(folder: Path) -> None:
     halves = [
         path
         for path in folder.rglob("*")
-        if path.suffix in (".tmp", ".part") or (path.name.startswith(".") and path.is_file())
+        if path.suffix in (".tmp", ".part")
+        or (path.name.startswith(".") and path.is_file() and path.name != ".lock")
     ]
     if halves:
         raise Wrong("half a file is left behind", halves[:3])

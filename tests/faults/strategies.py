@@ -362,27 +362,34 @@ CONFIG_KEYS = (
     "model.clip_length.log_mean",
     "model.more",
 )
-exports: Cases = st.one_of(
-    st.fixed_dictionaries({"key": st.sampled_from(CONFIG_KEYS), "value": JUNK}),
-    st.fixed_dictionaries({"key": st.sampled_from(CONFIG_KEYS), "missing": st.just(True)}),
-    st.fixed_dictionaries({"config mutations": mutations}),
-    st.fixed_dictionaries(
-        {"text": st.sampled_from(["", "[]", "null", "{}", "[" * 100000, '{"a": 1e999}', "\xff"])}
+exports: Cases = st.tuples(
+    st.booleans(),
+    st.one_of(
+        st.fixed_dictionaries({"key": st.sampled_from(CONFIG_KEYS), "value": JUNK}),
+        st.fixed_dictionaries({"key": st.sampled_from(CONFIG_KEYS), "missing": st.just(True)}),
+        st.fixed_dictionaries({"config mutations": mutations}),
+        st.fixed_dictionaries(
+            {
+                "text": st.sampled_from(
+                    ["", "[]", "null", "{}", "[" * 100000, '{"a": 1e999}', "\xff"]
+                )
+            }
+        ),
+        st.fixed_dictionaries(
+            {
+                "weights": st.sampled_from(["cut", "header", "empty", "folder"]),
+                "at": POSITIONS,
+                "value": st.integers(0, 255),
+            }
+        ),
+        st.fixed_dictionaries(
+            {
+                "weight": st.integers(0, 30),
+                "change": st.sampled_from(["nan", "shape", "dtype", "gone", "more", "int"]),
+            }
+        ),
     ),
-    st.fixed_dictionaries(
-        {
-            "weights": st.sampled_from(["cut", "header", "empty", "folder"]),
-            "at": POSITIONS,
-            "value": st.integers(0, 255),
-        }
-    ),
-    st.fixed_dictionaries(
-        {
-            "weight": st.integers(0, 30),
-            "change": st.sampled_from(["nan", "shape", "dtype", "gone", "more", "int"]),
-        }
-    ),
-)
+).map(lambda pair: {"older": True, **pair[1]} if pair[0] else pair[1])
 libraries: Cases = st.fixed_dictionaries(
     {
         "change": st.sampled_from(["cut", "flip", "empty", "canary", "canary hash", "folder"]),
