@@ -159,7 +159,7 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
         chunks.require_memory()
         before = sum(x.shape[1] for x in opening)
         wavs = Wavs(args.out, chunks.ends(before), model.sample_rate)
-        with wavs, made:
+        with made:
             clips = chunks.cut(torch.cat([*opening, *made], dim=1), before)
             wavs.write(clips, args.plot, recording)
         print(*describe_copies(clips, recording, model.sample_rate), sep="", end="")

@@ -413,6 +413,13 @@ def test_a_config_that_is_no_utf8_text_is_named(here: Path, encoding: str) -> No
     assert "'mine.yaml' is not UTF-8 text (byte 0x" in message
 
 
+def test_a_trainer_that_is_no_settings_is_refused(here: Path) -> None:
+    (here / "mine.yaml").write_text("trainer: 1.5")
+    assert "trainer must be settings by name, but got 1.5" in refused_in_one_line(
+        "--config", "mine.yaml"
+    )
+
+
 BAD = {
     "--trainer.enable_checkpointing=false": "a run always keeps its last and its best checkpoint",
     "--trainer.default_root_dir=elsewhere": "a run's folder is RUNS/NAME",
@@ -422,8 +429,8 @@ BAD = {
     "--trainer.accumulate_grad_batches=0": "must be at least 1, but got 0",
     "--trainer.val_check_interval=1.5": "`val_check_interval` should be an integer",
     "--checkpoint.every_n_steps=-1": "--checkpoint.every_n_steps must be at least 1, but got -1",
-    "--model.residual_channels=1000000000": "The memory of this machine is not enough",
-    "--data.batch_size=1000000000": "Lower --data.batch_size or --data.crop_samples",
+    "--model.residual_channels=1000000000": "residual_channels=1000000000; it must be an integer",
+    "--data.batch_size=1000000000": "--data.batch_size must be at most 65536",
     "--seed_everything=-1": "--seed_everything -1 is not in bounds",
     f"--seed_everything={2**64}": f"--seed_everything {2**64} is not in bounds",
     "--name=../esc": "is not a name for a folder in 'runs'",

@@ -253,6 +253,21 @@ def test_a_timeline_in_pieces_is_the_condition_of_the_whole(settings: dict[str, 
     assert torch.equal(torch.cat(made, dim=-1), whole.over(90).expand(-1, -1, 90))
 
 
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (torch.tensor(1), "'digit' needs ids"),
+        (torch.tensor([1.0]), "torch.float32"),
+        ([1], "but got list"),
+        (torch.tensor([1, 2]), r"an id for each clip, but there are \{'digit': 2, 'speaker': 1\}"),
+    ],
+)
+def test_ids_of_another_kind_are_refused(ids: torch.Tensor, message: str) -> None:
+    model = WaveNet(1, 1, labels=LABELS)
+    with pytest.raises(ValueError, match=message):
+        model.condition({"digit": ids, "speaker": torch.tensor([0])})
+
+
 def steered_model() -> tuple[WaveNet, dict[str, torch.Tensor], torch.Tensor]:
     """A model with labels and position, labels of two clips, and the clips' lengths."""
     model = WaveNet(1, 1, labels=LABELS, position_hop=16)

@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from conftest import LABELS, assert_close, cuttings, small_model, some_codes, some_labels
 from torch import Tensor, nn
 
-from wavenet import CausalConv1d, ResidualBlock, ResidualStack, dilation_cycles
+from wavenet import (
+    CausalConv1d,
+    CentredConv1d,
+    Gated,
+    ResidualBlock,
+    ResidualStack,
+    dilation_cycles,
+)
 from wavenet.layers import PassThrough
 
 F64, F32 = torch.float64, torch.float32
@@ -707,3 +714,30 @@ def test_a_model_with_labels_compiles_without_a_graph_break() -> None:
     model, codes = small_model(labels=LABELS), some_codes(2, 12)
     compiled = torch.compile(model, fullgraph=True, backend="eager")(codes, some_labels(2))
     assert_close(compiled, model(codes, some_labels(2)))
+
+
+# Sizes that make no layer
+
+
+@pytest.mark.parametrize("cycles", [0, -1, 1.5, True, 10**9])
+def test_dilations_of_no_whole_number_of_cycles_are_refused(cycles: int) -> None:
+    with pytest.raises(ValueError, match="cycles must be an integer from 1 to 1000"):
+        dilation_cycles(cycles, 2)
+    with pytest.raises(ValueError, match="layers_per_cycle must be an integer from 1 to 1000"):
+        dilation_cycles(2, cycles)
+
+
+@pytest.mark.parametrize("kind", [CausalConv1d, CentredConv1d])
+def test_channels_that_are_none_are_refused(kind: type[CausalConv1d]) -> None:
+    with pytest.raises(
+        ValueError, match=rf"{kind.__name__} got out_channels=-1; it must be an int"
+    ):
+        kind(3, -1, 3)
+    with pytest.raises(ValueError, match="got in_channels=0"):
+        kind(0, 3, 3)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 4), (2, 3, 5)])
+def test_a_gate_without_two_halves_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"Gated takes \(batch, 2 \* channels, time\)"):
+        Gated()(torch.zeros(shape))

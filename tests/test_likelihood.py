@@ -240,3 +240,14 @@ def test_a_model_that_knows_its_position_is_told_each_clips_length(chunk_size: i
     assert bits_per_sample(
         model, codes, NAMED, lengths=lengths, chunk_size=chunk_size
     ) == pytest.approx(mean, abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 0), (1, 2, 3)])
+def test_samples_of_another_shape_have_no_nats(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"nats_per_sample takes samples \(batch, time\)"):
+        nats_per_sample(small_model(), torch.zeros(shape, dtype=torch.int64))
+
+
+def test_lengths_of_another_number_of_clips_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"lengths must be 2 numbers in 1\.\.10"):
+        nats_per_sample(small_model(), some_codes(2, 10), lengths=torch.ones(3, dtype=torch.int64))

@@ -6,6 +6,7 @@ import shutil
 from collections import namedtuple
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,9 @@ from wavenet.audio import read_audio
 from wavenet.results import (
     LONGEST,
     Wavs,
-    release,
     require_place,
-    reserve,
     write_all,
+    write_new,
     write_or_keep,
 )
 
@@ -41,14 +41,15 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """full(FOLDER, ...): those folders have no space left."""
 
     def fill(*folders: Path) -> None:
-        write = wavenet.results.write_whole
+        for name in ("write_whole", "write_through"):  # through: in a folder beside the file
+            write = getattr(wavenet.results, name)
 
-        def maybe(path: Path, content: bytes) -> None:
-            if Path(path).absolute().parent in folders:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            write(path, content)
+            def maybe(path: Path, content: bytes, write: Callable[..., None] = write) -> None:
+                if set(Path(path).absolute().parents[:2]) & {*folders}:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                write(path, content)
 
-        monkeypatch.setattr(wavenet.results, "write_whole", maybe)
+            monkeypatch.setattr(wavenet.results, name, maybe)
 
     return fill
 
@@ -112,44 +113,69 @@ def test_clips_that_fit_neither_a_wav_file_nor_the_disk_are_refused(
 
 def test_new_names_go_on_from_earlier_ones_alone_or_as_a_batch(here: Path) -> None:
     path = Path("generated.wav")
-    names = [[made.name for made in reserve(path, count)] for count in (1, 2, 1)]
+    names = [[made.name for made in write_new(path, [b"x"] * count)] for count in (1, 2, 1)]
     assert names == [
         ["generated.wav"],
         ["generated_2-0.wav", "generated_2-1.wav"],
         ["generated_3.wav"],
     ]
+    assert sorted(path.name for path in here.iterdir()) == sorted(chain(*names))
 
 
+def without_links(*_: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_name_is_given_once_however_many_ask_at_the_same_time(here: Path, count: int) -> None:
+def test_a_name_is_given_once_however_many_ask_at_the_same_time(
+    here: Path, monkeypatch: pytest.MonkeyPatch, count: int, links: bool
+) -> None:
+    if not links:  # as some file systems are
+        monkeypatch.setattr(os, "link", without_links)
+    contents = [[f"{call} {index}".encode() for index in range(count)] for call in range(40)]
     with ThreadPoolExecutor(8) as threads:
-        made = list(threads.map(lambda _: reserve(Path("x.wav"), count), range(40)))
-    names = [path for paths in made for path in paths]
-    assert len(names) == len(set(names)) == 40 * count
+        made = list(threads.map(lambda each: write_new(Path("x.wav"), each), contents))
+    assert len({path for paths in made for path in paths}) == 40 * count
+    for paths, each in zip(made, contents, strict=True):
+        assert [path.read_bytes() for path in paths] == each
 
 
-def test_a_batch_that_meets_a_name_of_others_leaves_no_half_of_itself(here: Path) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_a_batch_that_meets_a_name_of_others_leaves_no_half_of_itself(
+    here: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", without_links)
     Path("x-2.wav").write_text("earlier")
-    assert [path.name for path in reserve(Path("x.wav"), 3)] == [f"x_2-{i}.wav" for i in range(3)]
+    made = write_new(Path("x.wav"), [b"0", b"1", b"2"])
+    assert [path.name for path in made] == [f"x_2-{i}.wav" for i in range(3)]
+    assert [path.read_bytes() for path in made] == [b"0", b"1", b"2"]
     assert not Path("x-0.wav").exists() and Path("x-2.wav").read_text() == "earlier"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_a_name_that_nothing_was_written_to_is_given_back(
-    here: Path, error: type[BaseException]
+def test_no_file_of_the_name_is_there_before_it_is_whole(
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for lengths in ([5], [5, 5]):
-        with pytest.raises(error), Wavs(None, lengths, 8000):
-            assert len(list(here.iterdir())) == len(lengths)
-            raise error
-        assert list(here.iterdir()) == []
+    def killed(path: Path, content: bytes) -> None:
+        assert [name for name in here.iterdir() if name.name[0] != "."] == []
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wavenet.results, "write_through", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Wavs(None, [5], 8000).write([torch.zeros(5)])
+    assert list(here.iterdir()) == []
 
 
-def test_only_empty_files_are_given_back(here: Path) -> None:
-    Path("a").touch()
-    Path("b").write_text("b")
-    release([Path("a"), Path("b"), Path("c")])
-    assert [path.name for path in here.iterdir()] == ["b"]
+def test_clips_without_a_name_are_kept_where_they_can_be(
+    here: Path, tmp_path: Path, full: Callable[..., None]
+) -> None:
+    full(here)
+    with pytest.raises(OSError, match=r"(?s)-0\.wav' could not .*-1\.wav'") as at:
+        Wavs(None, [3, 5], 8000).write([torch.zeros(3), torch.zeros(5)])
+    kept = [tmp_path / "tmp" / f"generated-{index}.wav" for index in range(2)]
+    assert all(f"What was made is in '{path}'" in str(at.value) for path in kept)
+    assert [read_audio(path)[0].shape[1] for path in kept] == [3, 5]
 
 
 # Writing
@@ -158,8 +184,7 @@ def test_only_empty_files_are_given_back(here: Path) -> None:
 def test_clips_and_a_picture_are_written_and_named(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Wavs(None, [3, 5], 8000) as wavs:
-        wavs.write([torch.zeros(3), torch.zeros(5)], Path("p.png"))
+    Wavs(None, [3, 5], 8000).write([torch.zeros(3), torch.zeros(5)], Path("p.png"))
     names = ["generated-0.wav", "generated-1.wav", "p.png"]
     assert capsys.readouterr().out.split() == names
     assert [read_audio(name)[0].shape[1] for name in names[:2]] == [3, 5]

@@ -49,11 +49,16 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             os.replace(folder / target.name, target)
 
 
-def _write(path: Path, content: bytes, replaced: Path) -> None:
+def write_through(path: Path, content: bytes) -> None:
+    """A new file, on the disk when this returns."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _write(path: Path, content: bytes, replaced: Path) -> None:
+    write_through(path, content)
     with suppress(FileNotFoundError):
         path.chmod(replaced.stat().st_mode & 0o777)
 

@@ -33,6 +33,9 @@ def nats_per_sample(
     """
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"chunk_size must be an integer of at least 1, but got {chunk_size!r}.")
+    if not isinstance(codes, Tensor) or codes.dim() != 2 or codes.numel() == 0:
+        seen = tuple(codes.shape) if isinstance(codes, Tensor) else type(codes).__name__
+        raise ValueError(f"nats_per_sample takes samples (batch, time), but got {seen}.")
     model.output.decode(codes)  # raises ValueError for samples that there are not
     codes = codes.long()
     silence = codes.new_full((codes.shape[0], 1), model.output.silence)
@@ -40,8 +43,8 @@ def nats_per_sample(
     state = model.init_state(codes.shape[0])
     if mel is not None and model.mel is not None:
         require_mel(model.mel, mel, codes.shape[1])
-    ends = torch.as_tensor(codes.shape[1] if lengths is None else lengths, device=codes.device)
-    timeline = model.timeline(labels, ends.expand(len(codes)), mel)
+    ends = _counts(codes, lengths).to(codes.device)
+    timeline = model.timeline(labels, ends, mel)
     nats = []
     for start in range(0, codes.shape[1], chunk_size):
         stop = min(start + chunk_size, codes.shape[1])

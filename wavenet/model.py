@@ -341,11 +341,11 @@ class WaveNet(nn.Module):
         the clip has. Raises ValueError for samples of another shape or type, and for labels, mel or
         a position that are missing, unknown, misshapen or not expected.
         """
-        return self.predict(samples, self.condition(labels, mel, position, samples.shape[-1]))
+        return self.predict(samples, self.condition(labels, mel, position, self._time(samples)))
 
     def predict(self, samples: Tensor, condition: Condition | None) -> Tensor:
         """As `forward`, of whatever the condition was made from."""
-        features = None if condition is None else condition.over(samples.shape[-1])
+        features = None if condition is None else condition.over(self._time(samples))
         _, skips = self.stack(self.input(self.embed(samples)), features)
         return self.head(skips)
 
@@ -377,26 +377,31 @@ class WaveNet(nn.Module):
 
         The rest as for `forward`.
         """
-        condition = self.condition(labels, mel, position, samples.shape[-1])
+        condition = self.condition(labels, mel, position, self._time(samples))
         return self.predict_step(samples, state, condition)
 
     def predict_step(
         self, samples: Tensor, state: ModelState, condition: Condition | None
     ) -> tuple[Tensor, ModelState]:
         """As `step`, of whatever the condition was made from."""
-        features = None if condition is None else condition.over(samples.shape[-1])
+        features = None if condition is None else condition.over(self._time(samples))
         x, input_state = self.input.step(self.embed(samples), state[0])
         (_, skips), stack_state = self.stack.step(x, state[1], features)
         return self.head(skips), (input_state, stack_state)
 
-    def embed(self, samples: Tensor) -> Tensor:
-        """samples (B, T) -> features (B, C, T)."""
+    def _time(self, samples: Tensor) -> int:
+        """T of samples (B, T). Raises ValueError for others."""
         if samples.dim() != 2 or samples.is_floating_point():
             raise ValueError(
                 f"WaveNet takes samples of shape (batch, time), integers in "
                 f"0..{self.output.levels - 1}, but got {tuple(samples.shape)} of "
                 f"{samples.dtype}. Audio becomes samples by model.output.encode(audio)."
             )
+        return samples.shape[1]
+
+    def embed(self, samples: Tensor) -> Tensor:
+        """samples (B, T) -> features (B, C, T)."""
+        self._time(samples)
         try:
             return self.embedding(samples.long()).transpose(1, 2)
         except IndexError as error:

@@ -4,19 +4,19 @@ written as asked.
 Knows nothing of models.
 """
 
+import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from torch import Tensor
 
 from wavenet.audio import wav_bytes
-from wavenet.files import write_whole
+from wavenet.files import scratch, write_through, write_whole
 from wavenet.machine import size
 from wavenet.plotting import figure_png, plot_clips
 
@@ -78,11 +78,14 @@ def write_or_keep(path: Path, content: bytes) -> None:
     try:
         write_whole(path, content)
     except OSError as error:
-        failed = (
-            f"'{path}' could not be written: {reason(error)}. Free some space there, or give "
-            "another place."
-        )
-        raise OSError(f"{failed} {_kept(path, content)}") from error
+        raise _not_written(path, error, content) from error
+
+
+def _not_written(path: Path, error: OSError, content: bytes) -> OSError:
+    return OSError(
+        f"'{path}' could not be written: {reason(error)}. Free some space there, or give another "
+        f"place. {_kept(path, content)}"
+    )
 
 
 def write_all(contents: Iterable[tuple[Path, bytes]]) -> None:
@@ -108,12 +111,7 @@ def _kept(path: Path, content: bytes) -> str:
     """Writes the content where it can be written, and says where that is."""
     for folder in (Path.cwd(), Path(tempfile.gettempdir())):
         with suppress(OSError):
-            place = reserve(folder / path.name, 1)[0]
-            try:
-                write_whole(place, content)
-                return f"What was made is in '{place}'."
-            finally:
-                release([place])
+            return f"What was made is in '{write_new(folder / path.name, [content])[0]}'."
     return "It could be written neither to the working folder nor to the temporary one: it is lost."
 
 
@@ -124,41 +122,51 @@ def numbered(path: Path, count: int) -> list[Path]:
     return [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
 
 
-def reserve(path: Path, count: int) -> list[Path]:
-    """Empty files of that name, or NAME_2, NAME_3, ... where others have it, alone or as a batch.
+def write_new(path: Path, contents: Sequence[bytes]) -> list[Path]:
+    """Writes files of that name, or NAME_2, NAME_3, ... where others have it, alone or as a batch.
 
-    No two processes get the same.
+    Each appears whole or not at all, and no two processes write to the same name. Returns the
+    names. Raises OSError where they cannot be written; then there is none.
     """
-    number, candidate = 1, path
-    while True:
-        taken = candidate.exists() or candidate.with_stem(f"{candidate.stem}-0").exists()
-        if not taken and (made := _created(numbered(candidate, count))):
-            return made
-        number += 1
-        candidate = path.with_stem(f"{path.stem}_{number}")
+    with scratch(path) as folder:
+        sources = [folder / str(index) for index in range(len(contents))]
+        for source, content in zip(sources, contents, strict=True):
+            write_through(source, content)
+        number, candidate = 1, path
+        while True:
+            taken = candidate.exists() or candidate.with_stem(f"{candidate.stem}-0").exists()
+            targets = numbered(candidate, len(contents))
+            if not taken and _named(sources, targets):
+                return targets
+            number += 1
+            candidate = path.with_stem(f"{path.stem}_{number}")
 
 
-def _created(paths: Sequence[Path]) -> list[Path]:
-    """The paths, as empty files; [] where one of them is there already."""
-    made: list[Path] = []
+def _named(sources: Sequence[Path], targets: Sequence[Path]) -> bool:
+    """Gives the files their names; False, and no name is given, where one of these is taken."""
+    named: list[Path] = []
     try:
-        for path in paths:
-            path.touch(exist_ok=False)
-            made.append(path)
-        return made
-    except FileExistsError:
-        release(made)
-        return []
-    except BaseException:
-        release(made)
+        for source, target in zip(sources, targets, strict=True):
+            _link(source, target)
+            named.append(target)
+    except BaseException as error:
+        for target in named:
+            target.unlink()
+        if isinstance(error, FileExistsError):
+            return False
         raise
+    return True
 
 
-def release(paths: Sequence[Path]) -> None:
-    """Removes those files that are still empty."""
-    for path in paths:
-        if path.exists() and path.stat().st_size == 0:
-            path.unlink()
+def _link(source: Path, target: Path) -> None:
+    """A second name for the file; on a file system without hard links, another one."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        target.touch(exist_ok=False)
+        os.replace(shutil.copy(source, source.with_suffix(".copy")), target)
 
 
 def require_space(path: Path, lengths: Sequence[int], sample_rate: int) -> None:
@@ -179,7 +187,7 @@ def require_space(path: Path, lengths: Sequence[int], sample_rate: int) -> None:
 
 
 class Wavs:
-    """The wav files of clips of so many samples. Used by `with`, in which new names are reserved.
+    """The wav files of clips of so many samples.
 
     out: as given, numbered where there are several clips; None: a new name. Raises ValueError as
     `require_space` does.
@@ -187,39 +195,43 @@ class Wavs:
 
     def __init__(self, out: Path | None, lengths: Sequence[int], sample_rate: int) -> None:
         require_space(out or NEW, lengths, sample_rate)
-        self._out, self._count, self._rate = out, len(lengths), sample_rate
-        self._reserved: list[Path] = []
-
-    def __enter__(self) -> Self:
-        if self._out is None:
-            self._reserved = reserve(NEW, self._count)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        release(self._reserved)
+        self._out, self._rate = out, sample_rate
 
     def write(
         self, clips: Sequence[Tensor], plot: Path | None = None, recording: Tensor | None = None
     ) -> None:
         """Writes the clips (time,) and a picture of them, and prints the names.
 
-        recording: (time,) that stands first in the picture.
-        Raises OSError where a file was written elsewhere or not at all, once all have been tried.
+        recording: (time,) that stands first in the picture. Raises OSError where a file was written
+        elsewhere or not at all, once all have been tried.
         """
-        paths = self._reserved or numbered(self._out or NEW, self._count)
-        write_all(self._contents(paths, clips, plot, recording))
+        contents = [wav_bytes(clip, self._rate) for clip in clips]
+        if self._out is None:
+            paths = self._write_new(contents)
+            print(*(f"{path}\n" for path in paths), sep="", end="")
+            named: list[tuple[Path, bytes]] = []
+        else:
+            paths = numbered(self._out, len(clips))
+            named = list(zip(paths, contents, strict=True))
+        write_all(chain(named, self._picture(paths, clips, plot, recording)))
 
-    def _contents(
+    @staticmethod
+    def _write_new(contents: Sequence[bytes]) -> list[Path]:
+        try:
+            return write_new(NEW, contents)
+        except OSError as error:
+            named = zip(numbered(NEW, len(contents)), contents, strict=True)
+            told = [str(_not_written(path, error, content)) for path, content in named]
+            raise OSError("\n".join(told)) from error
+
+    def _picture(
         self,
         paths: Sequence[Path],
         clips: Sequence[Tensor],
         plot: Path | None,
         recording: Tensor | None,
     ) -> Iterator[tuple[Path, bytes]]:
-        for path, clip in zip(paths, clips, strict=True):
-            yield path, wav_bytes(clip, self._rate)
+        """Made once the clips are written."""
         if plot:
             titles = [path.stem for path in paths]
             if recording is not None:

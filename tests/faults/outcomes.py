@@ -23,6 +23,7 @@ FAULTS = frozenset((TRACEBACK, HANG, CRASH, WRONG, CODE))
 DELIBERATE = (ValueError, TypeError, OSError, ImportError)
 ALWAYS_RAW = (UnicodeError,)  # a ValueError that Python raises; it names no file
 SHORTEST = 12  # letters of a message that says something
+OTHER_DTYPE = "must have the same dtype"  # torch's word for a layer given another than its weights'
 REFUSED_BY_NAME = re.compile(r"unexpected keyword argument|required (keyword-only|positional)")
 
 
@@ -98,6 +99,8 @@ def _is_raw_inside(error: Exception) -> bool:
 
 
 def _is_clear(error: BaseException) -> bool:
+    if isinstance(error, RuntimeError) and OTHER_DTYPE in str(error):
+        return True
     if not isinstance(error, DELIBERATE) or isinstance(error, ALWAYS_RAW):
         return False
     if len(str(error)) < SHORTEST:

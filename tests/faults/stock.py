@@ -3,12 +3,15 @@
 Made once, in a child, before anything is forked from it; nobody writes to it afterwards.
 """
 
+import importlib
 import io
 import os
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import soundfile
@@ -88,11 +91,15 @@ def _fill(_: None) -> None:
     soundfile.write(here.folder / "tone.wav", tone, RATE, "PCM_16")
 
 
+@cache
+def _command() -> ModuleType:
+    sys.path.insert(0, str(REPOSITORY))
+    return importlib.import_module("generate")
+
+
 def generate_command(*args: str) -> None:
     """`python generate.py ARGS` in this process. Raises SystemExit as it does."""
-    sys.path.insert(0, str(REPOSITORY))
-    import generate as command
-
+    command = _command()
     before, sys.argv = sys.argv, ["generate.py", *args]
     try:
         command.main()

@@ -32,15 +32,20 @@ class Condition(NamedTuple):
 
     def over(self, samples: int) -> Tensor:
         """The features of each of the next samples, (B, D, samples); (B, D, 1) for hop 0."""
+        self.require(samples)
         if self.hop == 0:
             return self.features
-        self.require(samples)
         here = self.first(samples).features
         each = here if self.hop == 1 else here.repeat_interleave(self.hop, -1)
         return each[..., self.offset : self.offset + samples]
 
     def require(self, samples: int) -> None:
-        """Raises ValueError where the frames end before so many samples."""
+        """Raises ValueError for another shape, and where the frames end before so many samples."""
+        if self.features.dim() != 3:
+            raise ValueError(
+                "A condition's features are (batch, channels, frames), but got "
+                f"{tuple(self.features.shape)}."
+            )
         frames = self.features.shape[-1]
         if self.hop == 0 and (frames != 1 or self.offset):
             raise ValueError(

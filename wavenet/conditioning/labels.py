@@ -14,6 +14,7 @@ from torch import Tensor, nn
 LabelNames = Mapping[str, Sequence[str]]  # {"digit": ["0", "1", ...], "speaker": [...]}
 # {"digit": "7"} for all streams, {"digit": ["7", "8"]} one a stream
 LabelChoice = Mapping[str, str | Sequence[str]]
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 NO_LABEL = -1  # the id of a label that is left out; see `Config`, unlabelled
 
 
@@ -83,9 +84,12 @@ class LabelEmbedding(nn.Module):
                 "of categories."
             )
         rows = [
-            self._row(table, given[name])
+            self._row(table, _checked_ids(name, given[name]))
             for name, table in zip(self.names, self.tables, strict=True)
         ]
+        if len({len(row) for row in rows}) > 1:
+            sizes = {name: len(row) for name, row in zip(self.names, rows, strict=True)}
+            raise ValueError(f"Each label needs an id for each clip, but there are {sizes}.")
         return torch.stack(rows).sum(0)[..., None]
 
     def _row(self, table: nn.Module, ids: Tensor) -> Tensor:
@@ -93,6 +97,14 @@ class LabelEmbedding(nn.Module):
             return cast(Tensor, table(ids))
         labelled = ids != NO_LABEL
         return cast(Tensor, table(ids.where(labelled, 0))) * labelled[:, None]
+
+
+def _checked_ids(name: str, ids: Tensor) -> Tensor:
+    """(B,) int64. Raises ValueError for another shape or type."""
+    if not isinstance(ids, Tensor) or ids.dim() != 1 or ids.dtype not in INTEGERS:
+        seen = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(f"Label {name!r} needs ids (batch,), integers, but got {seen}.")
+    return ids.long()
 
 
 def label_ids(names: LabelNames, choice: LabelChoice, batch_size: int) -> dict[str, Tensor]:

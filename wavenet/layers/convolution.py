@@ -45,8 +45,8 @@ class CausalConv1d(nn.Conv1d):
     ) -> None:
         _require_no_stride_nor_padding(type(self).__name__, stride, padding, padding_mode)
         super().__init__(
-            in_channels,
-            out_channels,
+            _one_size(type(self).__name__, "in_channels", in_channels),
+            _one_size(type(self).__name__, "out_channels", out_channels),
             _one_size(type(self).__name__, "kernel_size", kernel_size),
             dilation=_one_size(type(self).__name__, "dilation", dilation),
             groups=groups,

@@ -98,6 +98,12 @@ class Gated(nn.Module):
     """
 
     def forward(self, h: Tensor) -> Tensor:
+        """Raises ValueError for an odd number of channels, or another shape."""
+        if h.dim() != 3 or h.shape[1] % 2:
+            raise ValueError(
+                f"Gated takes (batch, 2 * channels, time), but got {tuple(h.shape)}: one half of "
+                "the channels is the filter, the other the gate."
+            )
         return ops.gated(h)
 
 

@@ -18,8 +18,11 @@ StackState = tuple[BlockState, ...]  # one a block, in block order
 def dilation_cycles(cycles: int, layers_per_cycle: int) -> list[int]:
     """1, 2, 4, ..., 2^(layers_per_cycle - 1), repeated `cycles` times.
 
-    Van den Oord et al. 2016, section 2.1.
+    Van den Oord et al. 2016, section 2.1. Raises ValueError for what are no whole numbers.
     """
+    for name, value in (("cycles", cycles), ("layers_per_cycle", layers_per_cycle)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
+            raise ValueError(f"{name} must be an integer from 1 to 1000, but got {value!r}.")
     return [2**layer for _ in range(cycles) for layer in range(layers_per_cycle)]
 
 

@@ -247,6 +247,8 @@ class TrainingCLI(LightningCLI):
 
 def require_sensible(trainer: Namespace) -> None:
     """Raises ValueError for settings of Lightning's trainer that this command cannot follow."""
+    if not isinstance(trainer, Namespace):
+        raise ValueError(f"trainer must be settings by name, but got {trainer!r}.")
     if trainer.enable_checkpointing is False or trainer.barebones:
         raise ValueError(
             "--trainer.enable_checkpointing false: a run always keeps its last and its best "
