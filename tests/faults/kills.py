@@ -21,6 +21,7 @@ from faults.stock import stock
 
 LIMITS = Limits(seconds=60)
 GRACE = 30.0  # seconds of the clock in which a process that was asked to stop stops
+EARLIEST = 0.05  # seconds after which a command is past its imports, and answers to Ctrl-C
 LATEST = 1.1  # times the measured duration
 Case = dict[str, Any]
 
@@ -133,7 +134,8 @@ def _disturb(
 
     pid = start(work, folder, LIMITS)
     _wait_for(folder / "ready", pid)
-    time.sleep(case["moment"] * whole.seconds)
+    asked = 0.0 if number == signal.SIGKILL else EARLIEST
+    time.sleep(max(asked, case["moment"] * whole.seconds))
     if case["group"]:
         kill_group(pid, number)
     else:

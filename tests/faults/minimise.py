@@ -27,6 +27,8 @@ def shortest(case: Any, still_fails: Callable[[Any], bool], seconds: float = 30.
 
 def _smaller(case: Any) -> Iterator[Any]:
     """The case without one of its parts, at any depth; parts on the outside first."""
+    if isinstance(case, dict) and "tensor" in case:
+        return  # one value
     if isinstance(case, dict):
         for name in case:
             yield {other: value for other, value in case.items() if other != name}

@@ -10,7 +10,6 @@ import itertools
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,10 +31,10 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 FEW_SECONDS = Limits(seconds=2)
 
 
-def begin() -> None:
-    """Of a process that plants."""
+def begin(folder: Path) -> None:
+    """Of a process that plants. folder: for what inputs start from."""
     torch.set_num_threads(1)
-    stock.make(Path(tempfile.mkdtemp(prefix="faults-stock-")))
+    stock.make(folder)
 
 
 def find(name: str) -> list[Outcome]:

@@ -148,6 +148,8 @@ def test_the_shortest_input_keeps_what_fails_and_nothing_else() -> None:
         return ["--b", "2"] in smaller.get("flags", [])
 
     assert shortest(case, fails) == {"flags": [["--b", "2"]]}
+    tensor = {"x": {"tensor": [2], "dtype": "int8"}, "y": 1}
+    assert shortest(tensor, lambda smaller: "x" in smaller) == {"x": tensor["x"]}
 
 
 def test_a_new_fault_is_kept_shortened_and_counted(

@@ -10,10 +10,10 @@ from faults import planted
 
 
 @pytest.fixture(scope="module")
-def fresh() -> Iterator[ProcessPoolExecutor]:
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessPoolExecutor]:
     """A process that has never trained, so that it may fork."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        process.submit(planted.begin).result()
+        process.submit(planted.begin, tmp_path_factory.mktemp("stock")).result()
         yield process
 
 
