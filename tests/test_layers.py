@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from wavenet import (
     CausalConv1d,
     CentredConv1d,
+    FiLM,
     Gated,
     ResidualBlock,
     ResidualStack,
@@ -735,6 +736,37 @@ def test_channels_that_are_none_are_refused(kind: type[CausalConv1d]) -> None:
         kind(3, -1, 3)
     with pytest.raises(ValueError, match="got in_channels=0"):
         kind(0, 3, 3)
+
+
+@pytest.mark.parametrize("taps", [64, 65, 300])
+def test_very_many_taps_are_the_same_sum(taps: int) -> None:
+    conv = CausalConv1d(3, 4, taps, dilation=2, dtype=F64)
+    x = features(2, 3, 50)
+    padded = F.pad(x, (conv.history, 0))
+    assert_close(conv(x), F.conv1d(padded, conv.weight, conv.bias, dilation=2))
+    (made,), _ = in_pieces(conv.step, x, conv.init_state(2), [20, 30])
+    assert_close(made, conv(x))
+
+
+def test_channels_of_a_film_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="FiLM got channels=-1"):
+        FiLM(2, -1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((1, 1, 2**40), r"channels and kernel_size make 1,099,511,627,776 weights"),
+        (
+            (1, 1, 2, 1, None, 2**31),
+            r"make 2,147,483,648 samples of history, but at most 16,777,216",
+        ),
+        ((2**20, 2**20, 1), r"channels and kernel_size make 1,099,511,627,776 weights"),
+    ],
+)
+def test_more_than_any_machine_has_is_refused_at_once(sizes: tuple[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CausalConv1d(*sizes)
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 4), (2, 3, 5)])

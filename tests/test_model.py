@@ -563,3 +563,14 @@ def test_a_disk_full_from_the_start_leaves_an_empty_folder(
     with pytest.raises(OSError, match="No space left"):
         small_model().save_pretrained(tmp_path / "model")
     assert contents(tmp_path / "model") == {}
+
+
+@pytest.mark.parametrize("clips", [1, 3])
+def test_labels_are_for_one_clip_or_for_each(clips: int) -> None:
+    model = small_model(labels=LABELS)
+    for batch_size in (1, clips):
+        assert model(some_codes(clips, 9), some_labels(batch_size)).shape == (clips, 256, 9)
+    with pytest.raises(ValueError, match=rf"{clips} clips of samples, but .* of 2\. Give one for"):
+        model(some_codes(clips, 9), some_labels(2))
+    with pytest.raises(ValueError, match=r"of 2\. Give one for each clip"):
+        model.step(some_codes(clips, 9), model.init_state(clips), some_labels(2))

@@ -345,7 +345,7 @@ class WaveNet(nn.Module):
 
     def predict(self, samples: Tensor, condition: Condition | None) -> Tensor:
         """As `forward`, of whatever the condition was made from."""
-        features = None if condition is None else condition.over(self._time(samples))
+        features = self._features(samples, condition)
         _, skips = self.stack(self.input(self.embed(samples)), features)
         return self.head(skips)
 
@@ -384,10 +384,23 @@ class WaveNet(nn.Module):
         self, samples: Tensor, state: ModelState, condition: Condition | None
     ) -> tuple[Tensor, ModelState]:
         """As `step`, of whatever the condition was made from."""
-        features = None if condition is None else condition.over(self._time(samples))
+        features = self._features(samples, condition)
         x, input_state = self.input.step(self.embed(samples), state[0])
         (_, skips), stack_state = self.stack.step(x, state[1], features)
         return self.head(skips), (input_state, stack_state)
+
+    def _features(self, samples: Tensor, condition: Condition | None) -> Tensor | None:
+        """Of each sample, (B, D, T), or (B, D, 1) for all; for one clip or for each of them."""
+        time = self._time(samples)
+        if condition is None:
+            return None
+        features = condition.over(time)
+        if len(features) not in (1, len(samples)):
+            raise ValueError(
+                f"There are {len(samples)} clips of samples, but labels, mel or position of "
+                f"{len(features)}. Give one for each clip."
+            )
+        return features
 
     def _time(self, samples: Tensor) -> int:
         """T of samples (B, T). Raises ValueError for others."""

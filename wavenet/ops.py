@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MOST_STACKED = 64  # taps
+
 
 def pad_left(x: Tensor, zeros: int) -> Tensor:
     """x (B, C, T) -> (B, C, zeros + T), in rows."""
@@ -26,9 +28,10 @@ def convolution(
 ) -> Tensor:
     """padded (B, C, H + T), weight (out, C / groups, K) -> (B, out, T), without further padding.
 
-    y[t] = bias + W [x[t - H], ..., x[t - dilation], x[t]]: one product over the stacked taps.
+    y[t] = bias + W [x[t - H], ..., x[t - dilation], x[t]]: one product over the stacked taps. For
+    very many taps, which would be as many copies of x, torch's own convolution.
     """
-    if groups > 1:
+    if groups > 1 or weight.shape[-1] > MOST_STACKED:
         y = F.conv1d(padded, weight, bias, dilation=dilation, groups=groups)
         return y.mT.contiguous().mT
     taps, rows = weight.shape[-1], padded.mT

@@ -13,6 +13,10 @@ from wavenet import ops
 BlockState = Tensor  # (B, C, H): the last H inputs of a dilated convolution, oldest first
 
 
+MOST_HISTORY = 2**24  # samples: 17 minutes at 16 kHz
+MOST_WEIGHTS = 2**31
+
+
 class CausalConv1d(nn.Conv1d):
     """A dilated convolution whose output at time t sees inputs up to and including t only.
 
@@ -43,12 +47,18 @@ class CausalConv1d(nn.Conv1d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        _require_no_stride_nor_padding(type(self).__name__, stride, padding, padding_mode)
+        kind = type(self).__name__
+        _require_no_stride_nor_padding(kind, stride, padding, padding_mode)
+        kernel = one_size(kind, "kernel_size", kernel_size)
+        step = one_size(kind, "dilation", dilation)
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            one_size(kind, name, channels)
+        _require_possible(kind, in_channels * out_channels * kernel, (kernel - 1) * step)
         super().__init__(
-            _one_size(type(self).__name__, "in_channels", in_channels),
-            _one_size(type(self).__name__, "out_channels", out_channels),
-            _one_size(type(self).__name__, "kernel_size", kernel_size),
-            dilation=_one_size(type(self).__name__, "dilation", dilation),
+            in_channels,
+            out_channels,
+            kernel,
+            dilation=step,
             groups=groups,
             bias=bias,
             device=device,
@@ -147,7 +157,7 @@ def _require_no_stride_nor_padding(kind: str, stride: Any, padding: Any, mode: A
         )
 
 
-def _one_size(kind: str, name: str, size: int | tuple[int]) -> int:
+def one_size(kind: str, name: str, size: int | tuple[int]) -> int:
     sizes = size if isinstance(size, tuple) else (size,)
     if len(sizes) != 1:
         raise ValueError(
@@ -158,6 +168,18 @@ def _one_size(kind: str, name: str, size: int | tuple[int]) -> int:
     if isinstance(sizes[0], bool) or not isinstance(sizes[0], int) or sizes[0] < 1:
         raise ValueError(f"{kind} got {name}={size!r}; it must be an integer of at least 1.")
     return sizes[0]
+
+
+def _require_possible(kind: str, weights: int, history: int) -> None:
+    """Sizes that are allowed one by one may together ask for more than any machine has."""
+    for sizes, count, unit, most in (
+        ("channels and kernel_size", weights, "weights", MOST_WEIGHTS),
+        ("kernel_size and dilation", history, "samples of history", MOST_HISTORY),
+    ):
+        if count > most:
+            raise ValueError(
+                f"{kind}'s {sizes} make {count:,} {unit}, but at most {most:,} are possible."
+            )
 
 
 def check_features(x: Tensor, channels: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wavenet import ops
-from wavenet.layers.convolution import CausalConv1d
+from wavenet.layers.convolution import CausalConv1d, one_size
 
 
 class Unconditional(nn.Module):
@@ -58,7 +58,8 @@ class FiLM(nn.Conv1d):
     """
 
     def __init__(self, condition_channels: int, channels: int) -> None:
-        super().__init__(condition_channels, 2 * channels, 1)
+        one_size("FiLM", "condition_channels", condition_channels)
+        super().__init__(condition_channels, 2 * one_size("FiLM", "channels", channels), 1)
         with torch.no_grad():
             assert self.bias is not None
             self.bias.copy_(torch.cat([torch.ones(channels), torch.zeros(channels)]))
