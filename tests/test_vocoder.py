@@ -1,5 +1,6 @@
 """A vocoder at the command line: mel frames from a recording, a file or a pipe; distances."""
 
+import json
 import math
 import os
 import subprocess
@@ -216,3 +217,50 @@ def test_a_file_of_frames_runs_no_code(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="cannot be read as frames"):
             read_frames(tmp_path / name, MEL)
     assert not (tmp_path / "harm").exists()
+
+
+# --- evaluation ---
+
+
+def test_griffin_lim_is_in_step_with_its_recording() -> None:
+    """Moved by a quarter of a hop either way, it fits worse."""
+    from wavenet.evaluation.vocoder import griffin_lim
+
+    mel, real = Mel(bands=40, hop=64, window=256), torch.zeros(4000)
+    for start in range(200, 4000, 400):  # clicks that ring
+        real[start : start + 60] += (
+            0.5 * torch.sin(torch.arange(60) * 0.9) * 0.95 ** torch.arange(60)
+        )
+    made = griffin_lim(mel, mel.spectrogram(real, RATE), RATE)[: len(real)]
+    assert made.shape == real.shape
+    distances = [
+        mel_cepstral_distortion(torch.roll(made, shift), real, RATE) for shift in (-16, 0, 16)
+    ]
+    assert distances[1] == min(distances)
+
+
+def test_copies_are_made_in_each_way_and_scored(
+    generate: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wavenet.evaluation.vocoder import main
+
+    for index in range(3):
+        save_audio(f"real/{index}.wav", some_sound(0.05 + 0.013 * index, seed=index), RATE)
+    main(["--checkpoint", "model", "--root", "real", "--clips", "2", "--out", "judged"])
+    printed = capsys.readouterr().out
+    assert [line.split("  ")[0] for line in printed.splitlines()[1:4]] == [
+        "model", "Griffin-Lim", "samples and back",
+    ]  # fmt: skip
+    scores = json.loads(Path("judged/vocoder.json").read_text())["scores"]
+    assert scores["model"]["LSD"]["clips"] == 2
+    assert scores["samples and back"]["MCD"]["mean"] < scores["model"]["MCD"]["mean"]
+    assert Path("judged/vocoder.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_model_without_mel_is_no_vocoder(tmp_path: Path) -> None:
+    from wavenet.evaluation.vocoder import main
+
+    small_model(sample_rate=RATE).float().save_pretrained(tmp_path / "model")
+    save_audio(tmp_path / "real" / "0.wav", some_sound(0.05), RATE)
+    with pytest.raises(SystemExit, match="error: This model has no mel"):
+        main(["--checkpoint", str(tmp_path / "model"), "--root", str(tmp_path / "real")])

@@ -133,7 +133,7 @@ def _counts(clips: Tensor, lengths: Sequence[int] | Tensor | None) -> Tensor:
         kinds = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
         fit = counts.shape == (batch,) and counts.dtype in kinds
         fit = fit and bool((counts >= 1).all() and (counts <= time).all())
-    except (TypeError, RuntimeError):  # torch makes no tensor of it
+    except (TypeError, ValueError, RuntimeError):  # torch makes no tensor of it
         fit = False
     if not fit:
         raise ValueError(

@@ -1,0 +1,229 @@
+"""Owns the evaluation of a vocoder: recordings made again from their mel spectrograms.
+
+    python -m wavenet.evaluation.vocoder --checkpoint runs/fsdd_vocoder --root DIR --out FOLDER
+
+Beside the model stand Griffin-Lim's algorithm from the same spectrograms, and the recordings
+through the model's own samples and back, which is the best that it could do. Knows nothing of
+training. Shapes: M bands, F frames, T time.
+"""
+
+import argparse
+import json
+import logging
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavenet.audio import load_audio
+from wavenet.checkpoints import load_model
+from wavenet.conditioning import Mel
+from wavenet.evaluation.digits import find_clips
+from wavenet.evaluation.distances import FLOOR_DB, measures
+from wavenet.generation import AT_ONCE, generate
+from wavenet.model import WaveNet
+from wavenet.plotting import figure_png, plot_spectrograms
+from wavenet.results import require_place, write_all
+from wavenet.terminal import add_engine_argument, add_sampling_arguments, run_command, sampling_of
+
+logger = logging.getLogger(__name__)
+
+ITERATIONS = 60  # of Griffin-Lim
+SHOWN = 3  # clips in the picture
+UNITS = {"LSD": "dB", "MCD": "dB"}
+PICTURE, NUMBERS = "vocoder.png", "vocoder.json"
+
+
+@dataclass(frozen=True)
+class Score:
+    """mean over clips, and its standard error; failed: clips that the measure could not take."""
+
+    mean: float
+    error: float
+    clips: int
+    failed: int = 0
+
+
+def griffin_lim(mel: Mel, frames: Tensor, sample_rate: int, seed: int = 0) -> Tensor:
+    """Log mel frames (M, F) -> audio (F * hop,) by torchaudio, ITERATIONS iterations.
+
+    Griffin and Lim 1984, with momentum (Perraudin et al. 2013); magnitudes of frequencies from mel
+    bands by least squares. Its frames are centred on their first samples, ours on their middle: its
+    audio is half a hop early, and moved.
+    """
+    from torchaudio.transforms import GriffinLim, InverseMelScale
+
+    to_magnitudes = InverseMelScale(
+        n_stft=mel.window // 2 + 1,
+        n_mels=mel.bands,
+        sample_rate=sample_rate,
+        f_min=mel.low,
+        f_max=mel.high,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        to_audio = GriffinLim(mel.window, ITERATIONS, hop_length=mel.hop, power=1.0)
+        edge = frames.new_full((len(frames), 1), mel.silence)  # as many samples as the frames have
+        made = to_audio(to_magnitudes(torch.cat([frames, edge], dim=1).exp()))
+    late = torch.nn.functional.pad(made, (mel.hop // 2, 0))
+    return late[: frames.shape[1] * mel.hop]
+
+
+def copies(
+    model: WaveNet, recordings: Sequence[Tensor], seed: int = 0, **settings: Any
+) -> dict[str, list[Tensor]]:
+    """Recordings (T,) made again in each way: clips of the same lengths, by the way's name.
+
+    settings: of `generate`. Clip i is drawn from seed + i. Raises ValueError without mel.
+    """
+    if model.mel is None:
+        raise ValueError("This model has no mel: train one with --config configs/fsdd_vocoder.yaml")
+    mel = model.mel
+    frames = [mel.spectrogram(clip, model.sample_rate) for clip in recordings]
+    lengths = [len(clip) for clip in recordings]
+    made = {
+        "model": list(_generated(model, frames, seed, settings)),
+        "Griffin-Lim": [griffin_lim(mel, each, model.sample_rate, seed) for each in frames],
+        "samples and back": [model.output.decode(model.output.encode(x)) for x in recordings],
+    }
+    return {
+        way: [clip[:length] for clip, length in zip(clips, lengths, strict=True)]
+        for way, clips in made.items()
+    }
+
+
+def _generated(
+    model: WaveNet, frames: Sequence[Tensor], seed: int, settings: Mapping[str, Any]
+) -> Iterator[Tensor]:
+    for start in range(0, len(frames), AT_ONCE):
+        batch = list(frames[start : start + AT_ONCE])
+        size = {"batch_size": len(batch), "seed": seed + start}
+        yield from generate(model, mel=batch, **size, **settings)
+        logger.info("%d of %d clips made", start + len(batch), len(frames))
+
+
+def evaluate(
+    made: Mapping[str, Sequence[Tensor]], recordings: Sequence[Tensor], sample_rate: int
+) -> dict[str, dict[str, Score]]:
+    """Way -> measure -> its score; LSD and MCD are better low, the others high."""
+    there, missing = measures()
+    if missing:
+        logger.info(
+            "not measured, as their packages are not installed: %s. They come with: pip install "
+            "'wavenet-torch[vocoder]'",
+            ", ".join(missing),
+        )
+    return {
+        way: {
+            name: _score(
+                [
+                    _measured(measure, clip, real, sample_rate)
+                    for clip, real in zip(clips, recordings, strict=True)
+                ]
+            )
+            for name, measure in there.items()
+        }
+        for way, clips in made.items()
+    }
+
+
+def _measured(measure: Any, made: Tensor, real: Tensor, sample_rate: int) -> float:
+    """NaN where a package cannot judge the clip, as one that it hears no speech in."""
+    try:
+        return float(measure(made.float(), real.float(), sample_rate))
+    except Exception as error:  # each package has errors of its own
+        logger.info("a clip of %d samples was not measured: %r", len(real), error)
+        return math.nan
+
+
+def _score(values: Sequence[float]) -> Score:
+    good = [value for value in values if math.isfinite(value)]
+    error = stdev(good) / math.sqrt(len(good)) if len(good) > 1 else math.nan
+    mean = fmean(good) if good else math.nan
+    return Score(mean, error, len(good), len(values) - len(good))
+
+
+def table(scores: Mapping[str, Mapping[str, Score]]) -> str:
+    """Ways as rows, measures as columns, each with its standard error."""
+    names = list(next(iter(scores.values())))
+    head = "".join(f"{f'{name} {UNITS.get(name, str())}'.strip():>16}" for name in names)
+    rows = [
+        f"{way:<18}" + "".join(f"{f'{x.mean:.3f} ± {x.error:.3f}':>16}" for x in row.values())
+        for way, row in scores.items()
+    ]
+    return "\n".join([f"{'':<18}{head}", *rows])
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m wavenet.evaluation.vocoder",
+        description="Make recordings again from their mel spectrograms, and measure how well.",
+    )
+    p.add_argument(
+        "--checkpoint", type=Path, required=True, help="a run, its model/ folder or a .ckpt file"
+    )
+    p.add_argument("--root", type=Path, required=True, help="folder of recordings")
+    p.add_argument(
+        "--pattern",
+        default=r"\.(wav|flac)$",
+        help="regular expression over paths: clips the model was not trained on (%(default)s)",
+    )
+    p.add_argument(
+        "--clips", type=int, default=60, help="recordings, drawn by --seed (%(default)s)"
+    )
+    p.add_argument("--seed", type=int, default=0, help="of recordings and clips (%(default)s)")
+    add_sampling_arguments(p)
+    add_engine_argument(p)
+    p.add_argument("--out", type=Path, help=f"folder for {NUMBERS} and {PICTURE}")
+    return p
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    if args.clips < 1:
+        raise ValueError(f"--clips must be at least 1, but got {args.clips}.")
+    for name in (NUMBERS, PICTURE) if args.out else ():
+        require_place(args.out / name, Path(name).suffix, "--out")
+    model = load_model(args.checkpoint)
+    paths = find_clips(args.root, args.pattern)
+    chosen = sorted(random.Random(args.seed).sample(paths, min(args.clips, len(paths))))
+    recordings = [load_audio(path, model.sample_rate) for path in chosen]
+    made = copies(model, recordings, args.seed, engine=args.engine, **sampling_of(args))
+    scores = evaluate(made, recordings, model.sample_rate)
+    print(table(scores))
+    if args.out:
+        write_all(_files(args, scores, made, recordings, model.sample_rate))
+
+
+def _files(
+    args: argparse.Namespace,
+    scores: Mapping[str, Mapping[str, Score]],
+    made: Mapping[str, Sequence[Tensor]],
+    recordings: Sequence[Tensor],
+    sample_rate: int,
+) -> Iterator[tuple[Path, bytes]]:
+    numbers = {way: {name: asdict(x) for name, x in row.items()} for way, row in scores.items()}
+    about = {"settings": {name: str(x) for name, x in vars(args).items()}, "floor_db": FLOOR_DB}
+    yield args.out / NUMBERS, (json.dumps({**about, "scores": numbers}, indent=2) + "\n").encode()
+    rows = {"recording": list(recordings[:SHOWN])}
+    rows |= {way: list(clips[:SHOWN]) for way, clips in made.items() if way != "samples and back"}
+    titles = [f"clip {index}" for index in range(len(rows["recording"]))]
+    yield args.out / PICTURE, figure_png(plot_spectrograms(rows, sample_rate, titles))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    logging.basicConfig(format="%(message)s")
+    logger.setLevel(logging.INFO)
+    run_command(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    main()
