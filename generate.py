@@ -162,7 +162,8 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
         with made:
             clips = chunks.cut(torch.cat([*opening, *made], dim=1), before)
             wavs.write(clips, args.plot, recording)
-        print(*describe_copies(clips, recording, model.sample_rate), sep="", end="")
+        for line in describe_copies(clips, recording, model.sample_rate):
+            print(line)
     made.end()
 
 

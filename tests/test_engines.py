@@ -702,7 +702,7 @@ def test_codes_that_there_are_not_are_refused_and_change_nothing(
 @pytest.mark.parametrize("codes", [[-1, 5], [256, 3]])
 def test_a_model_refuses_codes_that_there_are_not(codes: list[int]) -> None:
     model, given = small_model(), torch.tensor([codes])
-    seen = rf"codes in 0\.\.255, but got values from {min(codes)} to {max(codes)}"
+    seen = rf"samples in 0\.\.255, but got values from {min(codes)} to {max(codes)}"
     for call in (lambda: model(given), lambda: model.step(given, model.init_state(1))):
         with pytest.raises(ValueError, match=seen):
             call()

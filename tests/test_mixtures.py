@@ -128,7 +128,9 @@ def test_what_is_no_audio_and_no_level_is_refused() -> None:
         output.decode(torch.tensor([-1, 5]))
     with pytest.raises(ValueError, match=r"levels in 0\.\.65535, but got torch.float32"):
         output.decode(torch.zeros(2))
-    with pytest.raises(ValueError, match=r"integers in 0\.\.65535, but got values from 0 to 65536"):
+    with pytest.raises(
+        ValueError, match=r"integer levels in 0\.\.65535, but got values from 0 to 65536"
+    ):
         bits_per_sample(mixture_model(output), torch.tensor([0, 65536]))
 
 
@@ -141,8 +143,8 @@ def test_an_output_comes_back_from_its_settings(output: Mixture) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mixtures": 0}, "at least 1, but got 0"),
-        ({"mixtures": 2.5}, "at least 1, but got 2.5"),
+        ({"mixtures": 0}, "at least 1 and at most 1000, but got 0"),
+        ({"mixtures": 2.5}, "at least 1 and at most 1000, but got 2.5"),
         ({"log_scale_min": 0.0}, "log_scale_min in -40..0"),
         ({"log_scale_min": math.nan}, "log_scale_min in -40..0"),
     ],

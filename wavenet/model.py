@@ -332,16 +332,19 @@ class WaveNet(nn.Module):
         labels: Mapping[str, Tensor] | None = None,
         mel: Tensor | None = None,
         position: Tensor | None = None,
+        surrounded: bool = False,
     ) -> Tensor:
         """samples (B, T), labels name -> (B,) -> params (B, Q, T), the t-th of samples[:, t + 1].
 
         mel (B, bands, F), for a model with mel: the frames of the T samples from samples[:, 1] on,
-        F = ceil(T / hop), with silence around them. position (B, 2), for a model with a
+        F = ceil(T / hop), with silence around them; surrounded: with their own `Mel.context` frames
+        on either side. position (B, 2), for a model with a
         position_hop: the place in its clip of the sample after samples[:, 0], and how many samples
         the clip has. Raises ValueError for samples of another shape or type, and for labels, mel or
         a position that are missing, unknown, misshapen or not expected.
         """
-        return self.predict(samples, self.condition(labels, mel, position, self._time(samples)))
+        time = self._time(samples)
+        return self.predict(samples, self.condition(labels, mel, position, time, surrounded))
 
     def predict(self, samples: Tensor, condition: Condition | None) -> Tensor:
         """As `forward`, of whatever the condition was made from."""

@@ -170,6 +170,10 @@ def _to_the_end(run: Callable[[], None]) -> None:
         run()
     except BrokenPipeError:
         pass
+    except OSError as error:
+        if error.errno and error.filename is None:  # of print, where nothing is buffered
+            raise OSError(f"stdout could not be written: {error.strerror}.") from error
+        raise
     finally:
         _flush()
 

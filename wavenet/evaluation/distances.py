@@ -64,7 +64,7 @@ def describe_copies(
         pair = (made[: len(recording)], recording, sample_rate)
         yield (
             f"log-spectral distance {log_spectral_distance(*pair):.2f} dB, mel-cepstral distortion "
-            f"{mel_cepstral_distortion(*pair):.2f} dB to the recording\n"
+            f"{mel_cepstral_distortion(*pair):.2f} dB to the recording"
         )
 
 

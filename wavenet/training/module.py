@@ -396,9 +396,7 @@ def training_loss(
 
     mel: frames with their context, see `Mel.context`.
     """
-    inputs = codes[:, :-1]
-    condition = network.condition(labels, mel, position, inputs.shape[1], surrounded=True)
-    params = network.predict(inputs, condition)
+    params = network(codes[:, :-1], labels, mel, position, surrounded=True)
     return mean_over_scored(network.output.nats(params, codes[:, 1:]), scored)
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
 from wavenet.corpus.listing import find_audio
+from wavenet.outputs import OUTPUTS
 
 # Trainer settings that may be classes, and the words that they may be instead
 WORDS: dict[str, set[str]] = {
@@ -30,6 +31,11 @@ CLASSES = {  # run nothing that their settings name
         f"lightning.pytorch.callbacks.{name}"
         for name in ("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "Timer")
     },
+}
+OUTPUT_CLASSES = {  # of model.output, as jsonargparse and people write them
+    f"{place}.{name}"
+    for name, kind in OUTPUTS.items()
+    for place in (kind.__module__, "wavenet.outputs", "wavenet")
 }
 SECTIONS = ("data", "model", "ema", "samples", "checkpoint", "trainer")
 SINGLE = ("seed_everything", "runs", "name", "ckpt_path", "weights_only", "verbose")
@@ -96,6 +102,8 @@ def _refused(settings: Mapping[Any, Any], folder: Path) -> Iterator[str]:
 def _is_allowed(section: str, name: object, value: object, folder: Path) -> bool:
     if not isinstance(name, str) or not name.isidentifier() or name in CLASS_KEYS:
         return False  # jsonargparse reads `a.b` and `a+` as other settings
+    if (section, name) == ("model", "output"):
+        return _is_plain(value) or _is_known(value, OUTPUT_CLASSES)
     if section != "trainer" or name not in WORDS:
         return _is_plain(value)
     return all(
