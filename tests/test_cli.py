@@ -410,6 +410,26 @@ def test_a_checkpoint_whose_weights_are_of_another_model_is_refused(
     assert name in message and "weights are not those of a model of its settings" in message
 
 
+@pytest.mark.parametrize("value", [3, {"wavenet.input.bias": 1.0}])
+def test_a_checkpoint_with_something_else_for_weights_is_refused(
+    place: Path, value: object
+) -> None:
+    path = place / "runs/default/checkpoints/last.ckpt"
+    torch.save({**load(path), "current_model_state": value}, path)
+    message = refused_in_one_line("fit", "--ckpt_path", "last", "--trainer.max_steps=20")
+    assert f"holds {type(value).__name__} where weights should be" in message
+
+
+@pytest.mark.parametrize("key", ["averaging_state", "optimizer_states", "loops", "callbacks"])
+def test_a_checkpoint_whose_other_parts_are_damaged_is_refused(place: Path, key: str) -> None:
+    path = place / "runs/default/checkpoints/last.ckpt"
+    contents = load(path)
+    assert key in contents
+    torch.save({**contents, key: 7}, path)
+    message = refused_in_one_line("fit", "--ckpt_path", "last", "--trainer.max_steps=20")
+    assert "The checkpoint cannot be gone on with" in message and "damaged" in message
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_a_config_that_is_no_utf8_text_is_named(here: Path, encoding: str) -> None:
     (here / "mine.yaml").write_bytes("# \u00e4\ndata: {}".encode(encoding))

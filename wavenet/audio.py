@@ -137,8 +137,11 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
     if not isinstance(audio, Tensor) or not audio.is_floating_point():
         seen = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
         raise ValueError(f"resample takes a tensor of floating-point audio, but got {seen}.")
-    if audio.numel() == 0:
-        raise ValueError(f"resample takes at least one sample, but got {tuple(audio.shape)}.")
+    if audio.dim() == 0 or audio.numel() == 0:
+        raise ValueError(
+            "resample takes audio (..., time) of at least one sample, but got "
+            f"{tuple(audio.shape)}."
+        )
     if from_rate == to_rate:
         return audio
     if max(from_rate, to_rate) > LARGEST_FACTOR * min(from_rate, to_rate):

@@ -77,10 +77,16 @@ def judge_exit(exit: SystemExit, output: str) -> Outcome:
     said = re.search(r"(error|interrupted|Stopped[^:]*): *(.*)", message, re.S)
     if said is None or len(said[2].strip()) < SHORTEST:
         return Outcome(TRACEBACK, "an exit that does not say why", f"{status!r}\n{output[-2000:]}")
-    if isinstance(cause, Exception) and _is_raw_inside(cause):
+    if isinstance(cause, Exception) and _only_repeats(said[2], cause) and _is_raw_inside(cause):
         where = f"a raw message: {_name(cause)} in {_innermost(cause.__traceback__)}"
         return Outcome(TRACEBACK, where, said[0][:400])
     return Outcome(CLEAR, "exit", said[0][:400])
+
+
+def _only_repeats(message: str, cause: Exception) -> bool:
+    """Whether a message begins with the cause's own words, or gives up on explaining them."""
+    own = " ".join(str(cause).split())[:20]
+    return "No setting explains this" in message or message.startswith((own, _name(cause)))
 
 
 def _is_raw_inside(error: Exception) -> bool:

@@ -35,6 +35,12 @@ def explain(error: Exception, run: Path | None) -> str:
             f"Another process of this run has ended ({_first_line(text)}); its own message, where "
             f"it left one, says why. {how_to_go_on(run)}"
         )
+    if _while_restoring(error):
+        return (
+            f"The checkpoint cannot be gone on with ({type(error).__name__}: {_first_line(text)}): "
+            "it is damaged, or of another version. Use another: best.ckpt and last.ckpt are in the "
+            "same folder."
+        )
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(frame.filename).name}, line {frame.lineno}"
     return (
@@ -49,6 +55,14 @@ def how_to_go_on(run: Path | None) -> str:
     if path is None or not path.is_file():
         return "There is no checkpoint yet; start the run again."
     return f"Resume with: python train.py --ckpt_path {shlex.quote(str(path))}"
+
+
+def _while_restoring(error: Exception) -> bool:
+    """Whether Lightning was reading a checkpoint. What damaged ones make it raise has no end."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(
+        Path(x.filename).name == "checkpoint_connector.py" and "restore" in x.name for x in frames
+    )
 
 
 def _has(text: str, parts: tuple[str, ...]) -> bool:

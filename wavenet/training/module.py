@@ -345,11 +345,18 @@ class LitWaveNet(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._refuse_other_network(checkpoint["hyper_parameters"])
-        self._refuse_other_weights(checkpoint["state_dict"])
+        for name in ("state_dict", "current_model_state"):  # averaged, and those behind the average
+            if name in checkpoint:
+                self._refuse_other_weights(checkpoint[name])
         self._scored = torch.tensor(checkpoint["samples_seen"])
         self.nonfinite_steps = checkpoint["nonfinite_steps"]
 
-    def _refuse_other_weights(self, trained: Mapping[str, Tensor]) -> None:
+    def _refuse_other_weights(self, trained: Any) -> None:
+        if not isinstance(trained, Mapping) or not all(map(torch.is_tensor, trained.values())):
+            raise ValueError(
+                f"The checkpoint holds {type(trained).__name__} where weights should be. It is "
+                "damaged; use another."
+            )
         mine, theirs = (
             {(name, tuple(weight.shape)) for name, weight in weights.items()}
             for weights in (self.state_dict(), trained)
