@@ -98,7 +98,7 @@ def read_metadata(path: Path) -> Metadata:
     """
     rows = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
-        columns = [name.strip() for name in next(rows, [])]
+        columns = [name.strip(" ") for name in next(rows, [])]
         _check_columns(columns, path)
         metadata = Metadata({}, {})
         for values in filter(None, rows):  # an empty line is none
