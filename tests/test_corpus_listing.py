@@ -253,7 +253,7 @@ def test_a_file_without_a_folder_has_no_folder_label(tmp_path: Path) -> None:
         ("path,label\na.wav,\n", "line 2 has no value for label"),
         ("path,label\na.wav,x,y\n", "more values than the header"),
         ("path,label\na.wav,x\na.wav,y\n", "line 3 lists 'a.wav' a second time"),
-        ("path\t\na.wav\tx\n", r"has the columns .'path.+', but needs one named 'path'"),
+        ("path\t\na.wav\tx\n", r"has the columns .'path.+'., but needs one named 'path'"),
     ],
 )
 def test_a_csv_that_cannot_be_meant_is_refused(tmp_path: Path, table: str, message: str) -> None:
