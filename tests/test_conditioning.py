@@ -253,6 +253,12 @@ def test_a_timeline_in_pieces_is_the_condition_of_the_whole(settings: dict[str, 
     assert torch.equal(torch.cat(made, dim=-1), whole.over(90).expand(-1, -1, 90))
 
 
+@pytest.mark.parametrize("batch_size", [0, -1, 2**31, 1.0, True])
+def test_a_batch_of_no_size_gets_no_labels(batch_size: int) -> None:
+    with pytest.raises(ValueError, match="batch_size must be an integer from 1 to 16777216"):
+        label_ids(LABELS, {"digit": "1"}, batch_size)
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [

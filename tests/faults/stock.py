@@ -68,6 +68,7 @@ def stock() -> Stock:
 
 def make(folder: Path) -> Stock:
     """Fills the folder, and makes it what `stock` gives."""
+    _command()  # imported before anything is forked: only the command itself is killed
     folder = folder.resolve()
     made = Stock(folder)
     os.environ["WAVENET_CACHE"] = str(made.libraries)

@@ -15,6 +15,7 @@ LabelNames = Mapping[str, Sequence[str]]  # {"digit": ["0", "1", ...], "speaker"
 # {"digit": "7"} for all streams, {"digit": ["7", "8"]} one a stream
 LabelChoice = Mapping[str, str | Sequence[str]]
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+MOST_CLIPS = 2**24  # that labels are given to at once
 NO_LABEL = -1  # the id of a label that is left out; see `Config`, unlabelled
 
 
@@ -111,8 +112,14 @@ def label_ids(names: LabelNames, choice: LabelChoice, batch_size: int) -> dict[s
     """Category names -> integers a model takes: name -> (batch_size,) int64.
 
     A single category holds for every stream; a sequence gives one a stream. Raises ValueError for
-    an unknown label or category, listing those there are, and for a sequence of another length.
+    an unknown label or category, listing those there are, for a sequence of another length, and
+    for a batch_size outside 1..MOST_CLIPS.
     """
+    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+    if not whole or not 1 <= batch_size <= MOST_CLIPS:
+        raise ValueError(
+            f"batch_size must be an integer from 1 to {MOST_CLIPS}, but got {batch_size!r}."
+        )
     if not isinstance(choice, Mapping):
         raise ValueError(f'Labels are given as {{"name": "category"}}, but got {choice!r}.')
     ids = {}
