@@ -89,7 +89,8 @@ def add_clip_arguments(p: argparse.ArgumentParser) -> None:
         "--seconds",
         type=float,
         help="length of each clip, without its prompt; inf with --out -: until Ctrl-C; default: "
-        "drawn by a model that plans its clips, as fsdd does, and 2 for others",
+        "drawn by a model that plans its clips, as fsdd does, that of the frames for one with mel, "
+        "and 2 for others",
     )
     p.add_argument(
         "--batch",
