@@ -1,6 +1,8 @@
 """Properties of `wavenet.training`: loss, exact validation, optimiser, skipped steps, averages."""
 
 import logging
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,28 @@ def places(codes: Tensor, wanted: Tensor) -> list[int]:
         else codes.new_zeros(0, len(wanted))
     )
     return torch.nonzero((windows == wanted).all(dim=1)).flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"learning_rate": None},
+            "--model.learning_rate must be a number from 0 to 10, but got No",
+        ),
+        ({"learning_rate": math.nan}, "learning_rate must be a number from 0 to 10, but got nan"),
+        ({"weight_decay": -1}, "--model.weight_decay must be a number from 0 to 1000, but got -1"),
+        ({"warmup_steps": True}, "--model.warmup_steps must be a number"),
+        ({"max_nonfinite_steps": 0}, "max_nonfinite_steps must be a number from 1 to"),
+        ({"betas": (0.9, 1.0)}, "--model.betas must be two numbers from 0 to below 1"),
+        ({"betas": 0.9}, "--model.betas must be two numbers from 0 to below 1, but got 0.9"),
+    ],
+)
+def test_settings_of_training_that_cannot_be_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        LitWaveNet(sample_rate=8000, labels={}, **settings)
 
 
 def test_only_scored_positions_have_a_gradient(

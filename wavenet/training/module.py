@@ -30,6 +30,13 @@ logger = logging.getLogger(__name__)
 
 BITS = 1 / math.log(2)  # per nat
 NETWORK_SETTINGS = tuple(Config.names())
+RANGES = {  # of settings of training
+    "learning_rate": (0, 10),
+    "weight_decay": (0, 1000),
+    "warmup_steps": (0, 10**9),
+    "final_lr_ratio": (0, 1),
+    "max_nonfinite_steps": (1, 10**9),
+}
 
 
 class LitWaveNet(pl.LightningModule):
@@ -85,7 +92,14 @@ class LitWaveNet(pl.LightningModule):
         **network: Any,
     ) -> None:
         super().__init__()
-        betas = (betas[0], betas[1])
+        _require_numbers(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            final_lr_ratio=final_lr_ratio,
+            max_nonfinite_steps=max_nonfinite_steps,
+        )
+        betas = _checked_betas(betas)
         output = output_settings(_output(output))  # plain values, as a checkpoint keeps them
         self.save_hyperparameters()
         self._settings = network
@@ -377,6 +391,25 @@ class LitWaveNet(pl.LightningModule):
                 "Use the model and data settings it was trained with (its run's config.yaml), or "
                 "train a new model."
             )
+
+
+def _require_numbers(**settings: float) -> None:
+    for name, value in settings.items():
+        (low, high), number = RANGES[name], isinstance(value, int | float)
+        if not number or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(
+                f"--model.{name} must be a number from {low} to {high}, but got {value!r}."
+            )
+
+
+def _checked_betas(betas: Any) -> tuple[float, float]:
+    try:
+        first, second = (float(beta) for beta in betas)
+    except (TypeError, ValueError):
+        first = second = math.nan
+    if not (0 <= first < 1 and 0 <= second < 1):
+        raise ValueError(f"--model.betas must be two numbers from 0 to below 1, but got {betas!r}.")
+    return first, second
 
 
 def _differences(mine: Config, theirs: Config) -> list[tuple[str, Any, Any]]:
