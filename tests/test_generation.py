@@ -373,6 +373,8 @@ def test_generate_without_a_length_is_refused_and_names_stream() -> None:
 def test_a_chunk_size_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="chunk_size"):
         stream(small_model(), chunk_size=0)
+    with pytest.raises(ValueError, match=r"9223372036854775808 samples of 1 clips is more than"):
+        stream(small_model(), chunk_size=2**63)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -37,6 +37,7 @@ GUIDANCE = 0.5  # of a model that was trained to be guided, where nothing is sai
 AT_ONCE = 64  # clips of many: bounds the memory of their states
 PREFILL_CHUNK = 8192  # prompt samples a forward pass; bounds the memory of params that nobody reads
 LAST_SEED = 2**64 - 1
+MOST_IN_CHUNK = 2**28  # samples of all clips: their uniforms take 1 GiB
 MOST_AT_ONCE = 2**16  # clips of a batch: more take minutes before the first sample
 LONGEST = 2**52  # samples of a clip: whole numbers that a float holds
 NAMED = 16  # drawn labels in a log line
@@ -217,6 +218,11 @@ def _checked(batch_size: int, chunk_size: int, seed: int) -> tuple[int, int, int
         raise ValueError(
             f"batch_size is at most {MOST_AT_ONCE}, but got {batch_size}. Draw more in several "
             f"calls: clip i is drawn from seed + i, so go on from seed={seed + MOST_AT_ONCE}."
+        )
+    if whole["batch_size"] * whole["chunk_size"] > MOST_IN_CHUNK:
+        raise ValueError(
+            f"A chunk of {chunk_size} samples of {batch_size} clips is more than the "
+            f"{MOST_IN_CHUNK} samples that are drawn at once: give a smaller chunk_size."
         )
     return whole["batch_size"], whole["chunk_size"], checked_seed(seed, whole["batch_size"])
 
