@@ -265,6 +265,8 @@ def test_a_batch_of_no_size_gets_no_labels(batch_size: int) -> None:
         (torch.tensor(1), "'digit' needs ids"),
         (torch.tensor([1.0]), "torch.float32"),
         ([1], "but got list"),
+        (torch.tensor([3]), r"'digit' has the ids 0\.\.2, but got values from 3 to 3"),
+        (torch.tensor([-1]), "but got values from -1 to -1"),
         (torch.tensor([1, 2]), r"an id for each clip, but there are \{'digit': 2, 'speaker': 1\}"),
     ],
 )

@@ -85,7 +85,7 @@ class LabelEmbedding(nn.Module):
                 "of categories."
             )
         rows = [
-            self._row(table, _checked_ids(name, given[name]))
+            self._row(name, table, _checked_ids(name, given[name]))
             for name, table in zip(self.names, self.tables, strict=True)
         ]
         if len({len(row) for row in rows}) > 1:
@@ -93,11 +93,17 @@ class LabelEmbedding(nn.Module):
             raise ValueError(f"Each label needs an id for each clip, but there are {sizes}.")
         return torch.stack(rows).sum(0)[..., None]
 
-    def _row(self, table: nn.Module, ids: Tensor) -> Tensor:
-        if not self.unlabelled:
-            return cast(Tensor, table(ids))
-        labelled = ids != NO_LABEL
-        return cast(Tensor, table(ids.where(labelled, 0))) * labelled[:, None]
+    def _row(self, name: str, table: nn.Module, ids: Tensor) -> Tensor:
+        try:
+            if not self.unlabelled:
+                return cast(Tensor, table(ids))
+            labelled = ids != NO_LABEL
+            return cast(Tensor, table(ids.where(labelled, 0))) * labelled[:, None]
+        except IndexError as error:
+            raise ValueError(
+                f"Label {name!r} has the ids 0..{cast(nn.Embedding, table).num_embeddings - 1}, but got values from "
+                f"{int(ids.min())} to {int(ids.max())}."
+            ) from error
 
 
 def _checked_ids(name: str, ids: Tensor) -> Tensor:
