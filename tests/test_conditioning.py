@@ -121,7 +121,7 @@ def test_a_label_that_is_not_given_adds_nothing() -> None:
 
 
 def test_a_model_that_was_not_trained_for_it_wants_every_label() -> None:
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match="has the ids 0"):
         LabelEmbedding(LABELS, 4)({"digit": torch.tensor([NO_LABEL]), "speaker": torch.tensor([0])})
 
 

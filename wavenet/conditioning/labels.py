@@ -100,9 +100,10 @@ class LabelEmbedding(nn.Module):
             labelled = ids != NO_LABEL
             return cast(Tensor, table(ids.where(labelled, 0))) * labelled[:, None]
         except IndexError as error:
+            last = cast(nn.Embedding, table).num_embeddings - 1
             raise ValueError(
-                f"Label {name!r} has the ids 0..{cast(nn.Embedding, table).num_embeddings - 1}, but got values from "
-                f"{int(ids.min())} to {int(ids.max())}."
+                f"Label {name!r} has the ids 0..{last}, but got values from {int(ids.min())} to "
+                f"{int(ids.max())}."
             ) from error
 
 
