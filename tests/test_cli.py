@@ -440,7 +440,7 @@ def test_a_config_that_is_no_utf8_text_is_named(here: Path, encoding: str) -> No
 def test_a_trainer_that_is_no_settings_is_refused(here: Path) -> None:
     (here / "mine.yaml").write_text("trainer: 1.5")
     assert "trainer must be settings by name, but got 1.5" in refused_in_one_line(
-        "--config", "mine.yaml"
+        "--config", "mine.yaml", "--data.root=x", "--data.sample_rate=8000"
     )
 
 

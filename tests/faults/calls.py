@@ -96,6 +96,10 @@ def _conditioned(given: Given) -> None:
 
 def _bits(given: Given) -> None:
     audio = given.setdefault("audio", TONE)
+    chunk = given.get("chunk_size")
+    if type(chunk) is int and chunk > 0 and torch.is_tensor(audio) and audio.dim():
+        # Each chunk is a call of the model: very many are slow, as was asked for.
+        audio = given["audio"] = audio[..., : 200 * chunk]
     given.setdefault("labels", {"digit": "0", "speaker": "a"})
     bits = wavenet.bits_per_sample(stock().model(), **given)
     _require(isinstance(bits, float) and math.isfinite(bits), "bits_per_sample: not finite", bits)
