@@ -19,8 +19,10 @@ from faults.outcomes import OtherType, Wrong
 from faults.stock import stock
 from faults.values import value_of
 from wavenet.audio import pcm16, resample, save_audio
+from wavenet.generation import MOST_IN_CHUNK
 
 TONE = torch.linspace(-0.5, 0.5, 64)
+MOST_DRAWN = 4096  # samples of a chunk
 Given = dict[str, Any]
 
 
@@ -78,6 +80,9 @@ def _generate(given: Given) -> None:
 
 
 def _stream(given: Given) -> None:
+    asked = given.get("chunk_size")
+    if type(asked) is int and MOST_DRAWN < asked <= MOST_IN_CHUNK:
+        given["chunk_size"] = MOST_DRAWN  # as slow as was asked for
     chunks = wavenet.stream(stock().model(), **given)
     size = given.get("chunk_size", 1024)
     for chunk in itertools.islice(chunks, 1 if size > 64 else 3):
