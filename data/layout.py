@@ -132,6 +132,12 @@ def splits_by_name(names: Sequence[str], share: float) -> dict[str, str]:
     }
 
 
+def summary(rows: Sequence[tuple[str, str]], out: Path, full: int) -> str:
+    """The last line that a prepare script prints of rows (path, split). full: clips there are."""
+    missing = f" (the full corpus has {full})" if len(rows) != full else ""
+    return f"{len(rows)} clips{missing} in {out}: {counts([split for _, split in rows])}"
+
+
 def counts(splits: Sequence[str]) -> str:
     """The number of clips in each split, for the last line that a prepare script prints."""
     return ", ".join(f"{name} {splits.count(name)}" for name in ("train", "val", "test"))

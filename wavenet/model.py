@@ -348,8 +348,8 @@ class WaveNet(nn.Module):
 
     def predict(self, samples: Tensor, condition: Condition | None) -> Tensor:
         """As `forward`, of whatever the condition was made from."""
-        features = self._features(samples, condition)
-        _, skips = self.stack(self.input(self.embed(samples)), features)
+        x = self.input(self.embed(samples))
+        _, skips = self.stack(x, _features_of(x, condition))
         return self.head(skips)
 
     def init_state(
@@ -387,23 +387,9 @@ class WaveNet(nn.Module):
         self, samples: Tensor, state: ModelState, condition: Condition | None
     ) -> tuple[Tensor, ModelState]:
         """As `step`, of whatever the condition was made from."""
-        features = self._features(samples, condition)
         x, input_state = self.input.step(self.embed(samples), state[0])
-        (_, skips), stack_state = self.stack.step(x, state[1], features)
+        (_, skips), stack_state = self.stack.step(x, state[1], _features_of(x, condition))
         return self.head(skips), (input_state, stack_state)
-
-    def _features(self, samples: Tensor, condition: Condition | None) -> Tensor | None:
-        """Of each sample, (B, D, T), or (B, D, 1) for all; for one clip or for each of them."""
-        time = self._time(samples)
-        if condition is None:
-            return None
-        features = condition.over(time)
-        if len(features) not in (1, len(samples)):
-            raise ValueError(
-                f"There are {len(samples)} clips of samples, but labels, mel or position of "
-                f"{len(features)}. Give one for each clip."
-            )
-        return features
 
     def _time(self, samples: Tensor) -> int:
         """T of samples (B, T). Raises ValueError for others."""
@@ -596,6 +582,19 @@ class WaveNet(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return upload(Path(folder), repo_id, private=private)
+
+
+def _features_of(x: Tensor, condition: Condition | None) -> Tensor | None:
+    """What steers x (B, C, T): of each sample (B, D, T), or (B, D, 1) for all; B or one clip."""
+    if condition is None:
+        return None
+    features = condition.over(x.shape[-1])
+    if len(features) not in (1, len(x)):
+        raise ValueError(
+            f"There are {len(x)} clips of samples, but labels, mel or position of "
+            f"{len(features)}. Give one for each clip."
+        )
+    return features
 
 
 def _copied(part: Part, dtype: torch.dtype | None) -> Part:

@@ -16,13 +16,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.layout import (
     METADATA,
-    counts,
     folder,
     link,
     publish,
     run,
     splits_by_name,
     staging,
+    summary,
     write_metadata,
 )
 
@@ -53,8 +53,7 @@ def prepare(out: Path, source: Path) -> None:
     with staging(out) as stage:
         rows = build(source, stage)
         publish(stage, out)
-    missing = f" (the full corpus has {CLIPS})" if len(rows) != CLIPS else ""
-    print(f"{len(rows)} clips{missing} in {out}: {counts([split for _, split in rows])}")
+    print(summary(rows, out, CLIPS))
 
 
 def build(source: Path, stage: Path) -> list[tuple[str, str]]:

@@ -18,13 +18,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.layout import (
     METADATA,
-    counts,
     folder,
     link,
     publish,
     run,
     splits_by_name,
     staging,
+    summary,
     write_metadata,
 )
 
@@ -80,8 +80,7 @@ def prepare(out: Path, source: Path | None = None) -> None:
         corpus = source or download(stage.parent)
         rows = build(corpus, stage)
         publish(stage, out)
-    missing = f" (the full corpus has {CLIPS})" if len(rows) != CLIPS else ""
-    print(f"{len(rows)} clips{missing} in {out}: {counts([split for _, split in rows])}")
+    print(summary(rows, out, CLIPS))
 
 
 def is_prepared(out: Path) -> bool:

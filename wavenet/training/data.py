@@ -4,10 +4,10 @@ Knows nothing of files (`wavenet.corpus` does) or of networks: of a model it kno
 """
 
 import math
-import os
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
@@ -28,6 +28,7 @@ from wavenet.corpus import (
     batch_loader,
 )
 from wavenet.corpus.checks import require_not_negative, require_positive, require_share
+from wavenet.machine import memory
 from wavenet.outputs import MuLaw, Output
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 
@@ -228,7 +229,7 @@ class AudioDataModule(LightningDataModule):
         Making it would show that only after minutes, and Linux would then kill the process.
         """
         needed = self.batch_size * (width + 8)  # a byte a sample; a row's number in the plan
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        there = memory(torch.device("cpu"))
         if needed > there:
             raise ValueError(
                 f"A batch of --data.batch_size {self.batch_size} rows of {width} samples takes "
