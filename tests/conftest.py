@@ -6,7 +6,7 @@ Shapes: B batch, C channels, T time, Q classes.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -17,10 +17,8 @@ from torch import Tensor
 
 from wavenet import Condition, Sampling, WaveNet
 from wavenet.engines import Engine, EngineState
+from wavenet.testing import TOLERANCE
 
-# Largest difference allowed between two ways to the same value, relative to the largest value where
-# that is above 1.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2}
 LOGITS = 2.0  # standard deviation of a small model's logits
 Interpreter = Callable[..., Any]  # of the fixture `interpreter`
 LABELS = {"digit": ["0", "1", "2"], "speaker": ["ann", "bob"]}
@@ -210,26 +208,3 @@ def some_uniforms(batch_size: int, time: int, seed: int = 2) -> Tensor:
 def shifted(model: WaveNet, codes: Tensor) -> Tensor:
     """What the model reads when it predicts `codes`: silence, then all but the last."""
     return torch.cat([codes.new_full((len(codes), 1), model.codec.silence), codes[:, :-1]], dim=1)
-
-
-def cuttings(time: int, history: int, seed: int = 0) -> list[list[int]]:
-    """Ways to cut `time` samples: whole, one by one, just under or over the history, at random."""
-    generator = torch.Generator().manual_seed(seed)
-    random: list[int] = []
-    while sum(random) < time:
-        random.append(int(torch.randint(1, max(3, history + 3), (), generator=generator)))
-    sizes = {size for size in (history - 1, history, history + 1) if 1 <= size < time}
-    even = [[size] * (time // size + 1) for size in sorted(sizes)]
-    return [
-        [time],
-        [1] * time,
-        *(_ending_at(time, lengths) for lengths in (*even, random, random[::-1])),
-    ]
-
-
-def _ending_at(time: int, lengths: Sequence[int]) -> list[int]:
-    kept: list[int] = []
-    for length in lengths:
-        if left := min(length, time - sum(kept)):
-            kept.append(left)
-    return kept

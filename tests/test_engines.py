@@ -13,7 +13,6 @@ import pytest
 import torch
 from conftest import (
     LABELS,
-    TOLERANCE,
     assert_close,
     shifted,
     small_model,
@@ -29,6 +28,7 @@ from wavenet import Condition, Sampling, WaveNet
 from wavenet.conditioning import with_and_without
 from wavenet.engines import Engine, EngineState, build_engine
 from wavenet.engines.cached import CachedEngine
+from wavenet.testing import TOLERANCE
 
 F64, F32 = torch.float64, torch.float32
 NAMES = ["naive", "step", "cached"]

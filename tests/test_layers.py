@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LABELS, assert_close, cuttings, small_model, some_codes, some_labels
+from conftest import LABELS, assert_close, small_model, some_codes, some_labels
 from torch import Tensor, nn
 
 from wavenet import (
@@ -20,6 +20,12 @@ from wavenet import (
     dilation_cycles,
 )
 from wavenet.layers import PassThrough
+from wavenet.testing import (
+    assert_causal,
+    assert_receptive_field,
+    assert_streams,
+    cuttings,
+)
 
 F64, F32 = torch.float64, torch.float32
 DILATIONS = [2**power for power in range(10)]
@@ -47,19 +53,6 @@ def in_pieces(
         start += length
     assert start == x.shape[-1]
     return tuple(torch.cat(parts, dim=-1) for parts in zip(*outputs, strict=True)), state
-
-
-def assert_steps_are_forward(
-    module: Any, x: Tensor, lengths: Sequence[int], condition: Any = None, where: str = ""
-) -> None:
-    whole = module(x) if condition is None else module(x, condition)
-    dtype = next(module.parameters()).dtype
-    stepped, _ = in_pieces(module.step, x, module.init_state(len(x)), lengths, condition)
-    for actual, expected in zip(
-        stepped, whole if isinstance(whole, tuple) else (whole,), strict=True
-    ):
-        assert expected.dtype == dtype and float(expected.detach().std()) > 0.05
-        assert_close(actual, expected, f"{where} cut {list(lengths)[:8]}")
 
 
 def tensors(state: Any) -> Iterator[Tensor]:
@@ -268,41 +261,13 @@ def conv_of(**settings: Any) -> CausalConv1d:
 def test_a_change_at_t_leaves_outputs_before_t_bit_identical(
     build: Callable[[], Any], condition: Tensor | None
 ) -> None:
-    module = build()
-
-    def outputs(x: Tensor, h: Tensor | None) -> tuple[Tensor, ...]:
-        y = module(x) if h is None else module(x, h)
-        return y if isinstance(y, tuple) else (y,)
-
-    x = features(2, 6, 13)
-    before = outputs(x, condition)
-    for t in range(x.shape[-1]):
-        for which in ("input", "condition")[: 1 if condition is None else 2]:
-            moved = [x.clone(), None if condition is None else condition.clone()]
-            tensor = moved[("input", "condition").index(which)]
-            assert tensor is not None
-            tensor[..., t] += 1
-            after = outputs(moved[0], moved[1])  # type: ignore[arg-type]
-            for now, then in zip(after, before, strict=True):
-                assert torch.equal(now[..., :t], then[..., :t]), f"{which} {t} changed the past"
-            assert all(
-                (now[..., t] != then[..., t]).any()
-                for now, then in zip(after[-1:], before[-1:], strict=True)
-            )
+    assert_causal(build(), features(2, 6, 13), *([] if condition is None else [condition]))
 
 
 @pytest.mark.parametrize("dtype", [F64, F32])
 def test_a_code_changed_at_t_leaves_the_model_before_t_bit_identical(dtype: torch.dtype) -> None:
-    model, codes = small_model(dtype=dtype, labels=LABELS), some_codes(2, 21)
-    before = model(codes, some_labels(2))
-    for t in range(codes.shape[1]):
-        moved = codes.clone()
-        moved[:, t] = (moved[:, t] + 100) % 256
-        after = model(moved, some_labels(2))
-        assert torch.equal(after[..., :t], before[..., :t]), f"code {t} changed the past"
-        assert (after[..., t] != before[..., t]).any(dim=1).all(), (
-            f"code {t} does not reach its own output"
-        )
+    model = small_model(dtype=dtype, labels=LABELS)
+    assert_causal(model, some_codes(2, 21), some_labels(2))
 
 
 def reach(x: Tensor, y: Tensor) -> list[int]:
@@ -328,12 +293,8 @@ def test_the_taps_of_a_convolution_by_gradient(kernel_size: int, dilation: int) 
 def test_receptive_field_of_a_stack_is_what_the_gradient_reaches(
     kernel_size: int, dilations: list[int]
 ) -> None:
-    module, x = (
-        stack(dilations=dilations, kernel_size=kernel_size),
-        features(1, 5, 60).requires_grad_(),
-    )
-    reached = reach(x, module(x))
-    assert reached == list(range(60 - module.receptive_field, 60))
+    module = stack(dilations=dilations, kernel_size=kernel_size)
+    assert_receptive_field(module, features(1, 5, 60))
     assert module.receptive_field == 1 + sum((kernel_size - 1) * dilation for dilation in dilations)
 
 
@@ -460,10 +421,7 @@ def test_steps_of_a_convolution_concatenate_to_forward(
     for batch, groups in ((1, 1), (3, 1), (1, 2), (3, 4)):
         conv = CausalConv1d(4, 8, kernel_size, dilation=dilation, groups=groups, dtype=dtype)
         x = features(batch, 4, history + 7, dtype=dtype)
-        for lengths in cuttings(x.shape[-1], history, seed=dilation):
-            if len(lengths) > 300 and (batch, groups) != (3, 1):
-                continue  # one by one through a long history: once is enough, for time
-            assert_steps_are_forward(conv, x, lengths, where=f"batch {batch} groups {groups}")
+        assert_streams(conv, x, cuts=cuttings(x.shape[-1], history, seed=dilation))
 
 
 def compositions(total: int) -> Iterator[list[int]]:
@@ -483,8 +441,7 @@ def test_every_cutting_of_a_short_clip_is_forward(build: Callable[[], Any]) -> N
     module = build()
     all_cuttings = list(compositions(8))
     assert len(all_cuttings) == 2**7
-    for lengths in all_cuttings:
-        assert_steps_are_forward(module, features(2, 6, 8), lengths)
+    assert_streams(module, features(2, 6, 8), cuts=all_cuttings)
 
 
 @pytest.mark.parametrize("dtype", [F64, F32])
@@ -495,7 +452,7 @@ def test_every_cutting_of_a_short_clip_is_forward(build: Callable[[], Any]) -> N
 def test_steps_of_a_block_concatenate_to_forward(
     kernel_size: int, dilation: int, last: bool, condition_time: int, dtype: torch.dtype
 ) -> None:
-    condition = features(3, 2, condition_time, dtype=dtype, seed=1) if condition_time else None
+    condition = [features(3, 2, condition_time, dtype=dtype, seed=1)] if condition_time else []
     module = block(
         dtype,
         kernel_size=kernel_size,
@@ -503,8 +460,7 @@ def test_steps_of_a_block_concatenate_to_forward(
         last=last,
         condition_channels=2 if condition_time else 0,
     )
-    for lengths in cuttings(37, module.dilated.history):
-        assert_steps_are_forward(module, features(3, 5, 37, dtype=dtype), lengths, condition)
+    assert_streams(module, features(3, 5, 37, dtype=dtype), *condition)
 
 
 @pytest.mark.parametrize("dtype", [F64, F32])
@@ -513,10 +469,9 @@ def test_steps_of_a_block_concatenate_to_forward(
 def test_steps_of_a_stack_concatenate_to_forward(
     kernel_size: int, batch: int, condition_time: int, dtype: torch.dtype
 ) -> None:
-    condition = features(batch, 2, condition_time, dtype=dtype, seed=1) if condition_time else None
+    condition = [features(batch, 2, condition_time, dtype=dtype, seed=1)] if condition_time else []
     module = stack(dtype, kernel_size=kernel_size, condition_channels=2 if condition_time else 0)
-    for lengths in cuttings(41, module.receptive_field - 1):
-        assert_steps_are_forward(module, features(batch, 5, 41, dtype=dtype), lengths, condition)
+    assert_streams(module, features(batch, 5, 41, dtype=dtype), *condition)
 
 
 @pytest.mark.parametrize("dtype", [F64, F32])
@@ -526,10 +481,7 @@ def test_steps_of_a_model_concatenate_to_forward(
     kernel_size: int, batch: int, labels: dict[str, list[str]] | None, dtype: torch.dtype
 ) -> None:
     model = small_model(dtype=dtype, kernel_size=kernel_size, labels=labels)
-    for lengths in cuttings(43, model.receptive_field - 1):
-        assert_steps_are_forward(
-            model, some_codes(batch, 43), lengths, some_labels(batch) if labels else None
-        )
+    assert_streams(model, some_codes(batch, 43), *([some_labels(batch)] if labels else []))
 
 
 # The state is a value
