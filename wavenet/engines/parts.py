@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from wavenet.conditioning import Condition
 from wavenet.layers import (
@@ -163,14 +164,34 @@ class Parts:
 
 
 def take_apart(model: WaveNet | Parts) -> Parts:
-    """A model's parts; parts as they are."""
+    """A model's parts; parts as they are.
+
+    Weights that are computed by a parametrization, such as weight norm, are those of now.
+    """
     if isinstance(model, Parts):
         return model
+    model = _computed(model)
     blocks = list(model.stack.blocks)
     obstacles = tuple(_obstacles(model))
     widths = {block.condition_channels for block in blocks}
     weights = None if obstacles else _weights(model)
     return Parts(model, model.receptive_field, max(widths), weights, obstacles)
+
+
+def _computed(model: WaveNet) -> WaveNet:
+    """The model, or where weights are computed, a copy in which they are as they came out."""
+    if not any(map(parametrize.is_parametrized, model.modules())):
+        return model
+    model = copy.deepcopy(model)
+    for module in filter(parametrize.is_parametrized, list(model.modules())):
+        # A copy has the original's class, which torch's remove_parametrizations would change.
+        names = list(module.parametrizations)  # type: ignore[arg-type]
+        values = [getattr(module, name).detach().clone() for name in names]
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        del module.parametrizations
+        for name, value in zip(names, values, strict=True):
+            module.register_parameter(name, nn.Parameter(value))
+    return model
 
 
 def quantised_copy(parts: Parts, kept: Callable[[Tensor], Tensor], head: bool) -> Parts:

@@ -1,4 +1,4 @@
-"""Owns the building blocks: convolutions, parts of a block, `Block`, `Stack`, and their builders.
+"""Owns the building blocks: convolutions, parts of a block, `Block`, `Stack`, and containers.
 
 Each has one meaning in two forms. `forward` takes a whole sequence; a causal one pads it with zeros
 on the left. `init_state` and `step` take it piece by piece: for every way of cutting x along time,
@@ -10,8 +10,17 @@ Shapes: B batch, C channels, T time, D condition channels, H history = (kernel_s
 """
 
 from wavenet.layers.block import Block, ResidualBlock
-from wavenet.layers.convolution import BlockState, CausalConv1d, CentredConv1d, check_features
-from wavenet.layers.parts import Added, FiLM, Gated, PassThrough, Residual, Unconditional
+from wavenet.layers.chain import Chain, Concatenated, Delay, Parallel, Select, State, Summed
+from wavenet.layers.convolution import (
+    BlockState,
+    CausalConv1d,
+    CentredConv1d,
+    LookaheadConv1d,
+    check_features,
+)
+from wavenet.layers.parts import Added, FiLM, Gated, PassThrough, Residual, Shortcut, Unconditional
+from wavenet.layers.pointwise import Pointwise
+from wavenet.layers.rates import CausalConvTranspose1d, CausalStridedConv1d
 from wavenet.layers.stack import (
     ResidualStack,
     Stack,
@@ -19,23 +28,38 @@ from wavenet.layers.stack import (
     dilation_cycles,
     residual_blocks,
 )
+from wavenet.layers.timing import Timing, timing_of
 
 __all__ = [
     "Added",
     "Block",
     "BlockState",
     "CausalConv1d",
+    "CausalConvTranspose1d",
+    "CausalStridedConv1d",
     "CentredConv1d",
+    "Chain",
+    "Concatenated",
+    "Delay",
     "FiLM",
     "Gated",
+    "LookaheadConv1d",
+    "Parallel",
     "PassThrough",
+    "Pointwise",
     "Residual",
     "ResidualBlock",
     "ResidualStack",
+    "Select",
+    "Shortcut",
     "Stack",
     "StackState",
+    "State",
+    "Summed",
+    "Timing",
     "Unconditional",
     "check_features",
     "dilation_cycles",
     "residual_blocks",
+    "timing_of",
 ]

@@ -12,27 +12,42 @@ from torch import Tensor, nn
 from wavenet import ops
 from wavenet.layers.convolution import BlockState, CausalConv1d
 from wavenet.layers.parts import Added, Gated, PassThrough, Residual, Unconditional
+from wavenet.layers.pointwise import (
+    applied,
+    can_step,
+    require_no_memory,
+    shared_condition,
+    stepped,
+    takes_condition,
+    why_not,
+)
+from wavenet.layers.timing import Timed, Timing, timing_of
 
 
-class Block(nn.Module):
+class Block(nn.Module, Timed):
     """One residual block (van den Oord et al. 2016, equations 2 and 3).
 
         z        = gate(steer(W * x, c))   paper: tanh(W_f * x + V_f c) . sigmoid(W_g * x + V_g c)
         residual = mix(x, z)               paper: x + W_r z, to the next block
         skip     = W_s z                   to the head
 
-    `*` is the dilated convolution and c the condition.
+    `*` is the dilated convolution and c the condition. Only `dilated` may remember. Any part that
+    has `condition_channels` gets the condition, as in a `Chain`: gate=Chain(Gated(), FiLM(D, G)).
 
     Args:
-        dilated: x (B, C, T) -> (B, 2G, T): `CausalConv1d`, or `CentredConv1d` for whole clips only.
+        dilated: x (B, C, T) -> (B, 2G, T): `CausalConv1d`, `CentredConv1d` for whole clips only, or
+            a `Chain` without latency.
         gate: (B, 2G, T) -> z (B, G, T): `Gated`; or an activation, such as nn.Tanh(), for a block
             without a gate, whose dilated convolution then makes G channels.
         skip: z -> (B, S, T): a 1x1 convolution, or nn.Identity().
-        mix: (x, z) -> residual (B, C, T): `Residual`, or a 1x1 convolution, which is added to x;
-            None hands x through.
+        mix: (x, z) -> residual (B, C, T): `Residual`, `Shortcut`, or a 1x1 convolution, which is
+            added to x; None hands x through.
         steer: (W * x, c) -> the same shape: `Added` or `FiLM`; None for a block without condition.
 
     In state_dict, steer is called `condition` and mix is called `residual`.
+
+    Raises ValueError for parts that expect conditions of different width. A `dilated` with a
+    latency, which x and the condition would not share, is refused where state is asked for.
     """
 
     dilated: Any
@@ -55,6 +70,8 @@ class Block(nn.Module):
         self.residual = _residual(mix)
         self.skip = skip
         self.gate = gate
+        self._steered_elsewhere = any(map(takes_condition, (dilated, gate, self.residual, skip)))
+        _ = self.condition_channels  # refuses parts that differ in it
 
     @property
     def steer(self) -> Any:
@@ -63,7 +80,18 @@ class Block(nn.Module):
     @property
     def condition_channels(self) -> int:
         """D; 0 for a block without condition."""
-        return self.steer.condition_channels
+        return shared_condition((self.steer, self.dilated, self.gate, self.mix, self.skip))
+
+    @property
+    def timing(self) -> Timing:  # type: ignore[override]
+        timing = timing_of(self.dilated)
+        if timing.latency:
+            raise ValueError(
+                f"The block's dilated {type(self.dilated).__name__} has a latency of "
+                f"{timing.latency} samples, but x and the condition have none. Build such a block "
+                "of Chain and Parallel, with a Delay beside it."
+            )
+        return timing
 
     @property
     def mix(self) -> Any:
@@ -75,12 +103,12 @@ class Block(nn.Module):
         Raises ValueError for wrong shapes, and for a condition that is missing or not expected.
         """
         residual, z = self.unit(x, condition)
-        return residual, self.skip(z)
+        return residual, applied(self.skip, z, condition)
 
     def unit(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The block but for its skip: x (B, C, T) -> residual (B, C, T), z (B, G, T)."""
         x, kept = ops.for_two(x)
-        return self._after(kept, self.dilated(x), condition)
+        return self._after(kept, applied(self.dilated, x, condition), condition)
 
     def init_state(
         self,
@@ -89,7 +117,15 @@ class Block(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> BlockState:
-        """Zeros (B, C, H): only the dilated convolution remembers."""
+        """Zeros (B, C, H): only the dilated convolution remembers.
+
+        Raises ValueError for any other part that does.
+        """
+        if not can_step(self.dilated):
+            raise ValueError(f"A block's dilated part cannot step: {why_not(self.dilated)}")
+        for part in (self.steer, self.gate, self.mix, self.skip):
+            require_no_memory(part)
+        _ = self.timing  # refuses a latency
         return self.dilated.init_state(batch_size, device=device, dtype=dtype)
 
     def step(
@@ -97,18 +133,27 @@ class Block(nn.Module):
     ) -> tuple[tuple[Tensor, Tensor], BlockState]:
         """The next n inputs -> ((residual, skip), new state); condition is (B, D, n or 1)."""
         (residual, z), state = self.unit_step(x, state, condition)
-        return (residual, self.skip(z)), state
+        return (residual, applied(self.skip, z, condition)), state
 
     def unit_step(
         self, x: Tensor, state: BlockState, condition: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], BlockState]:
         """To `unit` what `step` is to `forward`."""
-        h, state = self.dilated.step(x, state)
+        h, state = stepped(self.dilated, x, state, condition)
         return self._after(x, h, condition), state
 
     def _after(self, x: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        z, handed_on = ops.for_two(self.gate(self.steer(h, condition)))
-        return self.mix(x, z), handed_on
+        h = h if self._unsteered_before_the_gate else self.steer(h, condition)
+        z, handed_on = ops.for_two(applied(self.gate, h, condition))
+        return self._mixed(x, z, condition), handed_on
+
+    @property
+    def _unsteered_before_the_gate(self) -> bool:
+        """Whether the condition is for other parts: otherwise `steer` takes or refuses it."""
+        return self._steered_elsewhere and not takes_condition(self.steer)
+
+    def _mixed(self, x: Tensor, z: Tensor, condition: Tensor | None) -> Tensor:
+        return self.mix(x, z, condition) if takes_condition(self.mix) else self.mix(x, z)
 
 
 Unit = Callable[[Block, Tensor, Tensor | None], tuple[Tensor, Tensor]]  # how `Block.unit` computes

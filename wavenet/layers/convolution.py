@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 from wavenet import ops
+from wavenet.layers.timing import Timed, Timing
 
 BlockState = Tensor  # (B, C, H): the last H inputs of a dilated convolution, oldest first
 
@@ -17,7 +19,7 @@ MOST_HISTORY = 2**24  # samples: 17 minutes at 16 kHz
 MOST_WEIGHTS = 2**31
 
 
-class CausalConv1d(nn.Conv1d):
+class CausalConv1d(nn.Conv1d, Timed):
     """A dilated convolution whose output at time t sees inputs up to and including t only.
 
         y[t] = bias + sum_k weight[:, :, k] x[t - (K - 1 - k) * dilation],   x[t < 0] = 0
@@ -53,7 +55,7 @@ class CausalConv1d(nn.Conv1d):
         step = one_size(kind, "dilation", dilation)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             one_size(kind, name, channels)
-        _require_possible(kind, in_channels * out_channels * kernel, (kernel - 1) * step)
+        require_possible(kind, in_channels * out_channels * kernel, (kernel - 1) * step)
         super().__init__(
             in_channels,
             out_channels,
@@ -70,6 +72,15 @@ class CausalConv1d(nn.Conv1d):
         """H, how many past inputs an output depends on: (kernel_size - 1) * dilation."""
         return (self.kernel_size[0] - 1) * self.dilation[0]
 
+    @property
+    def timing(self) -> Timing:  # type: ignore[override]
+        return Timing.past(self.history)
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether it has nothing to remember: one tap."""
+        return not self.history
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, T) -> (B, out_channels, T). Raises ValueError for any other shape."""
         check_features(x, self.in_channels)
@@ -82,23 +93,35 @@ class CausalConv1d(nn.Conv1d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> BlockState:
-        """The state before the first sample: zeros (B, in_channels, H), as left padding means."""
+        """The state before the first sample: zeros (B, in_channels, H), as left padding means.
+
+        Raises ValueError for a subclass that computes something else and has no `step` of its own.
+        """
+        kind = type(self)
+        if kind.forward is not CausalConv1d.forward and kind.step is CausalConv1d.step:
+            raise ValueError(
+                f"{kind.__name__} has a forward of its own, but the step of CausalConv1d, which "
+                "does not compute the same. Give it an init_state and a step of its own too."
+            )
         shape = (batch_size, self.in_channels, self.history)
         return self.weight.new_zeros(shape, device=device, dtype=dtype)
 
     def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         """The next n >= 1 inputs (B, in, n) and the state -> outputs (B, out, n), new state."""
         check_features(x, self.in_channels)
-        expected = (x.shape[0], self.in_channels, self.history)
-        if tuple(state.shape) != expected:
-            raise ValueError(
-                f"CausalConv1d.step got a state of shape {tuple(state.shape)} beside an input of "
-                f"shape {tuple(x.shape)}, but this convolution's state is (batch, channels, "
-                f"history) = {expected}. Start from init_state({x.shape[0]})."
-            )
+        check_state(self, x, state)
         padded = torch.cat([state, x], dim=-1)
         state = padded[..., x.shape[-1] :].clone(memory_format=torch.contiguous_format)
         return self._convolve(padded), state
+
+    def register_forward_pre_hook(self, hook: Any, *args: Any, **settings: Any) -> Any:
+        """As torch's, but for the weight norm of older versions, which `step` would not see."""
+        if isinstance(hook, WeightNorm):
+            raise ValueError(
+                "torch.nn.utils.weight_norm renews the weight in forward alone, so that step would "
+                "take an old one. Use torch.nn.utils.parametrizations.weight_norm."
+            )
+        return super().register_forward_pre_hook(hook, *args, **settings)
 
     def _convolve(self, padded: Tensor) -> Tensor:
         """padded (B, in, H + T) -> (B, out, T)."""
@@ -121,6 +144,11 @@ class CentredConv1d(CausalConv1d):
                 f"CentredConv1d got kernel_size={kernel_size}; it must be odd, to have a middle."
             )
 
+    @property
+    def timing(self) -> Timing:  # type: ignore[override]
+        ahead = self.history // 2
+        return Timing(lambda first, last: (first - ahead, last + ahead))
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, T) -> (B, out_channels, T). Raises ValueError for any other shape."""
         check_features(x, self.in_channels)
@@ -142,12 +170,46 @@ class CentredConv1d(CausalConv1d):
         )
 
 
+class LookaheadConv1d(CausalConv1d):
+    """A `CausalConv1d` whose output at time t belongs to the input at time t - lookahead.
+
+    It computes what `CausalConv1d` computes: a stream cannot see the future, it can only answer
+    late. What it adds is that it says so: `latency`, which `Chain` adds up and `Parallel` compares.
+
+        kernel_size 3, lookahead 1:   x   a b c d e
+                                          |_|_|
+                                      y       `---  y[2] = w0 a + w1 b + w2 c, belongs to b
+
+    With half of the history as lookahead it is a `CentredConv1d`, `lookahead` samples later.
+
+    Args:
+        lookahead: from 0 to (kernel_size - 1) * dilation, otherwise ValueError.
+        others: as for `CausalConv1d`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, lookahead: int, **settings: Any
+    ):
+        super().__init__(in_channels, out_channels, kernel_size, **settings)
+        whole = isinstance(lookahead, int) and not isinstance(lookahead, bool)
+        if not whole or not 0 <= lookahead <= self.history:
+            raise ValueError(
+                f"LookaheadConv1d got lookahead={lookahead!r}; it must be an integer from 0 to "
+                f"(kernel_size - 1) * dilation = {self.history}."
+            )
+        self.lookahead = lookahead
+
+    @property
+    def timing(self) -> Timing:  # type: ignore[override]
+        return Timing.past(self.history, self.lookahead)
+
+
 def _require_no_stride_nor_padding(kind: str, stride: Any, padding: Any, mode: Any) -> None:
     if stride not in (1, (1,)):
         raise ValueError(
             f"{kind} got stride={stride!r}, but only 1 is allowed: its output is as long as its "
             "input, so that it can run sample by sample. Slice the output, y[..., ::stride], or "
-            "put an nn.Conv1d behind it."
+            "use CausalStridedConv1d."
         )
     if padding is not None or mode is not None:
         raise ValueError(
@@ -170,7 +232,7 @@ def one_size(kind: str, name: str, size: int | tuple[int]) -> int:
     return sizes[0]
 
 
-def _require_possible(kind: str, weights: int, history: int) -> None:
+def require_possible(kind: str, weights: int, history: int) -> None:
     """Sizes that are allowed one by one may together ask for more than any machine has."""
     for sizes, count, unit, most in (
         ("channels and kernel_size", weights, "weights", MOST_WEIGHTS),
@@ -180,6 +242,18 @@ def _require_possible(kind: str, weights: int, history: int) -> None:
             raise ValueError(
                 f"{kind}'s {sizes} make {count:,} {unit}, but at most {most:,} are possible."
             )
+
+
+def check_state(convolution: Any, x: Tensor, state: BlockState) -> None:
+    """Raises ValueError for anything but the convolution's (batch, channels, history)."""
+    expected = (x.shape[0], convolution.in_channels, convolution.history)
+    if not isinstance(state, Tensor) or tuple(state.shape) != expected:
+        seen = f"shape {tuple(state.shape)}" if isinstance(state, Tensor) else f"type {type(state)}"
+        raise ValueError(
+            f"{type(convolution).__name__}.step got a state of {seen} beside an input of "
+            f"shape {tuple(x.shape)}, but this convolution's state is (batch, channels, "
+            f"history) = {expected}. Start from init_state({x.shape[0]})."
+        )
 
 
 def check_features(x: Tensor, channels: int) -> None:

@@ -7,15 +7,18 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from wavenet import ops
 from wavenet.layers.convolution import CausalConv1d, one_size
+from wavenet.layers.pointwise import applied, is_pointwise
 
 
 class Unconditional(nn.Module):
     """The steering of a block that nothing steers: h -> h."""
 
     condition_channels = 0
+    pointwise = True
 
     def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:
         """Raises ValueError where a condition is given all the same."""
@@ -31,11 +34,13 @@ class Unconditional(nn.Module):
 class Added(CausalConv1d):
     """h + V c: a 1x1 convolution of the condition is added before the gate.
 
-    Van den Oord et al. 2016, equation 3. Parameter: weight V (channels, D, 1), no bias.
+    Van den Oord et al. 2016, equation 3. Parameter: weight V (channels, D / groups, 1), no bias.
     """
 
-    def __init__(self, condition_channels: int, channels: int) -> None:
-        super().__init__(condition_channels, channels, 1, bias=False)
+    pointwise = True
+
+    def __init__(self, condition_channels: int, channels: int, groups: int = 1) -> None:
+        super().__init__(condition_channels, channels, 1, groups=groups, bias=False)
 
     @property
     def condition_channels(self) -> int:
@@ -56,6 +61,8 @@ class FiLM(nn.Conv1d):
     Parameters: weight (2 * channels, D, 1) and bias (2 * channels), the scale's half first. The
     scale begins near 1 and the shift near 0, so that a new block starts as one without it.
     """
+
+    pointwise = True
 
     def __init__(self, condition_channels: int, channels: int) -> None:
         one_size("FiLM", "condition_channels", condition_channels)
@@ -98,6 +105,8 @@ class Gated(nn.Module):
     Van den Oord et al. 2016, equation 2: (B, 2G, T) -> (B, G, T).
     """
 
+    pointwise = True
+
     def forward(self, h: Tensor) -> Tensor:
         """Raises ValueError for an odd number of channels, or another shape."""
         if h.dim() != 3 or h.shape[1] % 2:
@@ -114,6 +123,8 @@ class Residual(CausalConv1d):
     scale: sqrt(0.5) keeps the variance constant over depth. Parameters: weight (C, G, 1), bias.
     """
 
+    pointwise = True
+
     def __init__(self, gate_channels: int, residual_channels: int, scale: float = 1.0) -> None:
         super().__init__(gate_channels, residual_channels, 1)
         self.scale = scale
@@ -125,6 +136,12 @@ class Residual(CausalConv1d):
             raise ValueError(
                 f"A residual is a 1x1 convolution without groups, but got {convolution}."
             )
+        if parametrize.is_parametrized(convolution):
+            raise ValueError(
+                "A residual takes a convolution's parameters over, but those of this one are "
+                "computed by a parametrization, such as weight norm. Give Shortcut(convolution) "
+                "instead, or parametrize the block's `mix` afterwards."
+            )
         made = cls(convolution.in_channels, convolution.out_channels, scale)
         made.weight, made.bias = convolution.weight, convolution.bias
         return made
@@ -135,8 +152,34 @@ class Residual(CausalConv1d):
         return residual if self.scale == 1.0 else residual * self.scale
 
 
+class Shortcut(nn.Module):
+    """x + part(z): a residual around any part without memory; `Residual` where it is a 1x1 alone.
+
+    part: z (B, G, T) -> (B, C, T), such as Chain(nn.Conv1d(G, C, 1), FiLM(D, C)), which is then
+        steered by the block's condition, or nn.Identity() for a block that adds z as it is.
+    """
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    @property
+    def pointwise(self) -> bool:
+        return is_pointwise(self.part)
+
+    @property
+    def condition_channels(self) -> int:
+        return getattr(self.part, "condition_channels", 0)
+
+    def forward(self, x: Tensor, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """x (B, C, T), z (B, G, T), condition (B, D, T or 1) -> (B, C, T)."""
+        return ops.added(x, applied(self.part, z, condition))
+
+
 class PassThrough(nn.Module):
     """The residual of a stack's last block: x as it came, since nobody reads what z would add."""
+
+    pointwise = True
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         return x

@@ -4,13 +4,17 @@ Shapes: B batch, C residual channels, S skip channels, D condition channels, T t
 """
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from wavenet import ops
 from wavenet.layers.block import Block, ResidualBlock, Unit
-from wavenet.layers.convolution import BlockState
+from wavenet.layers.chain import Summed
+from wavenet.layers.convolution import BlockState, CausalConv1d
+from wavenet.layers.pointwise import applied, shared_condition
+from wavenet.layers.timing import Timed, Timing, timing_of
 
 StackState = tuple[BlockState, ...]  # one a block, in block order
 
@@ -26,7 +30,7 @@ def dilation_cycles(cycles: int, layers_per_cycle: int) -> list[int]:
     return [2**layer for _ in range(cycles) for layer in range(layers_per_cycle)]
 
 
-class Stack(nn.Module):
+class Stack(nn.Module, Timed):
     """Blocks in sequence: each takes the residual of the one before it, and all skips are summed.
 
     Stacks of different width chain: x goes through a 1x1 convolution between them, and the sum of
@@ -34,21 +38,28 @@ class Stack(nn.Module):
 
     Args:
         blocks: at least one, otherwise ValueError.
+        collect: a list of skips, those of the stacks before this one first -> what comes out:
+            `Summed()`, or `Concatenated()`.
     """
 
     blocks: list[Block]  # a ModuleList
     unit: Unit = staticmethod(Block.unit)  # how a block computes; a fused kernel may take its place
 
-    def __init__(self, blocks: Iterable[Block]) -> None:
+    def __init__(self, blocks: Iterable[Block], collect: nn.Module | None = None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
         if not self.blocks:
             raise ValueError("A stack got no blocks; it needs at least one block.")
+        self.collect = Summed() if collect is None else collect
 
     @property
-    def receptive_field(self) -> int:
-        """Input samples that one output depends on: 1 + sum of (kernel_size - 1) * dilation."""
-        return 1 + sum(block.dilated.history for block in self.blocks)
+    def condition_channels(self) -> int:
+        """D of the condition that steers all blocks; 0 where none does."""
+        return shared_condition(self.blocks)
+
+    @property
+    def timing(self) -> Timing:  # type: ignore[override]
+        return reduce(Timing.then, map(timing_of, self.blocks))
 
     def forward(
         self, x: Tensor, condition: Tensor | None = None, skips: Tensor | None = None
@@ -61,7 +72,7 @@ class Stack(nn.Module):
         for block in self.blocks:
             x, z = self.unit(block, x, condition)
             gates.append(z)
-        return x, self._with_skips(skips, gates)
+        return x, self._with_skips(skips, gates, condition)
 
     def init_state(
         self,
@@ -93,21 +104,35 @@ class Stack(nn.Module):
             (x, z), past = block.unit_step(x, past, condition)
             gates.append(z)
             states.append(past)
-        return (x, self._with_skips(skips, gates)), tuple(states)
+        return (x, self._with_skips(skips, gates, condition)), tuple(states)
 
-    def _with_skips(self, skips: Tensor | None, gates: Sequence[Tensor]) -> Tensor:
-        """skips + sum over blocks of W_s z."""
+    def _with_skips(
+        self, skips: Tensor | None, gates: Sequence[Tensor], condition: Tensor | None
+    ) -> Tensor:
+        """skips + sum over blocks of W_s z, or what `collect` makes of them."""
         parts = [block.skip for block in self.blocks]
-        if all(_is_pointwise(part) for part in parts) and len({p.bias is None for p in parts}) == 1:
+        before = [] if skips is None else [skips]
+        if (
+            isinstance(self.collect, Summed)
+            and all(map(_is_a_product, parts))
+            and len({part.bias is None for part in parts}) == 1
+        ):
             biases = [part.bias for part in parts if part.bias is not None]
             total = ops.summed_products(gates, [part.weight for part in parts], biases)
-        else:
-            total = torch.stack([part(z) for part, z in zip(parts, gates, strict=True)]).sum(0)
-        return total if skips is None else skips + total
+            return self.collect([*before, total])
+        own = [applied(part, z, condition) for part, z in zip(parts, gates, strict=True)]
+        return self.collect([*before, *own])
 
 
-def _is_pointwise(part: nn.Module) -> bool:
-    return isinstance(part, nn.Conv1d) and part.kernel_size == (1,) and part.groups == 1
+def _is_a_product(part: nn.Module) -> bool:
+    plain = (nn.Conv1d.forward, CausalConv1d.forward)
+    return (
+        isinstance(part, nn.Conv1d)
+        and type(part).forward in plain
+        and part.kernel_size == part.stride == (1,)
+        and part.padding == (0,)
+        and part.groups == 1
+    )
 
 
 def residual_blocks(
