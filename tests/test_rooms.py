@@ -30,7 +30,7 @@ FLOORS = [
     {"generation"},
     {"audio", "plotting", "terminal"},
     {"results", "frames"},
-    {"corpus", "evaluation", "gallery"},
+    {"corpus", "evaluation", "gallery", "interop"},
     {"training"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -225,7 +225,14 @@ def test_importing_wavenet_needs_torch_alone() -> None:
     )
     assert "wavenet.model" in own
     assert (
-        own & {"wavenet.audio", "wavenet.training", "wavenet.engines.cached", "wavenet.plotting"}
+        own
+        & {
+            "wavenet.audio",
+            "wavenet.engines.cached",
+            "wavenet.interop",
+            "wavenet.plotting",
+            "wavenet.training",
+        }
         == set()
     )
 

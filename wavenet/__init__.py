@@ -8,6 +8,8 @@ from wavenet.conditioning import Condition, Mel, label_ids
 from wavenet.generation import generate, stream
 from wavenet.layers import (
     Added,
+    AddedBy,
+    Blended,
     Block,
     CausalConv1d,
     CausalConvTranspose1d,
@@ -18,12 +20,14 @@ from wavenet.layers import (
     Delay,
     FiLM,
     Gated,
+    GatedBy,
     LookaheadConv1d,
     Parallel,
     Pointwise,
     Residual,
     ResidualBlock,
     ResidualStack,
+    Scaled,
     Select,
     Shortcut,
     Stack,
@@ -37,6 +41,8 @@ from wavenet.version import __version__
 
 __all__ = [
     "Added",
+    "AddedBy",
+    "Blended",
     "Block",
     "CausalConv1d",
     "CausalConvTranspose1d",
@@ -49,6 +55,7 @@ __all__ = [
     "Delay",
     "FiLM",
     "Gated",
+    "GatedBy",
     "Gaussian",
     "LookaheadConv1d",
     "Mel",
@@ -61,6 +68,7 @@ __all__ = [
     "ResidualBlock",
     "ResidualStack",
     "Sampling",
+    "Scaled",
     "Select",
     "Shortcut",
     "Stack",

@@ -18,7 +18,19 @@ from wavenet.layers.convolution import (
     LookaheadConv1d,
     check_features,
 )
-from wavenet.layers.parts import Added, FiLM, Gated, PassThrough, Residual, Shortcut, Unconditional
+from wavenet.layers.parts import (
+    Added,
+    AddedBy,
+    Blended,
+    FiLM,
+    Gated,
+    GatedBy,
+    PassThrough,
+    Residual,
+    Scaled,
+    Shortcut,
+    Unconditional,
+)
 from wavenet.layers.pointwise import Pointwise
 from wavenet.layers.rates import CausalConvTranspose1d, CausalStridedConv1d
 from wavenet.layers.stack import (
@@ -32,6 +44,8 @@ from wavenet.layers.timing import Timing, timing_of
 
 __all__ = [
     "Added",
+    "AddedBy",
+    "Blended",
     "Block",
     "BlockState",
     "CausalConv1d",
@@ -43,6 +57,7 @@ __all__ = [
     "Delay",
     "FiLM",
     "Gated",
+    "GatedBy",
     "LookaheadConv1d",
     "Parallel",
     "PassThrough",
@@ -50,6 +65,7 @@ __all__ = [
     "Residual",
     "ResidualBlock",
     "ResidualStack",
+    "Scaled",
     "Select",
     "Shortcut",
     "Stack",

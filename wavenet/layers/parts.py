@@ -55,18 +55,42 @@ class Added(CausalConv1d):
         return self._convolve(checked_condition(condition, self.in_channels, time))
 
 
+class AddedBy(nn.Module):
+    """h + part(c): as `Added`, around any part without memory that makes it of the condition.
+
+    part: c (B, D, T or 1) -> (B, channels, T or 1), such as Chain(nn.Conv1d(D, 8, 1), nn.Tanh(),
+        nn.Conv1d(8, channels, 1)); one that is steered itself gets c for that too.
+    """
+
+    def __init__(self, condition_channels: int, part: nn.Module) -> None:
+        super().__init__()
+        self.condition_channels = one_size("AddedBy", "condition_channels", condition_channels)
+        self.part = part
+
+    @property
+    def pointwise(self) -> bool:
+        return is_pointwise(self.part)
+
+    def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:
+        """h (B, channels, T), condition (B, D, T or 1) -> (B, channels, T)."""
+        condition = checked_condition(condition, self.condition_channels, h.shape[-1])
+        return ops.added(h, applied(self.part, condition, condition))
+
+
 class FiLM(nn.Conv1d):
     """h * scale + shift, both a 1x1 convolution of the condition (Perez et al. 2018, equation 2).
 
-    Parameters: weight (2 * channels, D, 1) and bias (2 * channels), the scale's half first. The
-    scale begins near 1 and the shift near 0, so that a new block starts as one without it.
+    Parameters: weight (2 * channels, D / groups, 1) and bias (2 * channels), the scale's half
+    first. The scale begins near 1 and the shift near 0, so that a new block starts as one without
+    it.
     """
 
     pointwise = True
 
-    def __init__(self, condition_channels: int, channels: int) -> None:
+    def __init__(self, condition_channels: int, channels: int, groups: int = 1) -> None:
         one_size("FiLM", "condition_channels", condition_channels)
-        super().__init__(condition_channels, 2 * one_size("FiLM", "channels", channels), 1)
+        width = 2 * one_size("FiLM", "channels", channels)
+        super().__init__(condition_channels, width, 1, groups=groups)
         with torch.no_grad():
             assert self.bias is not None
             self.bias.copy_(torch.cat([torch.ones(channels), torch.zeros(channels)]))
@@ -78,9 +102,41 @@ class FiLM(nn.Conv1d):
     def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:
         """h (B, channels, T), condition (B, D, T or 1) -> (B, channels, T)."""
         condition = checked_condition(condition, self.in_channels, h.shape[-1])
-        both = ops.convolution(condition, self.weight, self.bias, dilation=1)
-        scale, shift = both.chunk(2, dim=1)
+        scale, shift = _of_condition(self, condition).chunk(2, dim=1)
         return h * scale + shift
+
+
+class Scaled(nn.Conv1d):
+    """h * scale: `FiLM` without its shift.
+
+    Parameters: weight (channels, D / groups, 1) and bias (channels), which begins at 1.
+    """
+
+    pointwise = True
+
+    def __init__(self, condition_channels: int, channels: int, groups: int = 1) -> None:
+        one_size("Scaled", "condition_channels", condition_channels)
+        one_size("Scaled", "channels", channels)
+        super().__init__(condition_channels, channels, 1, groups=groups)
+        with torch.no_grad():
+            assert self.bias is not None
+            self.bias.fill_(1)
+
+    @property
+    def condition_channels(self) -> int:
+        return self.in_channels
+
+    def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:
+        """h (B, channels, T), condition (B, D, T or 1) -> (B, channels, T)."""
+        condition = checked_condition(condition, self.in_channels, h.shape[-1])
+        return h * _of_condition(self, condition)
+
+
+def _of_condition(convolution: nn.Conv1d, condition: Tensor) -> Tensor:
+    """The 1x1 convolution of a condition (B, D, T or 1)."""
+    return ops.convolution(
+        condition, convolution.weight, convolution.bias, dilation=1, groups=convolution.groups
+    )
 
 
 def checked_condition(condition: Tensor | None, channels: int, time: int) -> Tensor:
@@ -115,6 +171,32 @@ class Gated(nn.Module):
                 "the channels is the filter, the other the gate."
             )
         return ops.gated(h)
+
+
+class GatedBy(nn.Module):
+    """activation(first half) * gate(second half) of the channels; `Gated` for any two activations.
+
+    (B, 2G, T) -> (B, G, T).
+    """
+
+    pointwise = True
+
+    def __init__(self, activation: nn.Module, gate: nn.Module) -> None:
+        super().__init__()
+        self.activation, self.gate = activation, gate
+
+    def forward(self, h: Tensor) -> Tensor:
+        filtered, gate = h.chunk(2, dim=1)
+        return self.activation(filtered) * self.gate(gate)
+
+
+class Blended(GatedBy):
+    """g * activation(f) + (1 - g) * f, with f the first half and g = gate(second half)."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        filtered, gate = h.chunk(2, dim=1)
+        share = self.gate(gate)
+        return share * self.activation(filtered) + (1 - share) * filtered
 
 
 class Residual(CausalConv1d):
