@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import small_model, some_codes
 from torch import Tensor, nn
 
-from wavenet import CausalConv1d, CentredConv1d, ResidualStack
+from wavenet import CausalConv1d, CentredConv1d, Chain, ResidualStack
 from wavenet.testing import assert_causal, assert_receptive_field, assert_streams, cuttings
 
 
@@ -102,6 +102,14 @@ def test_a_look_at_a_later_condition_is_found() -> None:
         AssertionError, match=r"output 1 changed at time \d+, .* when input 1 from time \d+ on"
     ):
         assert_causal(Ahead(), noise(1, 2, 20), noise(1, 2, 20))
+
+
+def test_a_chain_with_a_part_that_it_does_not_know_is_tested_all_the_same() -> None:
+    chain = Chain(nn.Tanh(), nn.Conv1d(2, 2, 3, padding=1)).double()
+    with pytest.raises(AssertionError, match="sees the future"):
+        assert_causal(chain, noise(2, 2, 20))
+    with pytest.raises(ValueError, match="Conv1d with kernel_size 3"):
+        assert_streams(chain, noise(2, 2, 20))
 
 
 def test_statistics_over_time_see_the_future() -> None:

@@ -44,7 +44,7 @@ def assert_causal(module: nn.Module, *inputs: Any, lookahead: int = 0) -> None:
     Raises AssertionError that says which output saw the future, where, and by how much; ValueError
     for inputs or a module with which nothing can be tested.
     """
-    time, multiple = _time(inputs), getattr(module, "chunk_multiple", 1)
+    time, multiple = _time(inputs), _said(module, "chunk_multiple", 1)
     with torch.no_grad():
         before = _outputs(module, inputs)
         for which in _varying(inputs, time):
@@ -58,7 +58,7 @@ def assert_causal(module: nn.Module, *inputs: Any, lookahead: int = 0) -> None:
                 for number, (new, old) in enumerate(zip(after, before, strict=True)):
                     kept, what = whole * old.shape[-1] // time, f"input {which} from time {t} on"
                     _require_unchanged(new, old, kept, what, number)
-    claimed = getattr(module, "receptive_field", None)
+    claimed = _said(module, "receptive_field", None)
     if isinstance(claimed, int) and not lookahead and time > claimed and _is_float(inputs[0]):
         assert_receptive_field(module, *inputs)
 
@@ -118,13 +118,13 @@ def assert_streams(
     Raises AssertionError that says at which time, in which chunk and by how much the two differ;
     ValueError for inputs or a module with which nothing can be tested.
     """
-    time, multiple = _time(inputs), getattr(module, "chunk_multiple", 1)
+    time, multiple = _time(inputs), _said(module, "chunk_multiple", 1)
     with torch.no_grad():
         whole = _outputs(module, inputs)
         if all(bool((y == y.flatten()[0]).all()) for y in whole):
             raise ValueError("The output is the same number everywhere, which tests nothing.")
         if cuts is None:
-            history = (getattr(module, "receptive_field", None) or 8) - 1
+            history = (_said(module, "receptive_field", None) or 8) - 1
             cuts = [
                 [multiple * n for n in lengths]
                 for lengths in cuttings(time // multiple, history // multiple)
@@ -171,6 +171,14 @@ def _time(inputs: Sequence[Any]) -> int:
     if inputs[0].shape[-1] < 2:
         raise ValueError(f"An input of {inputs[0].shape[-1]} samples tests nothing; give more.")
     return inputs[0].shape[-1]
+
+
+def _said(module: nn.Module, name: str, default: Any) -> Any:
+    """What the module says of itself; the default where it does not, or cannot."""
+    try:
+        return getattr(module, name, default)
+    except ValueError:  # a Chain with a part that it does not know
+        return default
 
 
 def _varying(inputs: Sequence[Any], time: int) -> list[int]:
