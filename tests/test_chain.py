@@ -306,6 +306,12 @@ def test_a_lookahead_is_a_centred_convolution_later() -> None:
     assert_close(late(F.pad(x, (0, 4)))[..., 4:], centred(x))
 
 
+def test_a_deep_stack_knows_its_receptive_field() -> None:
+    one = CausalConv1d(1, 1, 2)
+    assert Chain(*[one] * 3000).receptive_field == 3001
+    assert Chain(Chain(*[one] * 1500), *[one] * 1500).receptive_field == 3001
+
+
 def test_latencies_add_up_and_pass_through_strides() -> None:
     late = LookaheadConv1d(3, 3, 3, 2)
     assert Chain(late, nn.Tanh(), late).latency == 4

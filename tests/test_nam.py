@@ -562,6 +562,7 @@ REFUSED: list[tuple[Any, str]] = [
         r"allowed_channels must ascend to the array's 6 channels, but is \[4, 2\]",
     ),
     (with_config(layers=[]), r"layers is empty"),
+    (with_array(dilations=[1, 2**22, 1]), r"a receptive field of 8,388,627 samples, but at most"),
     (with_config(layers="two"), r"config.layers must be a list, but is 'two'"),
     (with_config(condition_dsp=changed(architecture="LSTM")), r"condition_dsp: its architecture"),
     (with_config(head={"channels": 2, "in_channels": 9}), r"head.in_channels is 9, but 1 channels"),

@@ -228,7 +228,7 @@ class Delay(nn.Module, Timed):
     @property
     def timing(self) -> Timing:  # type: ignore[override]
         late = self.samples
-        return Timing(lambda first, last: (first - late, last - late), Fraction(late))
+        return Timing((lambda first, last: (first - late, last - late),), Fraction(late))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, T) -> the same shape."""

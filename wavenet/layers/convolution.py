@@ -147,7 +147,7 @@ class CentredConv1d(CausalConv1d):
     @property
     def timing(self) -> Timing:  # type: ignore[override]
         ahead = self.history // 2
-        return Timing(lambda first, last: (first - ahead, last + ahead))
+        return Timing((lambda first, last: (first - ahead, last + ahead),))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, T) -> (B, out_channels, T). Raises ValueError for any other shape."""

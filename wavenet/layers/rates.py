@@ -71,7 +71,7 @@ class CausalStridedConv1d(nn.Conv1d, Timed):
         def reach(first: int, last: int) -> tuple[int, int]:
             return first * stride + stride - 1 - back, last * stride + stride - 1
 
-        return Timing(reach, rate=Fraction(1, stride), multiple=stride)
+        return Timing((reach,), rate=Fraction(1, stride), multiple=stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, T) -> (B, out_channels, T / S).
@@ -166,7 +166,7 @@ class CausalConvTranspose1d(nn.ConvTranspose1d, Timed):
             read = [(m - k) // stride for m in ends for k in taps if (m - k) % stride == 0]
             return min(read, default=last // stride), max(read, default=last // stride)
 
-        return Timing(reach, rate=Fraction(stride), period=stride)
+        return Timing((reach,), rate=Fraction(stride), period=stride)
 
     def forward(self, x: Tensor, output_size: None = None) -> Tensor:  # type: ignore[override]
         """(B, in_channels, T) -> (B, out_channels, T * S). Raises ValueError for another shape."""

@@ -14,22 +14,18 @@ from wavenet.layers.pointwise import Takes, is_pointwise, why_not
 Reach = Callable[[int, int], tuple[int, int]]  # outputs from, to -> the inputs they depend on
 
 
-def _same(first: int, last: int) -> tuple[int, int]:
-    return first, last
-
-
 @dataclass(frozen=True)
 class Timing:
     """Of a module: which inputs an output sees, and which input it belongs to.
 
-    reach: outputs from `first` to `last`, both counted -> the inputs that they depend on, likewise.
+    reaches: of its parts in sequence; see `reach`.
     latency: how many input samples later than in a centred model an output comes.
     rate: outputs for each input; 1/2 behind a stride of 2.
     multiple: of which the length of every chunk must be a multiple.
     period: outputs after which `reach` repeats itself, moved on; above 1 behind an upsampling.
     """
 
-    reach: Reach = _same
+    reaches: tuple[Reach, ...] = ()
     latency: Fraction = Fraction(0)
     rate: Fraction = Fraction(1)
     multiple: int = 1
@@ -38,7 +34,13 @@ class Timing:
     @classmethod
     def past(cls, history: int, latency: int = 0) -> "Timing":
         """Of a module that sees `history` samples before the present one."""
-        return cls(lambda first, last: (first - history, last), Fraction(latency))
+        return cls((lambda first, last: (first - history, last),), Fraction(latency))
+
+    def reach(self, first: int, last: int) -> tuple[int, int]:
+        """Outputs from `first` to `last`, both counted -> the inputs that they depend on."""
+        for reach in reversed(self.reaches):
+            first, last = reach(first, last)
+        return first, last
 
     @property
     def receptive_field(self) -> int:
@@ -50,7 +52,7 @@ class Timing:
         """Of this module with another one behind it."""
         fits = (self.rate / after.multiple).denominator  # inputs that make whole chunks behind
         return Timing(
-            lambda first, last: self.reach(*after.reach(first, last)),
+            self.reaches + after.reaches,
             self.latency + after.latency / self.rate,
             self.rate * after.rate,
             lcm(self.multiple, fits),
@@ -79,7 +81,7 @@ class Timing:
             return min(one[0], two[0]), max(one[1], two[1])
 
         multiple, period = lcm(self.multiple, other.multiple), lcm(self.period, other.period)
-        return Timing(reach, self.latency, self.rate, multiple, period)
+        return Timing((reach,), self.latency, self.rate, multiple, period)
 
 
 class Timed:

@@ -91,9 +91,7 @@ class NAM(nn.Module):
     @property
     def receptive_field(self) -> int:
         """The most input samples that one output depends on, as neural-amp-modeler counts them."""
-        parts: list[Any] = [*self.arrays]
-        parts += [part for part in (self.head, self.condition_dsp) if part is not None]
-        return 1 + sum(part.receptive_field - 1 for part in parts)
+        return self._settings.reach
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, T) -> (B, out_channels, T), both 1. ValueError for another shape."""
@@ -265,10 +263,6 @@ class _Array(nn.Module):
                 layer = replace(layer, activation=written_activation(gate))
             layers.append(layer)
         return replace(self._settings, layers=tuple(layers))
-
-    @property
-    def receptive_field(self) -> int:
-        return self.stack.receptive_field + self.head.receptive_field - 1
 
     def in_file_order(self) -> Iterator[nn.Conv1d]:
         yield self.rechannel

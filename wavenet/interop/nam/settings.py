@@ -23,6 +23,7 @@ FILMS = (  # in the order of their weights
 )
 GATINGS = ("none", "gated", "blended")
 SLICING = "slice_channels_uniform"
+MOST_REACH = 2**22  # samples: 87 s at 48 kHz
 REQUIRED = object()
 
 
@@ -74,6 +75,12 @@ class ArraySettings:
         """Channels of what its blocks give to the head."""
         return self.bottleneck if self.head1x1 is None else self.head1x1[0]
 
+    @property
+    def past(self) -> int:
+        """How many earlier inputs an output depends on."""
+        layers = sum((layer.kernel_size - 1) * layer.dilation for layer in self.layers)
+        return layers + (self.head_kernel - 1) * self.head_dilation
+
 
 @dataclass(frozen=True)
 class HeadSettings:
@@ -99,6 +106,11 @@ class Settings:
         if not self.arrays:
             raise ValueError("layers is empty; a WaveNet needs at least one array of layers.")
         made = self.in_channels if self.condition is None else self.condition.out_channels
+        if self.reach > MOST_REACH:
+            raise ValueError(
+                f"kernel sizes and dilations make a receptive field of {self.reach:,} samples, but "
+                f"at most {MOST_REACH:,} are possible."
+            )
         before: ArraySettings | None = None
         for index, array in enumerate(self.arrays):
             self._require_fit(f"layers[{index}]", array, before, made)
@@ -132,6 +144,13 @@ class Settings:
                 raise ValueError(
                     f"{where}: PReLU has {len(slopes)} slopes for {array.bottleneck} channels."
                 )
+
+    @property
+    def reach(self) -> int:
+        """The most input samples that one output depends on, as neural-amp-modeler counts them."""
+        past = sum(array.past for array in self.arrays)
+        past += 0 if self.head is None else sum(size - 1 for size in self.head.kernel_sizes)
+        return 1 + past + (0 if self.condition is None else self.condition.reach - 1)
 
     @property
     def out_channels(self) -> int:
