@@ -361,6 +361,27 @@ def flat(state: Any) -> list[Tensor]:
     return [state] if isinstance(state, Tensor) else [part for s in state for part in flat(s)]
 
 
+def test_what_trainer_and_plugins_compute_differently_is_said(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    model_of(filled(CONFIGS["newer"]))
+    assert not caplog.records
+    model = model_of(filled({"layers": [array(1, 6, 1, layer1x1={"active": False})]}))
+    assert "layers[0] has no layer1x1: plugins then leave x as it is" in caplog.text
+    caplog.clear()
+    nam.save(model, tmp_path / "a.nam")
+    assert "has no layer1x1" in caplog.text
+    for gating, count in (("gated", 1), ("blended", 0)):
+        caplog.clear()
+        model_of(filled({"layers": [array(1, 6, 1, gating_mode=gating, layer1x1_post_film={})]}))
+        assert len(caplog.records) == count
+
+
+def test_a_layer_without_a_gate_may_name_any_second_activation() -> None:
+    model = model_of(filled({"layers": [array(1, 6, 1, secondary_activation=["", None, "Tanh"])]}))
+    assert all(layer.secondary is None for layer in model.settings.arrays[0].layers)
+
+
 def test_the_first_sample_has_silence_before_it_not_zeros_in_every_layer() -> None:
     model = model_of(filled({"layers": TWO})).double()
     silence = torch.zeros(1, 1, 5, dtype=F64)

@@ -48,8 +48,8 @@ def load(path: str | Path) -> NAM | Container:
 def save(model: NAM | Container, path: str | Path) -> None:
     """Writes the model to a `.nam` file that plugins and trainers of version 0.7 read.
 
-    Appears complete or not at all. Raises ValueError for weights that are not finite, and for more
-    than one channel of audio, which plugins do not take.
+    Appears complete or not at all. Raises ValueError for weights that are not finite. Logs what
+    the trainer and the plugins of that version compute differently, where the model has it.
     """
     if not isinstance(model, NAM | Container):
         raise ValueError(
@@ -84,12 +84,18 @@ def model_of(document: Any) -> NAM | Container:
     _require_fitting(settings, weights)
     model = NAM(settings, int(rate) if rate == int(rate) else rate, metadata)
     _fill(model, weights)
+    _warn_of_disputed(settings)
     if condition is not None and condition.sample_rate != model.sample_rate:
         raise ValueError(
             f"condition_dsp is for {condition.sample_rate} Hz, the model for {model.sample_rate}."
         )
     model.condition_dsp = condition
     return model
+
+
+def _warn_of_disputed(settings: Settings) -> None:
+    for what in settings.disputed:
+        logger.warning("%s; the trainer does not, and here it is as in the trainer.", what)
 
 
 def _require_known_version(version: Any) -> None:
@@ -195,6 +201,7 @@ def document_of(model: NAM | Container) -> dict[str, Any]:
         made: dict[str, Any] = {"config": {"submodels": entries}, "weights": []}
         return _document("SlimmableContainer", model, made)
     settings = model.settings
+    _warn_of_disputed(settings)
     config = written_settings(settings)
     if model.condition_dsp is not None:
         config["condition_dsp"] = document_of(model.condition_dsp)

@@ -146,6 +146,24 @@ class Settings:
                 )
 
     @property
+    def disputed(self) -> list[str]:
+        """What neural-amp-modeler's trainer and its plugins compute differently, in words.
+
+        Seen in the trainer's version 0.13 and in the plugins' core beside it.
+        """
+        found = []
+        for index, array in enumerate(self.arrays):
+            if array.layer1x1_groups is None:
+                found.append(f"layers[{index}] has no layer1x1: plugins then leave x as it is")
+            gatings = {layer.gating for layer in array.layers}
+            if "layer1x1_post_film" in array.films and gatings != {"blended"}:
+                found.append(
+                    f"layers[{index}] has layer1x1_post_film: plugins leave it out of layers that "
+                    "are not blended"
+                )
+        return found
+
+    @property
     def reach(self) -> int:
         """The most input samples that one output depends on, as neural-amp-modeler counts them."""
         past = sum(array.past for array in self.arrays)
@@ -348,9 +366,9 @@ def _read_layers(keys: Keys, dilations: tuple[int, ...]) -> tuple[LayerSettings,
     activations = keys.each("activation", count, None, checked_activation)
     gated = keys.flag("gated", False)  # of older files
     gatings = keys.each("gating_mode", count, "gated" if gated else "none", _gating)
-    seconds = keys.each("secondary_activation", count, None, _secondary)
+    seconds = keys.each("secondary_activation", count, None, lambda value, where: (value, where))
     return tuple(
-        LayerSettings(kernel, dilation, act, gating, None if gating == "none" else second)
+        LayerSettings(kernel, dilation, act, gating, _secondary(gating, *second))
         for kernel, dilation, act, gating, second in zip(
             kernels, dilations, activations, gatings, seconds, strict=True
         )
@@ -363,7 +381,10 @@ def _gating(value: Any, where: str) -> str:
     return value
 
 
-def _secondary(value: Any, where: str) -> Written:
+def _secondary(gating: str, value: Any, where: str) -> Written | None:
+    """Of a gate; a layer without one may have anything there."""
+    if gating == "none":
+        return None
     return checked_activation("Sigmoid" if value is None else value, where)
 
 
