@@ -14,7 +14,8 @@ import torch
 from wavenet.files import write_whole
 from wavenet.interop.nam.activations import is_number
 from wavenet.interop.nam.model import DEFAULT_RATE, NAM, Container
-from wavenet.interop.nam.settings import Keys, Settings, read_settings, written_settings
+from wavenet.interop.nam.reading import Keys, read_settings
+from wavenet.interop.nam.settings import Settings, written_settings
 
 VERSION = "0.7.0"
 OLDEST, NEWEST = (0, 5), (0, 7)
