@@ -143,17 +143,13 @@ class Block(nn.Module, Timed):
         return self._after(x, h, condition), state
 
     def _after(self, x: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        h = h if self._unsteered_before_the_gate else self.steer(h, condition)
+        if not self._steered_elsewhere:  # then `steer` takes the condition, or refuses it
+            z, handed_on = ops.for_two(self.gate(self.steer(h, condition)))
+            return self.mix(x, z), handed_on
+        h = self.steer(h, condition) if takes_condition(self.steer) else h
         z, handed_on = ops.for_two(applied(self.gate, h, condition))
-        return self._mixed(x, z, condition), handed_on
-
-    @property
-    def _unsteered_before_the_gate(self) -> bool:
-        """Whether the condition is for other parts: otherwise `steer` takes or refuses it."""
-        return self._steered_elsewhere and not takes_condition(self.steer)
-
-    def _mixed(self, x: Tensor, z: Tensor, condition: Tensor | None) -> Tensor:
-        return self.mix(x, z, condition) if takes_condition(self.mix) else self.mix(x, z)
+        mixed = self.mix(x, z, condition) if takes_condition(self.mix) else self.mix(x, z)
+        return mixed, handed_on
 
 
 Unit = Callable[[Block, Tensor, Tensor | None], tuple[Tensor, Tensor]]  # how `Block.unit` computes

@@ -119,7 +119,7 @@ class Stack(nn.Module, Timed):
         ):
             biases = [part.bias for part in parts if part.bias is not None]
             total = ops.summed_products(gates, [part.weight for part in parts], biases)
-            return self.collect([*before, total])
+            return self.collect([*before, total]) if before else total
         own = [applied(part, z, condition) for part, z in zip(parts, gates, strict=True)]
         return self.collect([*before, *own])
 

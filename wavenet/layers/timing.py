@@ -88,6 +88,7 @@ class Timed:
     """What a module with a `timing` says of itself."""
 
     timing: Timing
+    condition_channels: Any = 0  # of what steers it; some set or compute it
 
     @property
     def receptive_field(self) -> int:
