@@ -43,7 +43,7 @@ ONLY: dict[str, set[str]] = {  # rooms that could see more, and do not
     "conditioning": set(),
     "layers": {"ops"},
     "engines": {"conditioning", "layers", "model", "outputs", "triton_common", "files"},
-    "corpus": {"audio", "conditioning", "files", "outputs"},
+    "corpus": {"audio", "conditioning", "files"},
 }
 WITH_LIGHTNING = {"training"}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
