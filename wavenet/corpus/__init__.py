@@ -15,6 +15,7 @@ from wavenet.corpus.batches import (
     CropBatches,
     Framing,
     ResumableSampler,
+    Scoring,
     batch_loader,
 )
 from wavenet.corpus.corpus import Clip, Corpus
@@ -32,6 +33,7 @@ __all__ = [
     "Framing",
     "Listing",
     "ResumableSampler",
+    "Scoring",
     "batch_loader",
     "find_audio",
     "hold_out",

@@ -33,7 +33,8 @@ LARGEST_MESSAGE = 1 << 20  # bytes of samples; more are faster through a shared 
 
 # "audio": (B, before + W + after) int16, see `Framing`; "scored": (B, 2) int64, the range of the
 # targets that have their whole context; "labels": {name: (B,) int64}; "position": (B, 2) int64, the
-# place of the first target in its clip, and the clip's samples
+# place of the first target in its clip, and the clip's samples; of scaled clips, "extremes": (B, 2)
+# int16, the lowest and the highest sample of the whole clip
 Batch = dict[str, Any]
 
 
@@ -56,6 +57,27 @@ PLAIN = Framing()  # the sample before the first target, and the targets
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """How clips are scored, where it is not as they are and from the zero state.
+
+    scaled: batches tell each clip's lowest and highest sample, to be scaled by.
+    silence: samples of silence that are read before a clip's first sample, which is predicted from
+        them alone; 0: none but the one that a zero state begins with.
+    """
+
+    scaled: bool = False
+    silence: int = 0
+
+    @property
+    def first(self) -> int:
+        """Where in a clip the targets of its first row begin."""
+        return min(0, 1 - self.silence)
+
+
+AS_THEY_ARE = Scoring()
+
+
+@dataclass(frozen=True)
 class ClipTable:
     """Clips of one prepared file as arrays, light to send to a worker process."""
 
@@ -71,8 +93,8 @@ class ClipTable:
 class _RowDataset(Dataset[Batch]):
     """Cuts rows out of a prepared file. Each process that reads opens the map for itself."""
 
-    def __init__(self, table: ClipTable, framing: Framing) -> None:
-        self.table, self.framing = table, framing
+    def __init__(self, table: ClipTable, framing: Framing, scoring: Scoring) -> None:
+        self.table, self.framing, self.scoring = table, framing, scoring
         self.lengths = table.lengths  # of the clips, with what silence counts as their own
         self._audio: np.ndarray | None = None
 
@@ -94,12 +116,20 @@ class _RowDataset(Dataset[Batch]):
         unit = math.ceil(multiple / self.framing.hop) * self.framing.hop
         width = math.ceil(int(widths.max()) / unit) * unit
         labels = {name: values[clips] for name, values in self.table.labels.items()}
+        extremes = {"extremes": self._extremes(clips)} if self.scoring.scaled else {}
         return {
             "audio": torch.from_numpy(self._cut(clips, starts, width)),
             "scored": torch.from_numpy(_pairs(unscored, widths)),
             "position": torch.from_numpy(_pairs(starts, self.lengths[clips])),
             "labels": {name: torch.from_numpy(ids) for name, ids in labels.items()},
+            **extremes,
         }
+
+    def _extremes(self, clips: np.ndarray) -> Tensor:
+        """(B, 2) int16, of the whole clips."""
+        offsets, ends = self.table.offsets[clips], (self.table.offsets + self.table.lengths)[clips]
+        audio = [self._pcm[start:end] for start, end in zip(offsets, ends, strict=True)]
+        return torch.tensor([[clip.min(), clip.max()] for clip in audio], dtype=torch.int16)
 
     @property
     def _pcm(self) -> np.ndarray:
@@ -163,6 +193,7 @@ class CropBatches(_RowDataset):
         tail: Samples of silence behind each clip that count as its own.
         label_dropout: Share of the rows that are left without labels.
         framing: What rows hold around their targets.
+        scoring: How clips are scored.
     """
 
     def __init__(
@@ -177,8 +208,9 @@ class CropBatches(_RowDataset):
         tail: int = 0,
         label_dropout: float = 0.0,
         framing: Framing = PLAIN,
+        scoring: Scoring = AS_THEY_ARE,
     ) -> None:
-        super().__init__(table, framing)
+        super().__init__(table, framing, scoring)
         require_positive(
             receptive_field=receptive_field, crop_samples=crop_samples, batch_size=batch_size
         )
@@ -251,10 +283,11 @@ class CropBatches(_RowDataset):
         room = np.maximum(lengths - self.crop_samples, 0)
         drawn = np.random.default_rng([self.seed, 1, number]).random(len(clips))
         scored = (drawn * (room + 1)).astype(np.int64)  # s, uniform over 0..room
-        starts = np.maximum(scored - (self.receptive_field - 1), 0)
+        first = self.scoring.first
+        starts = np.maximum(scored - (self.receptive_field - 1), first)
         starts -= starts % self.framing.hop
         stops = np.minimum(scored + self.crop_samples, lengths)
-        unscored = np.where(starts == 0, 0, scored - starts)
+        unscored = np.where((starts == 0) & (first == 0), 0, scored - starts)
         return _pairs(starts, stops), unscored
 
 
@@ -271,8 +304,9 @@ class ClipBatches(_RowDataset):
         rank: int = 0,
         world_size: int = 1,
         framing: Framing = PLAIN,
+        scoring: Scoring = AS_THEY_ARE,
     ) -> None:
-        super().__init__(table, framing)
+        super().__init__(table, framing, scoring)
         self.order = np.argsort(table.lengths, kind="stable")[rank::world_size]
         rows, longest = min(batch_size, len(self.order)), int(table.lengths.max())
         _refuse_large_batch(rows, longest, "lower --data.val_batch_size")
@@ -285,8 +319,9 @@ class ClipBatches(_RowDataset):
         if not 0 <= index < len(self):
             raise IndexError(f"There are {len(self)} batches, but got the index {index}.")
         clips = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        spans = _pairs(np.zeros_like(clips), self.table.lengths[clips])
-        return self._assemble(clips, spans, np.zeros_like(clips), multiple=1)
+        firsts = np.full_like(clips, self.scoring.first)
+        spans = _pairs(firsts, self.table.lengths[clips])
+        return self._assemble(clips, spans, -firsts, multiple=1)
 
 
 # --- Through worker processes -----------------------------------------------------------------

@@ -25,6 +25,21 @@ def encode_pcm(output: Output, pcm: Tensor) -> Tensor:
     return _table(cast(Hashable, output), pcm.device)[pcm.int() + FULL_SCALE]
 
 
+def encode_scaled_pcm(output: Output, pcm: Tensor, extremes: Tensor, inside: Tensor) -> Tensor:
+    """pcm (B, T) int16 of clips that are scaled to [-1, 1] by their extremes, as samples (B, T).
+
+        audio = 2 (pcm - low) / (high - low) - 1,   outside the clips: the output's silence
+
+    extremes (B, 2): low and high of each whole clip; a constant clip is all -1.
+    inside (B, T): whether a sample lies in its clip.
+
+    Source: Goel et al. 2022 (SaShiMi), whose code adds 1e-6 to the divisor, in audio from -1 to 1.
+    """
+    low, high = (extremes.float() / FULL_SCALE).split(1, dim=1)
+    audio = 2 * (pcm.float() / FULL_SCALE - low) / (high - low + 1e-6) - 1
+    return output.encode(audio).where(inside, output.silence)
+
+
 @lru_cache(maxsize=16)
 def _table(output: Any, device: torch.device) -> Tensor:
     """(65536,): the sample of level i at i + 32768."""

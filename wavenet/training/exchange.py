@@ -18,12 +18,15 @@ class CorpusFacts:
     labels: label names and their categories, in the order that the ids in batches count.
     unlabelled: whether batches leave labels out of some rows.
     clip_length: how long training clips are, by their labels; None where there are none.
+    scaled: whether each clip is scaled by its extremes, and begins after silence; see
+        `AudioDataModule`'s protocol.
     """
 
     sample_rate: int
     labels: dict[str, list[str]]
     unlabelled: bool
     clip_length: ClipLength | None
+    scaled: bool = False
 
 
 @dataclass(frozen=True)

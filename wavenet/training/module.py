@@ -23,7 +23,7 @@ from wavenet.corpus import Framing
 from wavenet.likelihood import nats_per_sample
 from wavenet.model import Config, WaveNet
 from wavenet.outputs import MuLaw, Output, output_from, output_settings
-from wavenet.outputs.pcm import FULL_SCALE, encode_pcm
+from wavenet.outputs.pcm import FULL_SCALE, encode_pcm, encode_scaled_pcm
 from wavenet.pretrained import find
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 from wavenet.version import __version__
@@ -142,6 +142,12 @@ class LitWaveNet(pl.LightningModule):
         if self.wavenet is not None:
             return
         facts = self._facts()
+        if facts.scaled and (self._settings.get("mel") or self._settings.get("position_hop")):
+            raise ValueError(
+                "--data.protocol sashimi is for models without mel and position: it scores clips "
+                "that are scaled, and that begin after silence. Leave it out, or leave out "
+                "--model.mel and --model.position_hop."
+            )
         self.wavenet = WaveNet(
             sample_rate=facts.sample_rate,
             labels=facts.labels,
@@ -235,8 +241,9 @@ class LitWaveNet(pl.LightningModule):
                     f"The model was trained with {name} = {mine}, but this data has {name} = "
                     f"{found}. Use the data settings it was trained with, or train a new model."
                 )
-        given = {name: self.hparams[name] for name in CorpusFacts.__dataclass_fields__}
-        found = {"unlabelled": False, "clip_length": None} if theirs is None else vars(theirs)
+        given = {name: self.hparams.get(name) for name in CorpusFacts.__dataclass_fields__}
+        alone = {"unlabelled": False, "clip_length": None, "scaled": False}
+        found = alone if theirs is None else vars(theirs)
         return CorpusFacts(
             **{name: found[name] if value is None else value for name, value in given.items()}
         )
@@ -255,7 +262,13 @@ class LitWaveNet(pl.LightningModule):
         """(B, W + 1): samples[:, :-1] are inputs and samples[:, 1:] targets."""
         audio, framing = batch["audio"], self.framing
         targets = slice(framing.before - 1, audio.shape[1] - framing.after)
-        return encode_pcm(self.network.output, audio[:, targets])
+        pcm, output = audio[:, targets], self.network.output
+        if "extremes" not in batch:
+            return encode_pcm(output, pcm)
+        first, length = batch["position"].split(1, dim=1)
+        place = first - 1 + torch.arange(pcm.shape[1], device=pcm.device)
+        inside = (place >= 0) & (place < length)
+        return encode_scaled_pcm(output, pcm, batch["extremes"], inside)
 
     def _position(self, batch: Mapping[str, Any]) -> Tensor | None:
         return batch["position"] if self.network.position_hop else None
@@ -282,7 +295,7 @@ class LitWaveNet(pl.LightningModule):
         if mel is not None and self.network.mel is not None:
             around = self.network.mel.context  # of whole clips: silence
             mel = mel[..., around : mel.shape[-1] - around]
-        lengths = batch["position"][:, 1]
+        lengths = scored[:, 1]
         with torch.autocast(codes.device.type, enabled=False):
             nats = nats_per_sample(
                 self.network, codes[:, 1:], batch["labels"], lengths=lengths, mel=mel
