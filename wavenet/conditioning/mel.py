@@ -4,7 +4,8 @@ Knows nothing of layers or files. torchaudio is imported where audio becomes a s
 `import wavenet` needs only torch.
 
 Shapes: B batch, M bands, F frames, T time. Frame f belongs to the samples f * hop to
-(f + 1) * hop - 1, and its window is centred on them. What lies outside a clip is silence.
+(f + 1) * hop - 1, and its window is centred on them. What lies outside a clip is silence,
+or, for an upsampling that asks, no frame: `Mel.outside`.
 
     hop 4, window 8     samples   0 1 2 3 | 4 5 6 7 | 8 9 ...
                         frame          0  |       1 |
