@@ -410,7 +410,7 @@ def test_a_file_that_is_cut_short_is_refused(zipped: bool, here: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"first_conv.bias": None}, "newer layout by hparams. missing: first_conv.bias. Give the"),
+        ({"first_conv.bias": None}, "newer layout. Weights missing: first_conv.bias. Give the"),
         (
             {"extra.weight": torch.zeros(2), "first_conv.bias": None},
             "missing: first_conv.bias; not expected: extra.weight",
@@ -472,7 +472,6 @@ def test_a_layout_with_the_hyperparameters_of_the_other_is_refused(here: Path) -
         ({"upsample_params": [4, 2]}, "upsample_params is .*, but this library reads a mapping"),
         ({"gin_channels": 2}, "has no embed_speakers.weight: it takes a speaker's features"),
         ({"sample_rate": 0}, "sample_rate is 0, but this library reads a whole number"),
-        ({"layers": 60, "stacks": 2}, "hparams"),
     ],
 )
 def test_hyperparameters_that_are_not_supported_are_refused_by_name(
@@ -502,6 +501,13 @@ def test_upsamplings_that_are_not_supported_are_refused_by_name(
     changed = {**case, "upsample_params": {**case["upsample_params"], **params}}
     with pytest.raises(ValueError, match=message):
         r9y9.load(write(here, random_weights(case)), changed)
+
+
+def test_sizes_that_make_no_model_are_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "LAYERS", 25)
+    case = {**CASES["newer, codes"], "layers": 25, "stacks": 1}
+    with pytest.raises(ValueError, match="hparams: WaveNet got layers_per_cycle=25; it must be"):
+        r9y9.load(write(here, random_weights(case)), case)
 
 
 def test_files_that_are_not_there_or_no_json_are_refused(here: Path) -> None:

@@ -81,6 +81,7 @@ def test_a_clip_beside_a_longer_one_has_the_features_it_has_alone(
     features, together = features_of(mel), mel_clips(mel, clips, 3)
     context = way.context
     made = features(together(-context, 9 + 2 * context)).detach()
+    assert made.isfinite().all(), "behind a clip's end too"
     for row, clip in zip(made, clips, strict=True):
         alone = of_whole(features, clip[None])[0]
         assert_close(row[..., : alone.shape[-1]], alone, clip.shape)

@@ -168,8 +168,9 @@ def _require_fit(
     wrong = [f"{what}: {_first(names)}" for what, names in facts.items() if names]
     if wrong:
         raise ValueError(
-            f"The weights in {path} are not those of the {network.layout} layout by {source}. "
-            f"{'; '.join(wrong)}. Give the hyperparameters that it was trained with."
+            f"The weights in {path} do not fit {source}, by which they have the {network.layout} "
+            f"layout. Weights {'; '.join(wrong)}. Give the hyperparameters that it was trained "
+            "with, and the whole file."
         )
 
 
