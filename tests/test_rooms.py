@@ -44,7 +44,7 @@ ONLY: dict[str, set[str]] = {  # rooms that could see more, and do not
     "layers": {"ops"},
     "interop": {"checkpoints", "conditioning", "layers", "model", "outputs", "saving", "files"},
     "engines": {"conditioning", "layers", "model", "outputs", "triton_common", "files"},
-    "corpus": {"audio", "conditioning", "files", "outputs"},
+    "corpus": {"audio", "conditioning", "files"},
 }
 WITH_LIGHTNING = {"training"}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}

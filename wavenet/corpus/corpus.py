@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from wavenet.conditioning.durations import ClipLength, fit_clip_length
-from wavenet.corpus.batches import FULL_SCALE, ClipBatches, ClipTable, Encoder, Framing
+from wavenet.corpus.batches import FULL_SCALE, PLAIN, ClipBatches, ClipTable, Framing
 from wavenet.corpus.decoding import PCM, DecodeSettings
 from wavenet.corpus.listing import SPLITS, Files, Listing, remedy, sort_categories
 from wavenet.corpus.preparing import (
@@ -216,11 +216,10 @@ class Corpus:
     def whole_clips(
         self,
         split: str,
-        encoder: Encoder,
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
-        framing: Framing | None = None,
+        framing: Framing = PLAIN,
     ) -> ClipBatches:
         """Whole clips of a split; see `ClipBatches`. Raises ValueError if a process gets none."""
         table = self.table(split)
@@ -229,7 +228,7 @@ class Corpus:
                 f"The split '{split}' has {len(table)} clips for {world_size} processes; "
                 "use fewer devices, or move more clips to that split."
             )
-        return ClipBatches(table, encoder, batch_size, rank, world_size, framing)
+        return ClipBatches(table, batch_size, rank, world_size, framing)
 
 
 def _split_sizes(clips: Sequence[Clip]) -> Counter[str]:

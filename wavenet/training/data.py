@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
-from wavenet.conditioning import Mel
 from wavenet.conditioning.durations import ClipLength
 from wavenet.corpus import (
     Batch,
@@ -21,7 +20,6 @@ from wavenet.corpus import (
     Corpus,
     CropBatches,
     DecodeSettings,
-    Encoder,
     Framing,
     Listing,
     ResumableSampler,
@@ -29,15 +27,14 @@ from wavenet.corpus import (
 )
 from wavenet.corpus.checks import require_not_negative, require_positive, require_share
 from wavenet.machine import memory
-from wavenet.outputs import MuLaw, Output
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 
 
 class AudioDataModule(LightningDataModule):
     """A folder of audio as batches: prepared once, labelled, split by clip and cropped.
 
-    Without a trainer, `receptive_field` (samples), `output` and `mel` say what the model would;
-    they can be set.
+    Without a trainer, `receptive_field` (samples) and `framing` say what the model would; they can
+    be set.
 
     Args:
         root: Folder of audio, searched recursively for .wav, .flac, .ogg, .mp3, .aiff and .aif.
@@ -106,9 +103,7 @@ class AudioDataModule(LightningDataModule):
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.num_workers = num_workers
         self.receptive_field: int | None = None
-        self.output: Output = MuLaw()
-        self.mel: Mel | None = None
-        self._encoder = Encoder(self.output)
+        self.framing = Framing()
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -161,12 +156,6 @@ class AudioDataModule(LightningDataModule):
         """One clip: (length,) float32 in [-1, 1)."""
         return self.corpus.audio(clip)
 
-    def codes(self, clip: Clip) -> np.ndarray:
-        """One clip as the output's samples: (length,), uint8 for mu-law, read-only."""
-        codes = self.encoder.encode(self.corpus.levels(clip))
-        codes.flags.writeable = False
-        return codes
-
     @property
     def clip_length(self) -> ClipLength:
         """How long the training clips are, by their labels; the silence behind them counts."""
@@ -193,21 +182,9 @@ class AudioDataModule(LightningDataModule):
             )
         return found
 
-    @property
-    def encoder(self) -> Encoder:
-        """Of the model's output, or of `output` without a trainer."""
+    def _framing(self) -> Framing:
         facts = _facts_from(self.trainer)
-        output = facts.output if facts is not None else self.output
-        if output != self._encoder.output:
-            self._encoder = Encoder(output)
-        return self._encoder
-
-    @property
-    def framing(self) -> Framing | None:
-        """Of the audio that a model with mel, or `mel` without a trainer, needs beside its rows."""
-        facts = _facts_from(self.trainer)
-        mel = facts.mel if facts is not None else self.mel
-        return None if mel is None else Framing(mel.hop, *mel.surroundings)
+        return facts.framing if facts is not None else self.framing
 
     # Batches
 
@@ -221,14 +198,14 @@ class AudioDataModule(LightningDataModule):
         longest = int(table.lengths.max()) + self._tail
         self._require_memory(min(self.crop_samples + receptive_field, longest))
         silence = (self._tail, self.label_dropout)
-        return CropBatches(table, self.encoder, *shape, *share, *silence, self.framing)
+        return CropBatches(table, *shape, *share, *silence, self._framing())
 
     def _require_memory(self, width: int) -> None:
         """Raises ValueError where a batch of rows of `width` samples is more than the machine has.
 
         Making it would show that only after minutes, and Linux would then kill the process.
         """
-        needed = self.batch_size * (width + 8)  # a byte a sample; a row's number in the plan
+        needed = self.batch_size * (2 * width + 8)  # 16-bit audio; a row's number in the plan
         there = memory(torch.device("cpu"))
         if needed > there:
             raise ValueError(
@@ -242,8 +219,8 @@ class AudioDataModule(LightningDataModule):
 
         Raises ValueError if a process gets none.
         """
-        share = (rank, world_size, self.framing)
-        return self.corpus.whole_clips(split, self.encoder, self.val_batch_size, *share)
+        share = (rank, world_size, self._framing())
+        return self.corpus.whole_clips(split, self.val_batch_size, *share)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Crops from where the trainer stands.

@@ -6,9 +6,8 @@ The data module gives `facts`, a `CorpusFacts`; the Lightning module gives `mode
 
 from dataclasses import dataclass
 
-from wavenet.conditioning import Mel
 from wavenet.conditioning.durations import ClipLength
-from wavenet.outputs import Output
+from wavenet.corpus import Framing
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,8 @@ class ModelFacts:
     """What the model tells the data.
 
     receptive_field: input samples that one prediction depends on.
-    output: what encodes audio into the samples of a batch.
-    mel: of the frames that steer it; None: none do.
+    framing: what a batch's rows hold around their targets.
     """
 
     receptive_field: int
-    output: Output
-    mel: Mel | None = None
+    framing: Framing

@@ -1,0 +1,42 @@
+"""Owns 16-bit PCM as an output's samples. Knows nothing of where the audio comes from."""
+
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from wavenet.outputs.protocol import Output
+
+LEVELS = 1 << 16  # of 16-bit audio
+FULL_SCALE = LEVELS // 2  # the level of 1.0
+SAMPLE_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # smallest first
+
+
+def encode_pcm(output: Output, pcm: Tensor) -> Tensor:
+    """pcm int16, any shape -> `output.encode(pcm / 32768)`, in the smallest type that holds them.
+
+    Read from a table of what the output makes of each level, which is made on the CPU: every device
+    gives the same samples, and none waits for another.
+    """
+    if pcm.dtype != torch.int16:
+        raise ValueError(f"16-bit PCM is a tensor of torch.int16, but got {pcm.dtype}.")
+    return _table(cast(Hashable, output), pcm.device)[pcm.int() + FULL_SCALE]
+
+
+@lru_cache(maxsize=16)
+def _table(output: Any, device: torch.device) -> Tensor:
+    """(65536,): the sample of level i at i + 32768."""
+    levels = torch.arange(-FULL_SCALE, FULL_SCALE)
+    samples = output.encode(levels.float() / FULL_SCALE)
+    return samples.to(device, _smallest_type(int(samples.min()), int(samples.max())))
+
+
+def _smallest_type(low: int, high: int) -> torch.dtype:
+    fits = (
+        kind
+        for kind in SAMPLE_TYPES
+        if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max
+    )
+    return next(fits)
