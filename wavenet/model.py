@@ -159,8 +159,8 @@ class Config:
 
         mel is there only where there is one: libraries from before it read the others' settings.
         """
-        left_out = {"output"} if self.mel is not None else {"output", "mel"}
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        plain = {k: v for k, v in asdict(self).items() if k not in ("output", "mel")}
+        return plain if self.mel is None else {**plain, "mel": self.mel.settings()}
 
     @classmethod
     def names(cls) -> list[str]:
@@ -492,8 +492,7 @@ class WaveNet(nn.Module):
         if mel is None and self.mel is not None:
             raise ValueError(
                 f"This model is conditioned on log mel spectrograms of {self.mel.bands} bands with "
-                f"a hop of {self.mel.hop} samples: give mel. "
-                "model.mel.spectrogram(audio, model.sample_rate) makes one."
+                f"a hop of {self.mel.hop} samples: give mel. {self.mel.source} makes one."
             )
 
     def _constant(

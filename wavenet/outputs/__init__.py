@@ -8,13 +8,14 @@ from wavenet.outputs.gaussians import Gaussian, MixtureOfGaussians
 from wavenet.outputs.levels import LevelEmbedding
 from wavenet.outputs.logistics import MixtureOfLogistics
 from wavenet.outputs.mixture import Mixture
-from wavenet.outputs.mulaw import MuLaw
+from wavenet.outputs.mulaw import FlooredMuLaw, MuLaw
 from wavenet.outputs.protocol import Output, require_applicable
 from wavenet.outputs.registry import OUTPUTS, checked_output, output_from, output_settings
 from wavenet.outputs.sampling import Sampling, guided, require_finite
 
 __all__ = [
     "OUTPUTS",
+    "FlooredMuLaw",
     "Gaussian",
     "LevelEmbedding",
     "Mixture",

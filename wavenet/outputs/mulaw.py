@@ -31,6 +31,7 @@ class MuLaw(Output):
     classes: int = 256
     uniforms: ClassVar[int] = 1
     categorical: ClassVar[bool] = True
+    rounding: ClassVar[float] = 0.5  # what is added before the floor
 
     def __post_init__(self) -> None:
         whole = isinstance(self.classes, int) and not isinstance(self.classes, bool)
@@ -56,7 +57,7 @@ class MuLaw(Output):
     @property
     def silence(self) -> int:
         """The code of audio 0.0, which a model reads first (128 for 256 classes)."""
-        return math.floor(self.mu / 2 + 0.5)
+        return math.floor(self.mu / 2 + self.rounding)
 
     def encode(self, audio: Tensor) -> Tensor:
         """Audio in [-1, 1] (floating point; clipped beyond) -> codes, int64, the same shape.
@@ -65,7 +66,8 @@ class MuLaw(Output):
         """
         audio = checked_audio(audio, "MuLaw")
         compressed = torch.sign(audio) * torch.log1p(self.mu * audio.abs()) / math.log1p(self.mu)
-        return ((compressed + 1) / 2 * self.mu + 0.5).to(torch.int64)
+        codes = ((compressed + 1) / 2 * self.mu + self.rounding).to(torch.int64)
+        return codes.clamp(max=self.classes - 1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (integers in 0..classes - 1) -> audio, float32, the same shape.
@@ -75,12 +77,12 @@ class MuLaw(Output):
         require_tensor("MuLaw.decode", codes)
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise ValueError(
-                f"MuLaw.decode takes integer codes in 0..{self.mu}, but got {codes.dtype}."
+                f"MuLaw.decode takes integer codes in 0..{self.classes - 1}, but got {codes.dtype}."
             )
         codes = codes.to(torch.int64)
-        if codes.numel() and (codes.min() < 0 or codes.max() > self.mu):
+        if codes.numel() and (codes.min() < 0 or codes.max() >= self.classes):
             raise ValueError(
-                f"MuLaw({self.classes}).decode takes codes in 0..{self.mu}, "
+                f"MuLaw({self.classes}).decode takes codes in 0..{self.classes - 1}, "
                 f"but got values from {int(codes.min())} to {int(codes.max())}."
             )
         compressed = codes.float() / self.mu * 2 - 1
@@ -101,3 +103,36 @@ class MuLaw(Output):
     def draw(self, params: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
         """Logits (B, Q), uniforms (B, 1) -> codes (B,): `Sampling.draw`."""
         return sampling.draw(params, uniforms[:, 0])
+
+
+@dataclass(frozen=True)
+class FlooredMuLaw(MuLaw):
+    """The same over codes that are rounded down, as `nnmnkwii.preprocessing.mulaw_quantize` does.
+
+    codes = min(floor((f(audio) + 1) / 2 * mu), classes - 1)
+
+    Models that were trained on such codes take them to mean what they mean in that package. Its
+    silence is 127 for mu = 255, and 128 for mu = 256.
+
+    Args:
+        classes: Codes.
+        compression: mu: classes - 1, or classes. None: classes - 1.
+    """
+
+    compression: int | None = None
+    rounding: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compression is None:
+            object.__setattr__(self, "compression", self.classes - 1)
+        elif self.compression not in (self.classes - 1, self.classes):
+            raise ValueError(
+                f"FlooredMuLaw needs a compression of {self.classes - 1} or {self.classes}, mu of "
+                f"its {self.classes} classes, but got {reprlib.repr(self.compression)}."
+            )
+
+    @property
+    def mu(self) -> int:
+        assert self.compression is not None
+        return self.compression
