@@ -6,7 +6,7 @@ legacy), and that of its last state. What differs from ours is folded into weigh
     weight norm         W = g v / |v|
     skips               a factor for each block: sqrt(1 / L); legacy s <- (s + h) sqrt(1/2)
     biases of 1x1s of conditions (legacy)         into the dilated convolution's bias
-    no causal convolution before the first block  taps 0, ..., 0, 1
+    no convolution before the first block  a 1x1 that hands x through
     one matrix for speakers, one for mel          side by side
 
 Shapes: C residual, G gate, S skip, Q parameters, K taps, L blocks, M bands.
@@ -62,7 +62,7 @@ def load(
       the older, as each layout's program did.
     - Audio is in the program's domain. With preprocess "preemphasis" and a global_gain_scale g,
       undo both: torchaudio.functional.deemphasis(audio, 0.85) / g.
-    - `receptive_field` is kernel_size - 1 samples too many, of the taps 0. Dropout is left out.
+    - Dropout is left out.
 
     Raises FileNotFoundError for a missing file, ValueError for one that is damaged, contains code,
     or is of a network that is not supported or not the one that hparams describe.
@@ -185,9 +185,8 @@ def _translated(network: Network, weights: Weights) -> Iterator[tuple[str, Tenso
         yield from (("embedding.weight", first), ("embedding.bias", bias))
     else:  # of a one-hot code
         yield "embedding.weight", first[..., 0].T + bias
-    taps = torch.zeros(network.residual, network.residual, network.kernel, dtype=first.dtype)
-    taps[..., -1] = torch.eye(network.residual)
-    yield from (("input.weight", taps), ("input.bias", torch.zeros_like(bias)))
+    through = torch.eye(network.residual, dtype=first.dtype)[..., None]
+    yield from (("input.weight", through), ("input.bias", torch.zeros_like(bias)))
     if network.speaker_channels:
         yield "label_embedding.tables.0.weight", weights[SPEAKERS]
     for name, ours in network.upsampling_names():

@@ -168,6 +168,7 @@ def described(values: Mapping[str, Any], source: str, names: frozenset[str]) -> 
         "cycles": stacks,
         "layers_per_cycle": layers // stacks,
         "kernel_size": given.whole("kernel_size"),
+        "input_kernel_size": 1,
         "residual_channels": given.whole("residual_channels"),
         "gate_channels": gate // 2,
         "skip_channels": given.whole("skip_out_channels"),

@@ -242,7 +242,7 @@ class LitWaveNet(pl.LightningModule):
                     f"{found}. Use the data settings it was trained with, or train a new model."
                 )
         given = {name: self.hparams.get(name) for name in CorpusFacts.__dataclass_fields__}
-        alone = {"unlabelled": False, "clip_length": None, "scaled": False}
+        alone: dict[str, Any] = {"unlabelled": False, "clip_length": None, "scaled": False}
         found = alone if theirs is None else vars(theirs)
         return CorpusFacts(
             **{name: found[name] if value is None else value for name, value in given.items()}
