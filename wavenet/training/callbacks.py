@@ -176,6 +176,11 @@ class LastCheckpoint(ModelCheckpoint):
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             self._save_now(trainer)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._save_now(trainer, validated=True)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save_now(trainer, validated=True)
 
