@@ -4,10 +4,10 @@ Knows nothing of models.
 
     python benchmarks/data.py
 
-Writes random 16-bit audio as one prepared file of minute-long clips, then takes training batches of
-mu-law codes from it, both in this process and through a loader with one worker, and reads the file
-from end to end through a memory map. All find it in the page cache. Every code that is handed on
-counts, context included. Limit: 20 million samples/s per worker.
+Writes random 16-bit audio as one prepared file of minute-long clips, then takes training batches
+from it, both in this process and through a loader with one worker, and reads the file from end to
+end through a memory map. All find it in the page cache. Every sample that is handed on counts,
+context included. Limit: 20 million samples/s per worker.
 """
 
 import argparse
@@ -19,8 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wavenet.corpus import Batch, ClipTable, CropBatches, Encoder, batch_loader
-from wavenet.outputs.mulaw import MuLaw
+from wavenet.corpus import Batch, ClipTable, CropBatches, batch_loader
 
 LIMIT = 20e6  # samples/s per worker
 BLOCK = 1 << 20  # samples per read
@@ -66,7 +65,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         table = make_corpus(Path(folder), arguments.samples, arguments.rate, arguments.seed)
         shape = (arguments.receptive_field, arguments.crop_samples, arguments.batch_size)
-        dataset = CropBatches(table, Encoder(MuLaw()), *shape)
+        dataset = CropBatches(table, *shape)
         worker = batch_loader(dataset, num_workers=1)
         plain = fastest(lambda: read_plainly(table.audio_path), arguments.repeats)
         crops = fastest(

@@ -19,11 +19,16 @@ import numpy as np
 import torch
 import yaml
 
-from wavenet import label_ids, nats_per_sample
+from wavenet import MuLaw, label_ids, nats_per_sample
 from wavenet.checkpoints import load_model
+from wavenet.corpus.corpus import Clip
 from wavenet.training.data import AudioDataModule
 
 CLASSES, SILENCE = 256, 128
+
+
+def codes_of(data: AudioDataModule, clip: Clip) -> torch.Tensor:
+    return MuLaw(CLASSES).encode(torch.from_numpy(data.audio(clip)))
 
 
 def pair_counts(clips: list[np.ndarray]) -> np.ndarray:
@@ -57,7 +62,7 @@ def network_bits(data: AudioDataModule, checkpoint: Path) -> float:
     model = load_model(checkpoint)
     nats = samples = 0.0
     for clip in data.clips("val"):
-        codes = torch.from_numpy(np.array(data.codes(clip)))[None]
+        codes = codes_of(data, clip)[None]
         nats += float(
             nats_per_sample(model, codes, label_ids(model.labels, clip.labels, 1)).double().sum()
         )
@@ -75,7 +80,8 @@ def main() -> None:
     args = parser.parse_args()
     data = corpus(args.config, args.root)
     train, val = (
-        pair_counts([data.codes(clip) for clip in data.clips(split)]) for split in ("train", "val")
+        pair_counts([codes_of(data, clip).numpy() for clip in data.clips(split)])
+        for split in ("train", "val")
     )
     figures = {
         "uniform": 8.0,

@@ -15,23 +15,22 @@ import numpy as np
 import torch
 
 from wavenet.audio import load_audio
-from wavenet.corpus import DecodeSettings, Encoder, find_audio
+from wavenet.corpus import DecodeSettings, find_audio
 from wavenet.corpus.decoding import decode_clip, normalize_audio
 from wavenet.outputs.mulaw import MuLaw
+from wavenet.outputs.pcm import encode_pcm
 
 
-def differences(path: Path, settings: DecodeSettings, encoder: Encoder) -> np.ndarray:
+def differences(path: Path, settings: DecodeSettings) -> np.ndarray:
     """|code by 16 bits - code of the float audio| of every sample of one clip, (T,) int64."""
     audio = normalize_audio(load_audio(path, settings.sample_rate), settings.normalize)
-    wanted = encoder.output.encode(audio).numpy()
-    found = encoder.encode(decode_clip(path, settings).levels)
-    return np.abs(found.astype(np.int64) - wanted)
+    levels = torch.from_numpy(decode_clip(path, settings).levels)
+    return (encode_pcm(MuLaw(), levels).long() - MuLaw().encode(audio)).abs().numpy()
 
 
 def measure(paths: list[Path], settings: DecodeSettings) -> Counter[int]:
     """How many samples of all clips differ by how many code steps."""
-    encoder = Encoder(MuLaw())
-    steps = np.concatenate([differences(path, settings, encoder) for path in paths])
+    steps = np.concatenate([differences(path, settings) for path in paths])
     return Counter(steps.tolist())
 
 

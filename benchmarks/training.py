@@ -303,8 +303,8 @@ def bound(
 # --- Data-parallel ---
 
 
-class RandomCodes(pl.LightningDataModule):
-    """The same random batch in every step; each process has another one."""
+class RandomAudio(pl.LightningDataModule):
+    """The same batch of noise in every step; each process has another one."""
 
     def __init__(self, batch: int, width: int, sample_rate: int) -> None:
         super().__init__()
@@ -312,9 +312,9 @@ class RandomCodes(pl.LightningDataModule):
         self.facts = CorpusFacts(sample_rate, labels={}, unlabelled=False, clip_length=None)
 
     def train_dataloader(self) -> DataLoader:
-        codes = torch.randint(256, self.shape, dtype=torch.uint8)
-        scored = torch.tensor([[0, self.shape[1] - 1]]).expand(len(codes), 2)
-        batch = {"codes": codes, "scored": scored, "labels": {}}
+        audio = torch.randint(-(2**15), 2**15, self.shape, dtype=torch.int16)
+        scored = torch.tensor([[0, self.shape[1] - 1]]).expand(len(audio), 2)
+        batch = {"audio": audio, "scored": scored, "labels": {}}
         return DataLoader([batch] * 10_000, batch_size=None)
 
 
@@ -355,7 +355,7 @@ def train_in_parallel(args: argparse.Namespace) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(lit, RandomCodes(args.batch, args.width, model.sample_rate))
+    trainer.fit(lit, RandomAudio(args.batch, args.width, model.sample_rate))
     if trainer.is_global_zero:
         seconds = (clock.times[-1] - clock.times[1]) / args.steps
         speed = args.workers * args.batch * args.width / seconds

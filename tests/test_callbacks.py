@@ -474,10 +474,43 @@ def test_two_processes_share_the_clips_of_an_epoch(corpus: Path) -> None:
         batches = data.batches(receptive_field=9, rank=rank, world_size=2)
         assert len(batches) == 2
         rows.append(
-            {bytes(row[: 1 + stop].tolist()) for i in range(2) for row, stop in rows_of(batches[i])}
+            {
+                row[: 1 + stop].numpy().tobytes()
+                for i in range(2)
+                for row, stop in rows_of(batches[i])
+            }
         )
     assert len(rows[0]) == len(rows[1]) == 4 and not rows[0] & rows[1]
 
 
 def rows_of(batch: dict[str, Any]) -> list[tuple[torch.Tensor, int]]:
-    return list(zip(batch["codes"], batch["scored"][:, 1].tolist(), strict=True))
+    return list(zip(batch["audio"], batch["scored"][:, 1].tolist(), strict=True))
+
+
+def test_a_run_killed_in_its_last_validation_is_validated_when_it_goes_on(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = arguments(corpus, trainer__val_check_interval=2, samples__every_n_validations=0)
+    train(*settings, "--name=whole")
+    scored = LitWaveNet.validation_step
+
+    class Killed(BaseException):
+        pass
+
+    def step(lit: LitWaveNet, batch: Any, index: int) -> None:
+        if lit.trainer.global_step == 4:
+            raise Killed
+        scored(lit, batch, index)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(LitWaveNet, "validation_step", step)
+        train(*settings, "--name=parts")
+    train("--ckpt_path=last", "--name=parts")
+    whole, parts = (tmp_path / "runs" / name for name in ("whole", "parts"))
+    for name in ("last.ckpt", "best.ckpt"):
+        one, other = (load(run / "checkpoints" / name) for run in (whole, parts))
+        assert one["global_step"] == other["global_step"] == 4
+        assert not differing(one["state_dict"], other["state_dict"])
+    models = [wavenet.WaveNet.from_pretrained(run / "model") for run in (whole, parts)]
+    assert not differing(*(model.state_dict() for model in models))

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,26 @@ def festvox_ru() -> dict[str, str]:
     return {}
 
 
+def vctk() -> dict[str, str]:
+    for number in range(12):
+        speaker = f"p{number % 2}"
+        name = f"{speaker}/{speaker}_{number:03d}_mic1.wav"
+        write_clip(Path("VCTK/wav48_silence_trimmed", name), 48000, number)
+        wav = Path("VCTK/wav48_silence_trimmed", name)
+        soundfile.write(wav.with_suffix(".flac"), *soundfile.read(wav))
+        wav.unlink()
+    prepare("vctk", "--source", "VCTK", "--out", "data/vctk/audio")
+    return {}
+
+
+def excerpts(corpus: str) -> dict[str, str]:
+    for number in range(17):
+        write_clip(Path(corpus, f"out{number}.wav"), 16000, number)
+    where = ("--source", corpus, "--out", f"data/{corpus}/audio")
+    prepare(corpus, *where, "--samples", 1500)
+    return {}
+
+
 def instruments() -> dict[str, str]:
     """The run makes its audio itself, as in a fresh clone."""
     return {}
@@ -104,6 +125,10 @@ AUDIO: dict[str, Callable[[], dict[str, str]]] = {
     "fsdd_vocoder": fsdd,
     "festvox_ru_vocoder": festvox_ru,
     "speech_commands": speech_commands,
+    "sc09": speech_commands,
+    "youtubemix": partial(excerpts, "youtubemix"),
+    "beethoven": partial(excerpts, "beethoven"),
+    "vctk": vctk,
     "ljspeech": ljspeech,
     "ljspeech_vocoder": ljspeech,
 }
@@ -163,6 +188,19 @@ def test_the_network_of_every_config_is_built_at_full_size(config: Path) -> None
     assert shortest < lit.network.receptive_field_ms < 1000
     # With shorter crops, most of a row would be context that is not scored.
     assert settings["data"]["crop_samples"] > lit.receptive_field
+
+
+@pytest.mark.parametrize("name", ["sc09", "youtubemix", "beethoven"])
+def test_the_published_baselines_have_their_size(name: str) -> None:
+    """Goel et al. 2022 and their code: about 4.2 M parameters, a receptive field of 4093."""
+    config = REPOSITORY / "configs" / f"{name}.yaml"
+    settings = yaml.safe_load(config.read_text())["model"]
+    lit = LitWaveNet(**settings, sample_rate=16000, labels={})
+    with torch.device("meta"):
+        lit.configure_model()
+    assert lit.network.num_parameters == 4_161_792 and lit.receptive_field == 4093
+    assert lit.network.output == (wavenet.Linear() if name == "beethoven" else wavenet.MuLaw())
+    assert "4,161,792" in (REPOSITORY / "data/README.md").read_text()
 
 
 def test_the_configs_state_their_receptive_field() -> None:

@@ -528,7 +528,9 @@ def test_ljspeech_sources_too_small_or_without_audio_are_refused(tmp_path: Path)
     assert not out.exists()
 
 
-@pytest.mark.parametrize("script", ["data/speech_commands/prepare.py", "data/ljspeech/prepare.py"])
+@pytest.mark.parametrize(
+    "script", [f"data/{name}/prepare.py" for name in ("speech_commands", "ljspeech", "vctk")]
+)
 def test_a_failed_download_says_what_to_do_and_leaves_no_files(tmp_path: Path, script: str) -> None:
     error = fails_in_one_line(script, "--out", tmp_path / "out")
     assert "could not download" in error and "--source" in error
@@ -567,10 +569,73 @@ def test_festvox_ru_names_what_it_looked_for(tmp_path: Path) -> None:
     assert "holds no recordings" in error and "dpkg-deb -x" in error and not out.exists()
 
 
+# --- Excerpts: YouTubeMix, Beethoven ---
+
+
+def test_recordings_are_cut_into_excerpts_and_split_in_natural_order(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for index in range(20):
+        samples = np.arange(250 + index, dtype=np.int16) + 1000 * index
+        soundfile.write(source / f"out{index}.wav", samples, 16000)
+    soundfile.write(source / "out7.wav", np.arange(100, dtype=np.int16), 16000)
+    text = succeeds(
+        *("data/youtubemix/prepare.py", "--source", source, "--out", tmp_path / "out"),
+        *("--samples", 100),
+    )
+    assert "20 recordings (the full corpus has 241), 39 excerpts" in text
+    assert "train 33, val 2, test 4" in text
+    named = {row["path"]: row["split"] for row in rows(tmp_path / "out")}
+    assert named["audio/out7.wav"] == "train", "an excerpt already"
+    held = {path.split("_")[0]: split for path, split in named.items() if split != "train"}
+    assert held == {"audio/out17": "val", "audio/out18": "test", "audio/out19": "test"}
+    second, _ = soundfile.read(tmp_path / "out/audio/out10_001.wav", dtype="int16")
+    assert second.tolist() == list(range(10_100, 10_200))
+
+
+@pytest.mark.parametrize("name", ["youtubemix", "beethoven"])
+def test_excerpts_name_what_is_wrong(tmp_path: Path, name: str) -> None:
+    script, out, source = f"data/{name}/prepare.py", tmp_path / "out", tmp_path / "source"
+    source.mkdir()
+    assert "holds no wav files" in fails_in_one_line(script, "--source", source, "--out", out)
+    for index in range(8):
+        write_tone(source / f"{index}.wav", 16000)
+    error = fails_in_one_line(script, "--source", source, "--out", out)
+    assert "Of 8 recordings" in error and "Is the copy complete?" in error and not out.exists()
+    error = fails_in_one_line(script, "--source", source, "--out", out, "--samples", 0)
+    assert "--samples must be at least 1, but got 0" in error
+
+
+# --- VCTK ---
+
+
+@pytest.mark.parametrize("given", ["", "wav48_silence_trimmed"])
+def test_vctk_takes_one_microphone_and_splits_each_speaker(tmp_path: Path, given: str) -> None:
+    corpus = tmp_path / "VCTK-Corpus-0.92"
+    for speaker in ("p225", "s5"):
+        for index in range(5):
+            for microphone in (1, 2):
+                name = f"{speaker}_{index:03d}_mic{microphone}.flac"
+                write_tone(corpus / "wav48_silence_trimmed" / speaker / name, 48000)
+    out = tmp_path / "out"
+    text = succeeds("data/vctk/prepare.py", "--source", corpus / given, "--out", out)
+    assert "10 clips of 2 speakers (the full corpus has 110)" in text
+    assert "train 6, val 2, test 2" in text
+    assert {(row["speaker"], row["split"]) for row in rows(out)} == {
+        (speaker, split) for speaker in ("p225", "s5") for split in ("train", "val", "test")
+    }
+    assert all("_mic1" in row["path"] and (out / row["path"]).is_file() for row in rows(out))
+    error = fails_in_one_line("data/vctk/prepare.py", "--source", tmp_path / "x", "--out", out)
+    assert "holds no recordings" in error and "_mic1.flac" in error
+
+
 # --- every script, and the README ---
 
 
-SCRIPTS = ["instruments", "fsdd", "speech_commands", "ljspeech", "festvox_ru"]
+SCRIPTS = [
+    *("instruments", "fsdd", "speech_commands", "ljspeech", "festvox_ru"),
+    *("vctk", "youtubemix", "beethoven"),
+]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

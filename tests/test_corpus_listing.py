@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tiny_corpora import ENCODER, prepared, unprepared, write_tone
+from tiny_corpora import prepared, unprepared, write_tone
 
 from wavenet.corpus import find_audio, hold_out, patterns, preparing
 
@@ -66,7 +66,7 @@ def test_labels_come_from_the_parent_folder_over_all_splits(tmp_path: Path) -> N
     data = prepared(tmp_path, label_from_folder="speaker", val_pattern="ann")
     assert data.labels == {"speaker": ["ann", "bob"]}
     assert [clip.labels for clip in data.clips("train")] == [{"speaker": "bob"}] * 2
-    assert data.whole_clips("val", ENCODER, 16)[0]["labels"]["speaker"].tolist() == [0]
+    assert data.whole_clips("val", 16)[0]["labels"]["speaker"].tolist() == [0]
 
 
 def test_labels_and_splits_come_from_a_csv_and_only_its_files_are_used(

@@ -29,6 +29,7 @@ from tiny_corpora import (
     SILENCE,
     codes_of,
     decoded,
+    encoded,
     prepared,
     prepared_folders,
     ramp,
@@ -40,7 +41,7 @@ from tiny_corpora import (
 )
 
 from wavenet.audio import load_audio, pcm16, resample
-from wavenet.corpus import Encoder, decoding, find_audio, preparing
+from wavenet.corpus import decoding, find_audio, preparing
 from wavenet.corpus.decoding import normalize_audio
 from wavenet.outputs.mulaw import MuLaw
 
@@ -226,8 +227,8 @@ def test_one_preparation_serves_every_output(
     audio = load_audio(tmp_path / "a.wav")
     for output in (MuLaw(256), MuLaw(64)):
         wanted = output.encode(audio).numpy()
-        np.testing.assert_array_equal(Encoder(output).encode(data.levels(clip)), wanted)
-        row = data.whole_clips("train", Encoder(output), 1)[0]["codes"][0]
+        np.testing.assert_array_equal(codes_of(data, clip, output), wanted)
+        row = encoded(data.whole_clips("train", 1)[0], output)[0]
         np.testing.assert_array_equal(row, [output.silence, *wanted])
     assert len(prepared_folders(tmp_path / ".wavenet-cache")) == 1
 

@@ -11,8 +11,9 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from tiny_corpora import LENGTHS, SILENCE, crops, ramp, write_codes, write_ramps, write_tone
+from tiny_corpora import LENGTHS, crops, ramp, write_codes, write_ramps, write_tone
 
+from wavenet.corpus import Framing
 from wavenet.outputs.mulaw import MuLaw
 from wavenet.training.data import AudioDataModule, _batches_done
 from wavenet.training.exchange import CorpusFacts, ModelFacts
@@ -54,7 +55,7 @@ def test_trailing_silence_is_scored_in_training_and_not_in_validation(tmp_path: 
         write_codes(tmp_path / str(number) / "clip.wav", ramp(50))
     data = ready(tmp_path, trailing_silence=0.01, val_pattern="1/", crop_samples=200, batch_size=1)
     batch = data.batches(receptive_field=10)[0]
-    assert batch["scored"].tolist() == [[0, 130]] and (batch["codes"][0, 51:] == SILENCE).all()
+    assert batch["scored"].tolist() == [[0, 130]] and (batch["audio"][0, 51:] == 0).all()
     assert data.whole_clips("val")[0]["scored"].tolist() == [[0, 50]]
     with pytest.raises(ValueError, match=r"trailing_silence must be at least 0, but got -1"):
         module(tmp_path, trailing_silence=-1.0)
@@ -71,7 +72,7 @@ def test_labels_are_left_out_of_a_share_of_the_training_rows(tmp_path: Path) -> 
     dropped = []
     for index in range(200):
         told = some[index]["labels"]["side"] >= 0
-        assert torch.equal(some[index]["codes"], every[index]["codes"])
+        assert torch.equal(some[index]["audio"], every[index]["audio"])
         assert torch.equal(
             some[index]["labels"]["side"][told], every[index]["labels"]["side"][told]
         )
@@ -112,15 +113,13 @@ def test_the_split_does_not_depend_on_other_settings(tmp_path: Path) -> None:
     assert len(held[0]) == 3 and held[0] == held[1] == held[2]
 
 
-def test_codes_and_audio_of_a_clip(ramps: Path) -> None:
+def test_audio_of_a_clip(ramps: Path) -> None:
     data = ready(ramps)
     for number, clip in enumerate(data.clips("train")):
-        codes, audio = data.codes(clip), data.audio(clip)
-        assert codes.dtype == np.uint8 and (codes == ramp(LENGTHS[number], number)).all()
+        audio = data.audio(clip)
         assert audio.dtype == np.float32 and audio.min() >= -1 and audio.max() < 1
-        np.testing.assert_array_equal(MuLaw().encode(torch.from_numpy(audio)), codes)
-    with pytest.raises(ValueError, match="read-only"):
-        data.codes(data.clips("train")[0])[0] = 1
+        codes = MuLaw().encode(torch.from_numpy(audio)).numpy()
+        assert (codes == ramp(LENGTHS[number], number)).all()
 
 
 # --- What data and model tell each other ------------------------------------------------------
@@ -140,21 +139,20 @@ def test_without_training_clips_the_facts_say_nothing_of_lengths(ramps: Path) ->
     assert ready(ramps, test_pattern=".").facts == CorpusFacts(8000, {}, False, None)
 
 
-def test_the_output_without_a_trainer_can_be_set(ramps: Path) -> None:
+def test_the_framing_without_a_trainer_can_be_set(ramps: Path) -> None:
     data = ready(ramps, val_pattern="^0/")
     (clip,) = data.clips("val")
-    data.codes(clip)
-    data.output = MuLaw(64)
-    wanted = MuLaw(64).encode(torch.from_numpy(data.audio(clip))).numpy()
-    np.testing.assert_array_equal(data.codes(clip), wanted)
+    data.framing = Framing(hop=7, before=3, after=2)
     (batch,) = data.val_dataloader()
-    np.testing.assert_array_equal(batch["codes"][0], [MuLaw(64).silence, *wanted])
+    whole = 7 * math.ceil(clip.length / 7) + 2 - clip.length
+    wanted = np.pad(data.corpus.levels(clip), (3, whole))
+    np.testing.assert_array_equal(batch["audio"][0], wanted)
 
 
-def test_under_a_trainer_the_model_says_the_output_and_the_receptive_field(ramps: Path) -> None:
+def test_under_a_trainer_the_model_says_the_framing_and_the_receptive_field(ramps: Path) -> None:
     data = ready(ramps)
     data.receptive_field = 5
-    model = SimpleNamespace(model_facts=ModelFacts(300, MuLaw(64)))
+    model = SimpleNamespace(model_facts=ModelFacts(300, Framing(8, 16, 4)))
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         world_size=1,
         global_rank=0,
@@ -164,21 +162,20 @@ def test_under_a_trainer_the_model_says_the_output_and_the_receptive_field(ramps
         lightning_module=model,
     )
     dataset = data.train_dataloader().dataset
-    assert dataset.receptive_field == 300 and dataset.encoder.output == MuLaw(64)
-    assert data.codes(data.clips("train")[0]).max() < 64
+    assert dataset.receptive_field == 300 and dataset.framing == Framing(8, 16, 4)
 
 
 # --- Under Lightning's trainer ----------------------------------------------------------------
 
 
 def digest(batch: dict[str, Any]) -> int:
-    return hash((batch["codes"].numpy().tobytes(), batch["scored"].numpy().tobytes()))
+    return hash((batch["audio"].numpy().tobytes(), batch["scored"].numpy().tobytes()))
 
 
 class Recorder(lightning.pytorch.LightningModule):
     """Learns nothing; notes a digest of every batch it is given."""
 
-    model_facts = ModelFacts(64, MuLaw())
+    model_facts = ModelFacts(64, Framing())
 
     def __init__(self) -> None:
         super().__init__()

@@ -106,6 +106,8 @@ def parted_on_edge(
     [
         ({"kernel_size": 1}, 3, 200),
         ({"kernel_size": 2}, 1, 500),
+        ({"kernel_size": 2, "input_kernel_size": 1}, 3, 200),
+        ({"kernel_size": 2, "input_kernel_size": 4, "labels": LABELS}, 3, 200),
         ({"kernel_size": 2, "labels": LABELS}, 7, 300),
         ({"kernel_size": 3, "residual_scale": 1.0}, 3, 300),
         ({"kernel_size": 3, "labels": LABELS, "layers_per_cycle": 4}, 3, 200),
@@ -290,7 +292,9 @@ def test_primed_logits_are_those_of_forward_in_one_piece_or_many(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "settings", [{"kernel_size": 1}, {}, {"kernel_size": 3, "labels": LABELS}], ids=str
+    "settings",
+    [{"kernel_size": 1}, {"input_kernel_size": 1}, {"kernel_size": 3, "labels": LABELS}],
+    ids=str,
 )
 def test_state_after_any_number_of_samples_is_that_of_steps_over_the_codes(
     name: str, settings: dict[str, Any]
@@ -352,7 +356,9 @@ def assert_state(state: EngineState, model: WaveNet, heard: Tensor) -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "settings", [{"kernel_size": 1}, {}, {"kernel_size": 3, "labels": LABELS}], ids=str
+    "settings",
+    [{"kernel_size": 1}, {"input_kernel_size": 1}, {"kernel_size": 3, "labels": LABELS}],
+    ids=str,
 )
 @pytest.mark.parametrize("handover", [0, 5, 70])
 def test_a_stream_handed_over_in_the_middle_goes_on_the_same(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABELS, assert_close, shifted, small_model, some_codes
-from tiny_corpora import ENCODER, write_tone
+from tiny_corpora import write_tone
 from torch import Tensor
 
 from wavenet import Config, Mel, WaveNet, bits_per_sample, generate, nats_per_sample, stream
@@ -311,30 +311,28 @@ def framed_table(root: Path, lengths: list[int]) -> tuple[ClipTable, list[np.nda
 def test_crops_begin_with_a_frame_and_bring_the_audio_around(tmp_path: Path) -> None:
     table, clips = framed_table(tmp_path, [900, 300, 50])
     framing = Framing(hop=10, before=25, after=33)
-    batches = CropBatches(table, ENCODER, 20, 64, 4, seed=1, framing=framing)
+    batches = CropBatches(table, 20, 64, 4, seed=1, framing=framing)
     by_length = {len(clip): clip for clip in clips}
     seen = 0
     for number in range(12):
         batch = batches[number]
-        width = batch["codes"].shape[1] - 1
-        assert batch["audio"].shape == (4, 25 + -(-width // 10) * 10 + 33)
+        width = batch["audio"].shape[1] - 25 - 33
+        assert width % 260 == 0 and width - 260 < batch["scored"].max() <= width
         for row in range(4):
             start, length = batch["position"][row].tolist()
             clip, audio = by_length[length], batch["audio"][row].numpy()
             assert start % 10 == 0
             padded = np.pad(clip, (25, 2000))
             assert np.array_equal(audio, padded[start : start + len(audio)])
-            first, last = batch["scored"][row].tolist()
+            first = int(batch["scored"][row, 0])
             assert start + first == 0 or first >= 19  # the receptive field lies before it
-            wanted = ENCODER.encode(clip[start + first : start + last])
-            assert np.array_equal(batch["codes"][row, 1 + first : 1 + last].numpy(), wanted)
             seen += start > 0
     assert seen > 5
 
 
 def test_whole_clips_bring_silence_around_them(tmp_path: Path) -> None:
     table, clips = framed_table(tmp_path, [30, 10])
-    batch = ClipBatches(table, ENCODER, 2, framing=Framing(8, 4, 6))[0]
+    batch = ClipBatches(table, 2, framing=Framing(8, 4, 6))[0]
     assert batch["audio"].shape == (2, 4 + 32 + 6)
     for row, clip in zip(batch["audio"].numpy(), reversed(clips), strict=True):
         assert np.array_equal(row, np.pad(clip, (4, 38 - len(clip))))
@@ -355,7 +353,7 @@ def test_training_sees_the_frames_of_the_clips_and_validation_is_exact(tmp_path:
         gate_channels=4, skip_channels=4, mel={**SMALL, "upsampling": "learned"},
     )  # fmt: skip
     lit.configure_model()
-    data.receptive_field, data.mel = lit.network.receptive_field, lit.network.mel
+    data.receptive_field, data.framing = lit.receptive_field, lit.framing
     clips = {len(data.audio(clip)): data.audio(clip) for clip in data.clips("val")}
     batch = data.whole_clips("val")[0]
     context = lit.network.mel.context

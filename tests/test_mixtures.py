@@ -35,10 +35,10 @@ from wavenet import (
     bits_per_sample,
     generate,
 )
-from wavenet.corpus.batches import Encoder
 from wavenet.engines import build_engine
 from wavenet.engines.native.engine import NativeEngine
 from wavenet.outputs import Mixture, output_from, output_settings
+from wavenet.outputs.pcm import encode_pcm
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 LEVELS = torch.arange(65536)
@@ -110,10 +110,9 @@ def test_audio_becomes_the_nearest_level(dtype: torch.dtype) -> None:
 
 
 def test_pcm_has_a_level_each_but_that_0_and_1_share_one() -> None:
-    """And the corpus's table of them is of the smallest type that holds them."""
-    encoder = Encoder(MixtureOfLogistics())
+    """And they come in the smallest type that holds them."""
     pcm = torch.arange(-32768, 32768, dtype=torch.int16)
-    levels = torch.from_numpy(encoder.encode(pcm.numpy()))
+    levels = encode_pcm(MixtureOfLogistics(), pcm)
     assert levels.dtype == torch.int32
     assert torch.equal(levels.diff() == 0, pcm[1:] == 1) and int(levels.diff().max()) == 1
 
@@ -476,7 +475,7 @@ def test_training_lowers_the_loss(output: Mixture, tmp_path: Path) -> None:
     step = type(lit).training_step
 
     def watched(batch: Any, batch_idx: int) -> Tensor:
-        assert batch["codes"].dtype == torch.int32
+        assert lit._samples(batch).dtype == torch.int32
         loss = step(lit, batch, batch_idx)
         losses.append(float(loss.detach()) / math.log(2))
         return loss

@@ -51,6 +51,7 @@ def test_the_reference_model_has_the_published_size_and_reach() -> None:
     assert model.receptive_field == 3071
     assert model.receptive_field_ms == pytest.approx(3071 / 16)
     assert WaveNet(1, 2, sample_rate=8000).receptive_field_ms == pytest.approx(5 / 8)
+    assert WaveNet(1, 2, input_kernel_size=1).receptive_field == 4
 
 
 def test_logits_have_one_row_of_256_a_sample() -> None:

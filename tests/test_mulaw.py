@@ -1,6 +1,8 @@
 """Properties of mu-law coding. The reference is torchaudio's, which the package does not use."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ import torch
 from torch import Tensor
 from torchaudio.functional import mu_law_decoding, mu_law_encoding
 
-from wavenet import MuLaw
+from wavenet import MuLaw, WaveNet
+from wavenet.outputs import FlooredMuLaw, output_from, output_settings
 
 CLASSES = [2, 3, 16, 100, 255, 256, 257, 1024]
 
@@ -146,3 +149,37 @@ def test_codes_out_of_range_are_refused(codes: list[int], seen: str) -> None:
 def test_a_number_of_classes_that_makes_no_codec_is_refused(classes: object) -> None:
     with pytest.raises(ValueError, match="at least 2"):
         MuLaw(classes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("classes", "mu"), [(256, 255), (256, 256), (16, 15), (17, 17)])
+def test_floored_codes_are_rounded_down_with_their_own_compression(classes: int, mu: int) -> None:
+    codec, audio = FlooredMuLaw(classes, mu), dense_grid(torch.float64)
+    compressed = audio.sign() * torch.log1p(mu * audio.abs()) / math.log1p(mu)
+    codes = codec.encode(audio)
+    assert torch.equal(codes, ((compressed + 1) / 2 * mu).floor().long().clamp(max=classes - 1))
+    assert codes.unique().tolist() == list(range(classes))
+    assert codec.silence == int(codec.encode(torch.zeros(1, dtype=torch.float64)))
+    expanded = codec.decode(codes).double()
+    again = expanded.sign() * torch.log1p(mu * expanded.abs()) / math.log1p(mu)
+    assert float((compressed - again).abs().max()) <= 2 / mu + 1e-5
+    assert float((compressed - again)[codes < mu].min()) >= -1e-5, "never above the audio"
+
+
+def test_the_silence_of_floored_codes_is_127_or_128() -> None:
+    assert (FlooredMuLaw().silence, FlooredMuLaw(256, 256).silence, MuLaw().silence) == (
+        127,
+        128,
+        128,
+    )
+    assert float(FlooredMuLaw(256, 256).decode(torch.tensor([128]))) == 0.0
+
+
+def test_floored_codes_are_saved_as_such_and_older_libraries_refuse_them(tmp_path: Path) -> None:
+    output = FlooredMuLaw(16, 16)
+    assert output_from(json.loads(json.dumps(output_settings(output)))) == output != MuLaw(16)
+    WaveNet(1, 2, output=output).save_pretrained(tmp_path)
+    assert WaveNet.from_pretrained(tmp_path).output == output
+    codec = json.loads((tmp_path / "config.json").read_text())["codec"]
+    assert codec == {"name": "FlooredMuLaw", "classes": 0}, "older libraries refuse it by this"
+    with pytest.raises(ValueError, match="a compression of 15 or 16, mu of its 16 classes, but go"):
+        FlooredMuLaw(16, 14)

@@ -41,6 +41,7 @@ PLAIN = Sampling()
 EDGE = 1e-5  # of the CDF: what float32 and its sums may be off by
 SIZES: dict[str, dict[str, Any]] = {
     "kernel-1": {"kernel_size": 1},
+    "input-1": {"input_kernel_size": 1},
     "kernel-2": {"layers_per_cycle": 5},
     "kernel-3": {"kernel_size": 3, "residual_scale": 1.0},
     "kernel-5": {"kernel_size": 5, "layers_per_cycle": 2},

@@ -9,7 +9,7 @@ import torch
 from conftest import small_model, some_uniforms
 from torch import Tensor
 
-from wavenet import MuLaw, Sampling, WaveNet, bits_per_sample, generate
+from wavenet import Linear, MuLaw, Sampling, WaveNet, bits_per_sample, generate
 from wavenet.engines import EngineUnavailable, build_engine
 from wavenet.outputs import guided, output_from, output_settings, require_finite
 from wavenet.saving import read_folder
@@ -108,3 +108,38 @@ def test_uniforms_of_another_number_a_sample_are_refused() -> None:
     engine = build_engine(small_model(), 2, engine="cached", precision="float64")
     with pytest.raises(ValueError, match=r"from 1 uniforms.*\(2, 5, 3\)"):
         engine.sample(torch.rand(2, 5, 3), Sampling())
+
+
+# Codes of equal width
+
+
+@pytest.mark.parametrize("classes", [2, 256, 1000])
+def test_linear_codes_are_equal_parts_of_the_audio(classes: int) -> None:
+    output = Linear(classes)
+    codes = torch.arange(classes)
+    lower = 2 * codes.double() / classes - 1
+    assert torch.equal(output.encode(lower + 0.001 / classes), codes)
+    assert torch.equal(output.encode(lower + 1.999 / classes), codes)
+    assert torch.equal(output.encode(torch.tensor([-5.0, 1.0])), torch.tensor([0, classes - 1]))
+    assert output.silence == int(output.encode(torch.zeros(1)))
+    assert float(output.decode(torch.tensor(output.silence))) == 0
+    if math.log2(classes).is_integer():  # else float32 may lie just under a part's edge
+        assert torch.equal(output.encode(output.decode(codes)), codes)
+
+
+def test_linear_codes_are_drawn_by_every_engine_and_saved(tmp_path: Path) -> None:
+    model = small_model(dtype=torch.float32, output=Linear(256))
+    expected = generate(model, num_samples=60, seed=3, engine="naive")
+    for engine in ("cached", "native"):
+        assert torch.equal(generate(model, num_samples=60, seed=3, engine=engine), expected)
+    model.save_pretrained(tmp_path)
+    assert WaveNet.from_pretrained(tmp_path).output == Linear(256)
+
+
+def test_linear_codes_have_other_words_for_what_they_refuse() -> None:
+    with pytest.raises(ValueError, match="Linear needs an integer number of classes"):
+        Linear(1)
+    with pytest.raises(ValueError, match=r"Linear\(256\).decode takes codes in 0..255, .* -1 to 4"):
+        Linear().decode(torch.tensor([-1, 4]))
+    with pytest.raises(ValueError, match=r"Linear.decode takes integer codes in 0..255, but got"):
+        Linear().decode(torch.zeros(2))

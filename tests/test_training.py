@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from tiny_corpora import codes_of, encoded
 from tiny_runs import RATE, VAL_PATTERN, differing, module, network, trainer, write_corpus
 from torch import Tensor, nn
 
@@ -31,8 +32,7 @@ def exact_bits(model: wavenet.WaveNet, data: AudioDataModule, split: str) -> flo
     """Over the samples of all clips of a split, clip by clip, through the public function."""
     clips = data.clips(split)
     bits = [
-        wavenet.bits_per_sample(model, torch.from_numpy(data.codes(clip).copy()), clip.labels)
-        * clip.length
+        wavenet.bits_per_sample(model, codes_of(data.corpus, clip), clip.labels) * clip.length
         for clip in clips
     ]
     return sum(bits) / sum(clip.length for clip in clips)
@@ -119,13 +119,13 @@ def test_a_crop_is_scored_as_the_whole_clip_is_at_the_same_place(
     batch = data.batches(receptive_field=lit.receptive_field)[0]
     assert (batch["scored"][:, 0] > 0).sum() >= 3, "crops from the middle of clips"
     loss = loss_of(lit, batch, monkeypatch)
-    whole = [torch.from_numpy(data.codes(clip).copy()) for clip in data.clips("train")]
+    whole = [codes_of(data.corpus, clip) for clip in data.clips("train")]
     numbers = [
         {name: torch.tensor([data.labels[name].index(clip.labels[name])]) for name in clip.labels}
         for clip in data.clips("train")
     ]
     nats = []
-    for row, (start, stop) in zip(batch["codes"], batch["scored"].tolist(), strict=True):
+    for row, (start, stop) in zip(encoded(batch), batch["scored"].tolist(), strict=True):
         wanted = row[1 + start : 1 + stop]
         (found,) = [(i, s) for i, codes in enumerate(whole) for s in places(codes, wanted)]
         index, place = found
@@ -201,12 +201,12 @@ def test_what_pads_a_row_changes_neither_loss_nor_gradients(
     lit = built(data)
     batch = data.batches(receptive_field=lit.receptive_field)[0]
     results = []
-    for fill in (128, 7, 255):
-        codes = batch["codes"].clone()
-        for row, stop in zip(codes, batch["scored"][:, 1].tolist(), strict=True):
+    for fill in (0, 7, -32768):
+        audio = batch["audio"].clone()
+        for row, stop in zip(audio, batch["scored"][:, 1].tolist(), strict=True):
             row[stop + 1 :] = fill
         lit.zero_grad()
-        loss = loss_of(lit, {**batch, "codes": codes}, monkeypatch)
+        loss = loss_of(lit, {**batch, "audio": audio}, monkeypatch)
         loss.backward()
         results.append(
             {
@@ -291,7 +291,7 @@ def test_adamw_shrinks_weights_without_a_gradient_and_adam_leaves_them(
     lit = network(optimizer=optimizer, weight_decay=0.5, warmup_steps=0, learning_rate=0.01)
     _, recorder = fit(data, lit, max_steps=1)
     batch = data.batches(receptive_field=lit.receptive_field)[0]
-    unused = sorted(set(range(256)) - set(batch["codes"].flatten().tolist()))
+    unused = sorted(set(range(256)) - set(encoded(batch).flatten().tolist()))
     assert len(unused) > 20
     before, after = (
         recorded[0]["embedding.weight"][unused] for recorded in (recorder.before, recorder.after)

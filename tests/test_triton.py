@@ -110,6 +110,7 @@ class _OnCpu:
     ("name", "batch", "tile"),
     [
         ("kernel-1", 5, TILE),
+        ("input-1", 2, TILE),
         ("kernel-2", 17, TILE),
         ("kernel-2", 2, ONE),
         ("kernel-3", 3, TILE),

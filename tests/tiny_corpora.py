@@ -19,13 +19,14 @@ import soundfile
 import torch
 
 import wavenet
-from wavenet.corpus import Corpus, CropBatches, DecodeSettings, Encoder, Listing
+from wavenet.corpus import Corpus, CropBatches, DecodeSettings, Listing
 from wavenet.corpus.corpus import Clip
+from wavenet.outputs import Output
 from wavenet.outputs.mulaw import MuLaw
+from wavenet.outputs.pcm import encode_pcm
 
 CODEC = MuLaw(256)
 SILENCE = CODEC.silence
-ENCODER = Encoder(CODEC)
 SHAPE = {"crop_samples": 256, "batch_size": 4}  # of the batches of `crops`
 PERIOD = 251  # prime, so that a wrong offset shows
 LENGTHS = [3000, 2000, 1200, 700, 500, 300, 130, 40, 7, 1]  # of the clips of `write_ramps`
@@ -88,13 +89,14 @@ def prepared(root: Path, **settings: Any) -> Corpus:
     return made
 
 
-def codes_of(opened: Corpus, clip: Clip) -> np.ndarray:
-    return ENCODER.encode(opened.levels(clip))
+def codes_of(opened: Corpus, clip: Clip, output: Output = CODEC) -> torch.Tensor:
+    """(length,), in the smallest type that holds them."""
+    return encode_pcm(output, torch.from_numpy(opened.levels(clip).copy()))
 
 
 def decoded(opened: Corpus, clip: Clip) -> torch.Tensor:
     """What is left of a clip's audio after mu-law."""
-    return CODEC.decode(torch.from_numpy(codes_of(opened, clip)))
+    return CODEC.decode(codes_of(opened, clip))
 
 
 def crops(
@@ -110,7 +112,7 @@ def crops(
     shape = {name: settings.pop(name, size) for name, size in SHAPE.items()}
     table = prepared(root, label_from_folder="clip", **settings).table("train")
     share = {"seed": seed, "rank": rank, "world_size": world_size}
-    return CropBatches(table, ENCODER, receptive_field, **shape, **share, tail=tail)
+    return CropBatches(table, receptive_field, **shape, **share, tail=tail)
 
 
 def prepared_folders(cache: Path) -> list[Path]:
@@ -124,14 +126,19 @@ def rows(batch: dict[str, Any]) -> Iterator[tuple[np.ndarray, int, int, int]]:
     """Codes, first and last scored target, and clip number of every row."""
     clips = batch["labels"]["clip"]
     for codes, (start, stop), clip in zip(
-        batch["codes"], batch["scored"].tolist(), clips.tolist(), strict=True
+        encoded(batch), batch["scored"].tolist(), clips.tolist(), strict=True
     ):
         yield codes.numpy(), start, stop, clip
 
 
+def encoded(batch: dict[str, Any], output: Output = CODEC) -> torch.Tensor:
+    """(B, W + 1) samples of a batch's rows."""
+    return encode_pcm(output, batch["audio"])
+
+
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     """Whether two batches are equal in every tensor."""
-    pairs = [(a[name], b[name]) for name in ("codes", "scored", "position")]
+    pairs = [(a[name], b[name]) for name in ("audio", "scored", "position")]
     return all(
         torch.equal(x, y)
         for x, y in [*pairs, *((a["labels"][name], b["labels"][name]) for name in b["labels"])]

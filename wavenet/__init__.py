@@ -36,7 +36,14 @@ from wavenet.layers import (
 )
 from wavenet.likelihood import bits_per_sample, nats_per_sample
 from wavenet.model import Config, WaveNet
-from wavenet.outputs import Gaussian, MixtureOfGaussians, MixtureOfLogistics, MuLaw, Sampling
+from wavenet.outputs import (
+    Gaussian,
+    Linear,
+    MixtureOfGaussians,
+    MixtureOfLogistics,
+    MuLaw,
+    Sampling,
+)
 from wavenet.version import __version__
 
 __all__ = [
@@ -57,6 +64,7 @@ __all__ = [
     "Gated",
     "GatedBy",
     "Gaussian",
+    "Linear",
     "LookaheadConv1d",
     "Mel",
     "MixtureOfGaussians",

@@ -83,24 +83,62 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises FileNotFoundError if the file does not exist, ValueError if it is cut short or damaged,
     contains code, or is not a training checkpoint.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such checkpoint.")
-    _require_whole(path)
-    try:
-        with reading(path, WHOLE, USE_ANOTHER, but=pickle.UnpicklingError):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} was refused: it contains more than tensors, numbers and names, so loading it "
-            "could run code. If you trust its source, load it with the program that wrote it."
-        ) from error
+    checkpoint = unpickled(path, WHOLE, USE_ANOTHER)
     advice = "Give a .ckpt file of a run of train.py."
     with reading(path, "a training checkpoint of this library", advice):
         _require_parts(checkpoint, path.stat().st_size)
     return checkpoint
 
 
-def _require_whole(path: Path) -> None:
+def unpickled(path: Path, kind: str, advice: str, older: bool = False) -> Any:
+    """What torch.save wrote: tensors, numbers, names, and lists and mappings of them.
+
+    kind, advice: of the messages, "a whole training checkpoint" and what to do about a damaged one.
+    older: whether it may be the file of another program: as torch.save wrote it before 2020 too,
+        and with numbers of numpy, in whose place an `Ignored` then stands.
+
+    Raises FileNotFoundError if the file does not exist, ValueError if it is cut short or damaged or
+    contains code.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such checkpoint.")
+    if not (older and _is_older(path)):
+        _require_whole(path, kind, advice)
+    known: list[Any] = [(Ignored, name) for name in NUMPY] if older else []
+    try:
+        with (
+            torch.serialization.safe_globals(known),
+            reading(path, kind, advice, but=pickle.UnpicklingError),
+        ):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} was refused: it contains more than tensors, numbers and names, so loading it "
+            "could run code. If you trust its source, load it with the program that wrote it."
+        ) from error
+
+
+class Ignored:
+    """In the place of a number of numpy's, which is not read: a learning rate in an optimizer."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+NUMPY = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+BEFORE_2020 = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled number, torch's magic
+
+
+def _is_older(path: Path) -> bool:
+    """Whether it begins as the files do that torch.save wrote before version 1.6."""
+    with path.open("rb") as file:
+        return file.read(len(BEFORE_2020)) == BEFORE_2020
+
+
+def _require_whole(path: Path, kind: str, advice: str) -> None:
     """Raises ValueError for a file that is not as torch.save wrote it, before it is unpickled.
 
     torch.load looks at no checksum, and takes other formats for its own of before 2020.
@@ -112,7 +150,7 @@ def _require_whole(path: Path) -> None:
             f"{path} was refused: it is not a training checkpoint, which is a zip file that "
             "torch.save writes."
         )
-    with reading(path, WHOLE, USE_ANOTHER), zipfile.ZipFile(path) as archive:
+    with reading(path, kind, advice), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("it is compressed, which torch.save never does")

@@ -56,7 +56,7 @@ class Config:
     Args:
         cycles: How often the dilations 1, 2, 4, ... are gone through.
         layers_per_cycle: Blocks in one cycle; the last has dilation 2^(layers_per_cycle - 1).
-        kernel_size: Taps of the input convolution and of every dilated convolution.
+        kernel_size: Taps of every dilated convolution.
         residual_channels: Width of the residual stack and of the samples' embedding.
         gate_channels: Channels after each gate.
         skip_channels: Channels of the skips and of the head's input.
@@ -73,6 +73,8 @@ class Config:
         clip_length: How long the corpus's clips are, from which lengths are drawn; None: not known.
         output: The distribution of a sample.
         mel: Settings of the log mel spectrogram that steers the model; None: none does.
+        input_kernel_size: Taps of the convolution before the first block; as kernel_size where none
+            are given. 1: a 1x1, as in models whose receptive field is that of the blocks alone.
     """
 
     cycles: int = 3
@@ -91,6 +93,7 @@ class Config:
     clip_length: ClipLength | None = None
     output: Output = field(default_factory=MuLaw)
     mel: Mel | None = None
+    input_kernel_size: int | None = None
 
     def __post_init__(self) -> None:
         labels = checked_names(self.labels)
@@ -98,6 +101,8 @@ class Config:
         self._set(output=checked_output(self.output), mel=checked_mel(self.mel))
         if self.head_channels is None:
             self._set(head_channels=self.skip_channels)
+        if self.input_kernel_size is None:
+            self._set(input_kernel_size=self.kernel_size)
         self._require_each_allowed()
         self._require_possible()
 
@@ -121,7 +126,7 @@ class Config:
         cycles, layers, taps = self.cycles, self.layers_per_cycle, self.kernel_size
         blocks = cycles * layers
         _require_at_most(MOST_BLOCKS, blocks, "blocks", "cycles and layers_per_cycle")
-        reach = (taps - 1) * (cycles * (2**layers - 1) + 1) + 1
+        reach = (taps - 1) * cycles * (2**layers - 1) + (self.input_kernel_size or 1)
         sizes = "cycles, layers_per_cycle and kernel_size"
         _require_at_most(MOST_REACH, reach, "samples of receptive field", sizes)
         sizes = "cycles, layers_per_cycle, kernel_size, channels and labels"
@@ -140,7 +145,7 @@ class Config:
         steer = self.condition_width * 2 * gate
         block = (taps * residual + 1) * 2 * gate + steer + (gate + 1) * skip
         mixes = (blocks - 1) * (gate + 1) * residual  # the last block has none
-        inputs = (taps * residual + 1) * residual
+        inputs = ((self.input_kernel_size or taps) * residual + 1) * residual
         return tables + inputs + blocks * block + mixes + (skip + 1) * head + (head + 1) * last
 
     def _set(self, **values: Any) -> None:
@@ -157,10 +162,13 @@ class Config:
     def settings(self) -> dict[str, Any]:
         """All but the output as plain values, fit for JSON and for `WaveNet(**settings)`.
 
-        mel is there only where there is one: libraries from before it read the others' settings.
+        What younger libraries added is there only where it says something: older ones read the
+        others' settings.
         """
-        left_out = {"output"} if self.mel is not None else {"output", "mel"}
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        plain = {name: value for name, value in asdict(self).items() if name != "output"}
+        plain["mel"] = None if self.mel is None else self.mel.settings()
+        usual = {"mel": None, "input_kernel_size": self.kernel_size}
+        return {k: v for k, v in plain.items() if k not in usual or v != usual[k]}
 
     @classmethod
     def names(cls) -> list[str]:
@@ -172,6 +180,7 @@ MOST = {  # settings that are whole numbers of at least 1, and the most that eac
     "cycles": 1000,
     "layers_per_cycle": 24,
     "kernel_size": 1024,
+    "input_kernel_size": 1024,
     "residual_channels": 65_536,
     "gate_channels": 65_536,
     "skip_channels": 65_536,
@@ -238,7 +247,7 @@ class WaveNet(nn.Module):
             PositionEmbedding(config.position_hop, width) if config.position_hop else None
         )
         self.mel_features = MelFeatures(config.mel) if config.mel is not None else None
-        self.input = CausalConv1d(channels, channels, config.kernel_size)
+        self.input = CausalConv1d(channels, channels, config.input_kernel_size or 1)
         self.stack = Stack(
             residual_blocks(
                 dilation_cycles(config.cycles, config.layers_per_cycle),
@@ -492,8 +501,7 @@ class WaveNet(nn.Module):
         if mel is None and self.mel is not None:
             raise ValueError(
                 f"This model is conditioned on log mel spectrograms of {self.mel.bands} bands with "
-                f"a hop of {self.mel.hop} samples: give mel. "
-                "model.mel.spectrogram(audio, model.sample_rate) makes one."
+                f"a hop of {self.mel.hop} samples: give mel. {self.mel.source} makes one."
             )
 
     def _constant(

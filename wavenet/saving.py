@@ -158,7 +158,7 @@ def _is_older(path: Path) -> bool:
 
 def _older_readers_lines(output: Output) -> dict[str, Any]:
     """Libraries before outputs had names look here, and refuse other outputs than mu-law's."""
-    if not isinstance(output, MuLaw):
+    if type(output) is not MuLaw:  # another rounding is another meaning of the codes
         return {"codec": {"name": type(output).__name__, "classes": 0}}
     codec = {"name": "mu-law", "classes": output.classes, "silence": output.silence}
     return {"codec": codec}

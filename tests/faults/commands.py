@@ -55,6 +55,8 @@ def generate(case: Case) -> None:
     given = dict(case)
     given.setdefault("--checkpoint", "RUN")
     given.setdefault("--seconds", "0.002")
+    if given["--seconds"] == "inf" and given.get("--out") == "-":
+        given["--seconds"] = "0.01"  # without end is what that asks for
     try:
         generate_command(*_line(list(given.items())))
     except SystemExit as error:

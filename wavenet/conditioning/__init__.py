@@ -18,6 +18,7 @@ from wavenet.conditioning.durations import (
     draw_lengths,
     fit_clip_length,
 )
+from wavenet.conditioning.given_mel import MelClips, MelFeed, mel_clips, mel_frames
 from wavenet.conditioning.labels import (
     NO_LABEL,
     LabelChoice,
@@ -29,16 +30,13 @@ from wavenet.conditioning.labels import (
 )
 from wavenet.conditioning.mel import (
     Mel,
-    MelClips,
     MelFeatures,
-    MelFeed,
     checked_mel,
-    mel_clips,
-    mel_frames,
     require_mel,
     within_silence,
 )
 from wavenet.conditioning.position import PositionEmbedding, advanced
+from wavenet.conditioning.upsampling import Smoothed, Transposed
 
 __all__ = [
     "NO_LABEL",
@@ -55,8 +53,10 @@ __all__ = [
     "MelFeatures",
     "MelFeed",
     "PositionEmbedding",
+    "Smoothed",
     "Source",
     "Timeline",
+    "Transposed",
     "advanced",
     "beside",
     "checked_clip_length",

@@ -4,22 +4,25 @@ Knows nothing of layers or files. torchaudio is imported where audio becomes a s
 `import wavenet` needs only torch.
 
 Shapes: B batch, M bands, F frames, T time. Frame f belongs to the samples f * hop to
-(f + 1) * hop - 1, and its window is centred on them. What lies outside a clip is silence.
+(f + 1) * hop - 1, and its window is centred on them. What lies outside a clip is silence,
+or, for an upsampling that asks, no frame: `Mel.outside`.
 
     hop 4, window 8     samples   0 1 2 3 | 4 5 6 7 | 8 9 ...
                         frame          0  |       1 |
                         window 1      2 3   4 5 6 7   8 9
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from math import log
-from typing import Any, Literal, get_args
+from math import log, nan
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from wavenet.conditioning.upsampling import Smoothed, Stages, Transposed, upsampler_from
 
 Upsampling = Literal["hold", "linear", "learned"]
 LONGEST_STEP = 16  # samples that upsampled features hold for, where nothing is said
@@ -43,10 +46,13 @@ class Mel:
         floor: Magnitudes below it count as it: the magnitude of silence.
         upsampling: How features at the sample rate come from frames. hold: a frame's features for
             all its samples. linear: on a line from the middle of a frame to the middle of the next.
-            learned: linear, and a small network of the frames around.
+            learned: linear, and a small network of the frames around. Or a `Smoothed` or a
+            `Transposed`, whose scales make the hop.
         step: Samples that features hold for once they are upsampled, a divisor of hop; the largest
             up to 16 and up to hop / 4 where none is given. Of no use to hold.
         lookahead: Frames on either side that the learned upsampling looks at.
+        given: The frames are another program's. They are taken as they are, on that program's
+            scale; window, low, high and floor are then of no use, and no audio becomes frames here.
     """
 
     bands: int = 80
@@ -55,9 +61,10 @@ class Mel:
     low: float = 0.0
     high: float | None = None
     floor: float = 1e-5
-    upsampling: Upsampling = "linear"
+    upsampling: Upsampling | Smoothed | Transposed = "linear"
     step: int | None = None
     lookahead: int = 2
+    given: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -67,11 +74,7 @@ class Mel:
             ("lookahead", 1, 64),
         ):
             _require_whole(name, getattr(self, name), low, high)
-        if self.upsampling not in [*get_args(Upsampling)]:  # a list: it may be of no hash
-            raise ValueError(
-                f"mel.upsampling must be one of {', '.join(get_args(Upsampling))}, but got "
-                f"{self.upsampling!r}."
-            )
+        self._require_upsampling()
         if self.step is not None and (
             isinstance(self.step, bool)
             or not isinstance(self.step, int)
@@ -93,14 +96,63 @@ class Mel:
                 f"{self.high!r}."
             )
 
+        if not isinstance(self.given, bool):
+            raise ValueError(f"mel.given must be true or false, but got {self.given!r}.")
+
+    def _require_upsampling(self) -> None:
+        if isinstance(self.upsampling, Mapping):  # as it stands in files
+            object.__setattr__(self, "upsampling", upsampler_from(self.upsampling))
+        if self.stages is None:
+            if self.upsampling in [*get_args(Upsampling)]:  # a list: it may be of no hash
+                return
+            raise ValueError(
+                f"mel.upsampling must be one of {', '.join(get_args(Upsampling))}, a Smoothed or "
+                f"a Transposed, but got {self.upsampling!r}."
+            )
+        if self.stages.hop != self.hop:
+            raise ValueError(
+                f"mel.upsampling has the scales {[*self.stages.scales]}, which make "
+                f"{self.stages.hop} samples of a frame, but mel.hop is {self.hop}."
+            )
+
+    @property
+    def stages(self) -> Stages | None:
+        """The upsampling, if it is one in stages."""
+        return self.upsampling if isinstance(self.upsampling, Stages) else None
+
     @property
     def silence(self) -> float:
-        """What every band has in a frame of silence."""
-        return log(self.floor)
+        """What every band has in a frame of silence; 0 of another program's frames."""
+        return 0.0 if self.given else log(self.floor)
+
+    @property
+    def outside(self) -> float:
+        """What every band has where a clip has no frames: silence; NaN for an upsampling that asks.
+
+        Such a one does not take what lies outside for frames.
+        """
+        return nan if isinstance(self.upsampling, Smoothed) else self.silence
+
+    @property
+    def source(self) -> str:
+        """What makes the frames, for messages."""
+        if self.given:
+            return "The program that the model was trained with"
+        return "model.mel.spectrogram(audio, model.sample_rate)"
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values, fit for JSON, from which `checked_mel` makes the same.
+
+        given is there only where it is true: earlier libraries read the others' settings.
+        """
+        left_out = set() if self.given else {"given"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @property
     def feature_hop(self) -> int:
         """Samples that upsampled features hold for."""
+        if self.stages is not None:
+            return 1
         if self.upsampling == "hold":
             return self.hop
         longest = max(1, min(LONGEST_STEP, self.hop // 4))
@@ -109,7 +161,9 @@ class Mel:
     @property
     def context(self) -> int:
         """Frames on either side that a frame's features depend on: the lookahead, in frames."""
-        return {"hold": 0, "linear": 1, "learned": self.lookahead}[self.upsampling]
+        if self.stages is not None:
+            return int(self.stages.context)
+        return {"hold": 0, "linear": 1, "learned": self.lookahead}[str(self.upsampling)]
 
     def frames_of(self, samples: int) -> int:
         """How many frames so many samples have, the last of which may be short."""
@@ -144,6 +198,12 @@ class Mel:
 
     def windowed(self, audio: Tensor, sample_rate: int) -> Tensor:
         """The same of audio that has the margins: (..., margins and F * hop) -> (..., M, F)."""
+        if self.given:
+            raise ValueError(
+                "The mel frames of this model are another program's, on its own scale, and this "
+                "library does not make them: make the frames with that program and give them "
+                "(mel=, or --mel FILE)."
+            )
         transform = _transform(self, sample_rate, audio.device)
         with torch.autocast(audio.device.type, enabled=False):
             return transform(audio.float()).clamp_min(self.floor).log()
@@ -175,7 +235,7 @@ def frames_within(mel: Mel, audio: Tensor, position: Tensor, sample_rate: int) -
     first = position[:, :1] // mel.hop - mel.context
     number = first + torch.arange(frames.shape[2], device=frames.device)  # (B, F)
     inside = (number >= 0) & (number * mel.hop < position[:, 1:])
-    return frames.where(inside[:, None], mel.silence)
+    return frames.where(inside[:, None], mel.outside)
 
 
 def _require_whole(name: str, value: object, low: int, high: int) -> None:
@@ -213,6 +273,7 @@ class MelFeatures(nn.Module):
     Frames are scaled so that silence is 0 and a magnitude of 1 is 1. linear, of the middle s of a
     step, in frames from the middle of frame f: (1 - |s|) x_f + |s| x_g, where g is the next frame
     for s > 0 and the one before for s < 0. learned adds W relu(V x_{f-c..f+c}), zero at first.
+    An upsampling in stages is a module of its own. Another program's frames are not scaled.
     """
 
     middles: Tensor
@@ -221,7 +282,8 @@ class MelFeatures(nn.Module):
         super().__init__()
         self.mel = mel
         steps = mel.hop // mel.feature_hop
-        middles = (torch.arange(steps) + 0.5) / steps - 0.5 if mel.context else torch.zeros(1)
+        spread = mel.context and mel.stages is None
+        middles = (torch.arange(steps) + 0.5) / steps - 0.5 if spread else torch.zeros(1)
         self.register_buffer("middles", middles, persistent=False)  # s
         self.around: nn.Module | None = None
         if mel.upsampling == "learned":
@@ -230,15 +292,22 @@ class MelFeatures(nn.Module):
             nn.init.zeros_(out.bias)  # type: ignore[arg-type]
             around = nn.Conv1d(mel.bands, mel.bands, 2 * mel.context + 1)
             self.around = nn.Sequential(around, nn.ReLU(), out)
+        self.stages = None if mel.stages is None else mel.stages.module(mel.bands)
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, M, F and `Mel.context` frames on either side) -> (B, M, F * hop / feature_hop)."""
-        scaled = ((frames - self.mel.silence) / -self.mel.silence).to(self.middles)
+        scaled = self._scaled(frames).to(self.middles)
+        if self.stages is not None:
+            return cast(Tensor, self.stages(scaled))
         features = self._interpolated(scaled)
         if self.around is not None:
             learned = self.around(scaled).unflatten(1, features.shape[1::2])  # (B, M, steps, F)
             features = features + learned.transpose(2, 3)
         return features.flatten(2)
+
+    def _scaled(self, frames: Tensor) -> Tensor:
+        silence = self.mel.silence
+        return frames if self.mel.given else (frames - silence) / -silence
 
     def _interpolated(self, scaled: Tensor) -> Tensor:
         """(B, M, F and context) -> (B, M, F, steps)."""
@@ -257,7 +326,7 @@ def require_mel(mel: Mel, frames: Tensor, samples: int | None = None) -> None:
         raise ValueError(
             f"This model is conditioned on log mel spectrograms (batch, {mel.bands} bands, frames),"
             f" floating-point, but got {tuple(frames.shape)} of {frames.dtype}. "
-            "model.mel.spectrogram(audio, model.sample_rate) makes them."
+            f"{mel.source} makes them."
         )
     if samples is not None and frames.shape[2] != mel.frames_of(samples):
         raise ValueError(
@@ -267,127 +336,8 @@ def require_mel(mel: Mel, frames: Tensor, samples: int | None = None) -> None:
 
 
 def within_silence(mel: Mel, frames: Tensor, first: int, count: int) -> Tensor:
-    """frames (B, M, F) -> the frames first to first + count - 1, silence outside 0..F - 1."""
+    """frames (B, M, F) -> the frames first to first + count - 1, `Mel.outside` but for 0..F - 1."""
     inside = frames[..., max(0, first) : max(0, first + count)]
     before = min(count, max(0, -first))
     pad = (before, count - before - inside.shape[-1])
-    return F.pad(inside, pad, value=mel.silence) if any(pad) else inside
-
-
-class MelClips:
-    """Log mel frames of whole clips, silence around them.
-
-    counts (B,): frames of each clip.
-    """
-
-    def __init__(self, mel: Mel, frames: Tensor, counts: Tensor) -> None:
-        self._mel, self._frames, self.counts = mel, frames, counts
-
-    def __call__(self, first: int, count: int) -> Tensor:
-        """The frames first to first + count - 1, (B, M, count)."""
-        return within_silence(self._mel, self._frames, first, count)
-
-    def require(self, lengths: Tensor) -> None:
-        """Raises ValueError where a clip of so many samples (B,) has more frames than are given."""
-        for length, count in zip(lengths.tolist(), self.counts.tolist(), strict=True):
-            if self._mel.frames_of(length) > count:
-                raise ValueError(
-                    f"The mel spectrogram has {count} frames with a hop of {self._mel.hop}: "
-                    f"{count * self._mel.hop} samples, but {length} are to be made of it. Give at "
-                    f"least {self._mel.frames_of(length)} frames, or ask for less."
-                )
-
-
-class MelFeed:
-    """Log mel frames as they come: asked for in order, and forgotten once they are not needed.
-
-    pieces: of frames (M, n) or (B, M, n). Waits for those that are asked for. Raises ValueError for
-    pieces of another shape when they come.
-    """
-
-    def __init__(self, mel: Mel, pieces: Iterator[Tensor], batch_size: int) -> None:
-        self._mel, self._pieces, self._batch_size = mel, pieces, batch_size
-        self._kept = torch.empty(batch_size, mel.bands, 0)
-        self._first = 0  # the number of the first frame that is kept
-        self._ended = False
-
-    def reach(self, start: int, samples: int) -> int:
-        """How many samples from `start` on have frames, at most so many. 0: there are no more."""
-        self._wait_for(self._mel.frames_of(start + samples))
-        return max(0, min(samples, self._come * self._mel.hop - start))
-
-    def __call__(self, first: int, count: int) -> Tensor:
-        """The frames first to first + count - 1, (B, M, count); silence where there are none."""
-        self._wait_for(first + count)
-        frames = within_silence(self._mel, self._kept, first - self._first, count)
-        gone = min(max(0, first - self._first), self._kept.shape[-1])
-        self._kept, self._first = self._kept[..., gone:].clone(), self._first + gone
-        return frames
-
-    @property
-    def _come(self) -> int:
-        return self._first + self._kept.shape[-1]
-
-    def _wait_for(self, frames: int) -> None:
-        while not self._ended and self._come < frames:
-            piece = next(self._pieces, None)
-            if piece is None:
-                self._ended = True
-                return
-            more = _batch_of(self._mel, piece, self._batch_size).float().cpu()
-            self._kept = torch.cat([self._kept, more], dim=-1)
-
-
-def mel_frames(
-    mel: Mel, given: Tensor | Sequence[Tensor] | Iterator[Tensor], batch_size: int
-) -> MelClips | MelFeed:
-    """Frames of a batch from what a user has of them; see `wavenet.stream`.
-
-    Raises ValueError for frames of another shape, of another number of bands, or not finite.
-    """
-    if isinstance(given, Iterator):
-        return MelFeed(mel, given, batch_size)
-    return mel_clips(mel, given, batch_size)
-
-
-def mel_clips(mel: Mel, given: Tensor | Sequence[Tensor], batch_size: int) -> MelClips:
-    """The same of whole clips: (M, F) of all, (B, M, F), or a sequence of one (M, F) each."""
-    if isinstance(given, Tensor):
-        frames = _batch_of(mel, given, batch_size)
-        return MelClips(mel, frames, torch.tensor([frames.shape[2]] * batch_size))
-    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
-        raise ValueError(
-            "mel must be a tensor of log mel frames, a sequence of one for each clip, or an "
-            f"iterator of frames as they come, but got {type(given).__name__}."
-        )
-    if len(given) != batch_size:
-        raise ValueError(
-            f"There are {len(given)} mel spectrograms for a batch of {batch_size}: give one for "
-            "all as a tensor, or one each."
-        )
-    each = [_batch_of(mel, frames, 1) for frames in given]
-    counts = torch.tensor([frames.shape[2] for frames in each])
-    longest = int(counts.max())
-    whole = torch.cat([within_silence(mel, frames, 0, longest) for frames in each])
-    return MelClips(mel, whole, counts)
-
-
-def _batch_of(mel: Mel, frames: Tensor, batch_size: int) -> Tensor:
-    """(M, F) of all clips or (B, M, F) -> (B, M, F)."""
-    if not isinstance(frames, Tensor):
-        raise ValueError(f"Log mel frames must be a tensor, but got {type(frames).__name__}.")
-    each = frames.unsqueeze(0) if frames.dim() == 2 else frames
-    require_mel(mel, each)
-    if len(each) not in (1, batch_size) or each.shape[2] == 0:
-        raise ValueError(
-            f"A mel spectrogram is ({mel.bands}, frames) or ({batch_size}, {mel.bands}, frames) of "
-            f"at least one frame for a batch of {batch_size}, but got {tuple(frames.shape)}."
-        )
-    finite = torch.isfinite(each)
-    if not finite.all():
-        wrong = int((~finite).any(1).any(0).nonzero()[0])
-        raise ValueError(
-            f"The mel spectrogram has {int((~finite).sum())} values that are NaN or infinite, the "
-            f"first in frame {wrong}. Frames are ln(max(magnitude, {mel.floor:g}))."
-        )
-    return each.expand(batch_size, -1, -1)
+    return F.pad(inside, pad, value=mel.outside) if any(pad) else inside

@@ -1,11 +1,11 @@
 """Owns the way from a folder of audio to batches: listing, labelling, preparing, cutting.
 
 `Corpus` is the folder with its settings; its audio is decoded once to 16-bit PCM. `CropBatches` and
-`ClipBatches` cut its clips and encode what they cut, by the output they are given, so that one
-preparation serves every output.
+`ClipBatches` cut its clips, as 16-bit PCM still: what a model makes of it, codes, levels or mel, is
+made on the model's device, so that one preparation serves every output.
 
 Knows nothing of networks, training or Lightning. Of a model it knows the receptive field and the
-output.
+framing of its rows.
 """
 
 from wavenet.corpus.batches import (
@@ -13,9 +13,9 @@ from wavenet.corpus.batches import (
     ClipBatches,
     ClipTable,
     CropBatches,
-    Encoder,
     Framing,
     ResumableSampler,
+    Scoring,
     batch_loader,
 )
 from wavenet.corpus.corpus import Clip, Corpus
@@ -30,10 +30,10 @@ __all__ = [
     "Corpus",
     "CropBatches",
     "DecodeSettings",
-    "Encoder",
     "Framing",
     "Listing",
     "ResumableSampler",
+    "Scoring",
     "batch_loader",
     "find_audio",
     "hold_out",

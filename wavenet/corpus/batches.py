@@ -1,18 +1,17 @@
-"""Owns the way from prepared 16-bit PCM to batches of samples: cropping, encoding, order, padding.
+"""Owns the way from prepared 16-bit PCM to batches of it: cropping, order, padding, workers.
 
-Knows nothing of files' names, labels' names or models: of a network it knows the receptive field
-and the output, which encodes. Every batch is a pure function of (settings, seed, batch number,
-rank), so that a resumed run reads what the uninterrupted one would have read, whatever the number
-of workers.
+Knows nothing of files' names, labels' names, models or what they make of the audio: of a network it
+knows the receptive field and, where features are made of the audio frame by frame, their framing.
+Every batch is a pure function of (settings, seed, batch number, rank), so that a resumed run reads
+what the uninterrupted one would have read, whatever the number of workers.
 
-Shapes: B rows of a batch, W targets of a row. A row holds W + 1 samples; its inputs are row[:-1],
-its targets row[1:].
+Shapes: B rows of a batch, W targets of a row. A row holds the sample before its first target, its
+targets, and what a framing asks for around these.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,72 +23,58 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from wavenet.conditioning import NO_LABEL
 from wavenet.corpus.checks import require_positive
 from wavenet.corpus.decoding import PCM
-from wavenet.outputs import Output
 
-LEVELS = 1 << 16  # of 16-bit audio
 FULL_SCALE = 1 << 15  # the level of 1.0
 POOL_BATCHES = 32  # batches whose clips are sorted by length together
 WIDTH_MULTIPLE = 256  # training rows come in few distinct widths, for torch.compile
 LARGEST_BATCH = 1 << 31  # samples
 LARGEST_PASS = 100_000_000  # crops
-LARGEST_MESSAGE = 1 << 19  # bytes of samples; more are faster through a shared file
-SAMPLE_TYPES = (np.uint8, np.int8, np.int16, np.int32, np.int64)  # the smallest first
+LARGEST_MESSAGE = 1 << 20  # bytes of samples; more are faster through a shared file
 
-# "codes": (B, W + 1) uint8 for mu-law, "scored": (B, 2) int64, "labels": {name: (B,) int64},
-# "position": (B, 2) int64, each row's first target by its place in the clip, and the clip's
-# samples; with `Framing`, "audio": (B, before + whole frames over W + after) int16
+# "audio": (B, before + W + after) int16, see `Framing`; "scored": (B, 2) int64, the range of the
+# targets that have their whole context; "labels": {name: (B,) int64}; "position": (B, 2) int64, the
+# place of the first target in its clip, and the clip's samples; of scaled clips, "extremes": (B, 2)
+# int16, the lowest and the highest sample of the whole clip
 Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """16-bit audio to an output's samples, by a table of what it makes of each level.
+class Framing:
+    """What a row holds around its targets, and where these may begin and end.
 
-    The table is made when it is first used and is never pickled: each process makes its own.
+    hop: samples of a frame; a row's first target begins one, counted from the clip's beginning,
+        and its targets, with padding, are whole frames.
+    before, after: samples of the clip that come before a row's first target, at least the one that
+        it is predicted from, and behind its last.
     """
 
-    output: Output
+    hop: int = 1
+    before: int = 1
+    after: int = 0
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"output": self.output}
 
-    @cached_property
-    def table(self) -> np.ndarray:
-        """(65536,): the sample of level i at table[i], from the end for i < 0, as NumPy counts."""
-        levels = torch.arange(LEVELS)
-        levels[FULL_SCALE:] -= LEVELS
-        samples = self.output.encode(levels.float() / FULL_SCALE).numpy()
-        ends = (samples.min(), samples.max(), self.output.silence)
-        return samples.astype(
-            next(
-                kind
-                for kind in SAMPLE_TYPES
-                if np.iinfo(kind).min <= min(ends) and max(ends) <= np.iinfo(kind).max
-            )
-        )
-
-    def encode(self, levels: np.ndarray) -> np.ndarray:
-        """(T,) int16 -> (T,) samples of the table's type."""
-        samples = np.empty(len(levels), self.table.dtype)
-        self.encode_into(levels, samples)
-        return samples
-
-    def encode_into(self, levels: np.ndarray, samples: np.ndarray) -> None:
-        """The same, into `samples`. Levels count as unsigned: NumPy's fastest way to take."""
-        np.take(self.table, levels.view("<u2"), out=samples, mode="wrap")
+PLAIN = Framing()  # the sample before the first target, and the targets
 
 
 @dataclass(frozen=True)
-class Framing:
-    """16-bit audio that comes with each row, for features that are made of it frame by frame.
+class Scoring:
+    """How clips are scored, where it is not as they are and from the zero state.
 
-    hop: samples of a frame; a row's first target begins one, counted from the clip's beginning.
-    before, after: samples of the clip that come before a row's first frame and behind its last.
+    scaled: batches tell each clip's lowest and highest sample, to be scaled by.
+    silence: samples of silence that are read before a clip's first sample, which is predicted from
+        them alone; 0: none but the one that a zero state begins with.
     """
 
-    hop: int
-    before: int
-    after: int
+    scaled: bool = False
+    silence: int = 0
+
+    @property
+    def first(self) -> int:
+        """Where in a clip the targets of its first row begin."""
+        return min(0, 1 - self.silence)
+
+
+AS_THEY_ARE = Scoring()
 
 
 @dataclass(frozen=True)
@@ -108,8 +93,8 @@ class ClipTable:
 class _RowDataset(Dataset[Batch]):
     """Cuts rows out of a prepared file. Each process that reads opens the map for itself."""
 
-    def __init__(self, table: ClipTable, encoder: Encoder, framing: Framing | None = None) -> None:
-        self.table, self.encoder, self.framing = table, encoder, framing
+    def __init__(self, table: ClipTable, framing: Framing, scoring: Scoring) -> None:
+        self.table, self.framing, self.scoring = table, framing, scoring
         self.lengths = table.lengths  # of the clips, with what silence counts as their own
         self._audio: np.ndarray | None = None
 
@@ -125,34 +110,26 @@ class _RowDataset(Dataset[Batch]):
             clips: (B,) rows of the table.
             spans: (B, 2) start and stop in the clip.
             unscored: (B,) targets at the row's beginning that lack context.
-            multiple: W is rounded up to it.
+            multiple: W is rounded up to the whole frames that hold a multiple of it.
         """
         starts, widths = spans[:, 0], spans[:, 1] - spans[:, 0]
-        width = math.ceil(int(widths.max()) / multiple) * multiple
+        unit = math.ceil(multiple / self.framing.hop) * self.framing.hop
+        width = math.ceil(int(widths.max()) / unit) * unit
         labels = {name: values[clips] for name, values in self.table.labels.items()}
-        batch = {
-            "codes": torch.from_numpy(self._cut(clips, spans, width)),
-            "scored": torch.from_numpy(np.stack([unscored, widths], axis=1)),
-            "position": torch.from_numpy(np.stack([starts, self.lengths[clips]], axis=1)),
+        extremes = {"extremes": self._extremes(clips)} if self.scoring.scaled else {}
+        return {
+            "audio": torch.from_numpy(self._cut(clips, starts, width)),
+            "scored": torch.from_numpy(_pairs(unscored, widths)),
+            "position": torch.from_numpy(_pairs(starts, self.lengths[clips])),
             "labels": {name: torch.from_numpy(ids) for name, ids in labels.items()},
+            **extremes,
         }
-        if self.framing is not None:
-            batch["audio"] = torch.from_numpy(self._beside(clips, starts, width, self.framing))
-        return batch
 
-    def _beside(
-        self, clips: np.ndarray, starts: np.ndarray, width: int, framing: Framing
-    ) -> np.ndarray:
-        """(B, ...) int16 of the clips around the rows' frames, zeros outside the clips."""
-        long = framing.before + math.ceil(width / framing.hop) * framing.hop + framing.after
-        rows = np.zeros((len(clips), long), np.int16)
-        lengths, offsets = self.table.lengths[clips].tolist(), self.table.offsets[clips].tolist()
-        firsts = (starts - framing.before).tolist()
-        for row, first, length, offset in zip(rows, firsts, lengths, offsets, strict=True):
-            start, stop = max(0, first), min(length, first + long)
-            if stop > start:
-                row[start - first : stop - first] = self._pcm[offset + start : offset + stop]
-        return rows
+    def _extremes(self, clips: np.ndarray) -> Tensor:
+        """(B, 2) int16, of the whole clips."""
+        offsets, ends = self.table.offsets[clips], (self.table.offsets + self.table.lengths)[clips]
+        audio = [self._pcm[start:end] for start, end in zip(offsets, ends, strict=True)]
+        return torch.tensor([[clip.min(), clip.max()] for clip in audio], dtype=torch.int16)
 
     @property
     def _pcm(self) -> np.ndarray:
@@ -161,23 +138,31 @@ class _RowDataset(Dataset[Batch]):
             self._audio = np.memmap(self.table.audio_path, PCM, "r").view(np.ndarray)
         return self._audio
 
-    def _cut(self, clips: np.ndarray, spans: np.ndarray, width: int) -> np.ndarray:
-        """(B, width + 1) samples; silence before the clip, behind it, and as padding.
+    def _cut(self, clips: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
+        """(B, before + width + after) int16; silence, which is 0, before a clip and behind it.
 
-        clip       ... c-1 |  c   c+1  ...  e-1 | ...      c = start, e = stop
-        row            c-1    c   c+1  ...  e-1   padding  with silence for c-1 where c = 0
-        inputs         c-1    c   c+1  ...                 target j comes from inputs 0..j
+        clip       ... c-1 |  c   c+1  ...                 c = start; with before = 1, after = 0:
+        row            c-1    c   c+1  ...                 0 for c-1 where c = 0
+        targets               c   c+1  ...                 target j comes from the samples before it
         """
-        silence, kind = self.encoder.output.silence, self.encoder.table.dtype
-        rows = np.full((len(clips), width + 1), silence, kind)
-        ends = np.minimum(spans[:, 1], self.table.lengths[clips])  # a span may go on into silence
-        offsets, starts = self.table.offsets[clips].tolist(), spans[:, 0].tolist()
-        for row, offset, start, end in zip(rows, offsets, starts, ends.tolist(), strict=True):
-            first = int(start == 0)  # before the clip's beginning there is no sample
-            if end >= start:
-                levels = self._pcm[offset + start - 1 + first : offset + end]
-                self.encoder.encode_into(levels, row[first : end - start + 1])
+        framing, pcm = self.framing, self._pcm
+        rows = np.empty((len(clips), framing.before + width + framing.after), np.int16)
+        offsets, lengths = self.table.offsets[clips].tolist(), self.table.lengths[clips].tolist()
+        firsts = (starts - framing.before).tolist()
+        for row, offset, length, first in zip(rows, offsets, lengths, firsts, strict=True):
+            start, stop = max(0, first), min(length, first + rows.shape[1])
+            if start > first or stop < first + rows.shape[1]:
+                row.fill(0)
+            if start < stop:
+                row[start - first : stop - first] = pcm[offset + start : offset + stop]
         return rows
+
+
+def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(B,), (B,) -> (B, 2) int64; np.stack takes five times as long."""
+    pairs = np.empty((len(first), 2), np.int64)
+    pairs[:, 0], pairs[:, 1] = first, second
+    return pairs
 
 
 def _refuse_large_batch(rows: int, samples: int, remedy: str) -> None:
@@ -198,7 +183,6 @@ class CropBatches(_RowDataset):
 
     Args:
         table: The clips.
-        encoder: Of the output whose samples the rows hold.
         receptive_field: Input samples one output depends on.
         crop_samples: Scored samples per row; a row from the clip's beginning scores its context
             as well.
@@ -208,13 +192,13 @@ class CropBatches(_RowDataset):
         world_size: Processes that share the batches.
         tail: Samples of silence behind each clip that count as its own.
         label_dropout: Share of the rows that are left without labels.
-        framing: Of features that are made of the audio: rows begin with a frame.
+        framing: What rows hold around their targets.
+        scoring: How clips are scored.
     """
 
     def __init__(
         self,
         table: ClipTable,
-        encoder: Encoder,
         receptive_field: int,
         crop_samples: int,
         batch_size: int,
@@ -223,9 +207,10 @@ class CropBatches(_RowDataset):
         world_size: int = 1,
         tail: int = 0,
         label_dropout: float = 0.0,
-        framing: Framing | None = None,
+        framing: Framing = PLAIN,
+        scoring: Scoring = AS_THEY_ARE,
     ) -> None:
-        super().__init__(table, encoder, framing)
+        super().__init__(table, framing, scoring)
         require_positive(
             receptive_field=receptive_field, crop_samples=crop_samples, batch_size=batch_size
         )
@@ -298,12 +283,12 @@ class CropBatches(_RowDataset):
         room = np.maximum(lengths - self.crop_samples, 0)
         drawn = np.random.default_rng([self.seed, 1, number]).random(len(clips))
         scored = (drawn * (room + 1)).astype(np.int64)  # s, uniform over 0..room
-        starts = np.maximum(scored - (self.receptive_field - 1), 0)
-        if self.framing is not None:
-            starts -= starts % self.framing.hop
+        first = self.scoring.first
+        starts = np.maximum(scored - (self.receptive_field - 1), first)
+        starts -= starts % self.framing.hop
         stops = np.minimum(scored + self.crop_samples, lengths)
-        unscored = np.where(starts == 0, 0, scored - starts)
-        return np.stack([starts, stops], axis=1), unscored
+        unscored = np.where((starts == 0) & (first == 0), 0, scored - starts)
+        return _pairs(starts, stops), unscored
 
 
 class ClipBatches(_RowDataset):
@@ -315,13 +300,13 @@ class ClipBatches(_RowDataset):
     def __init__(
         self,
         table: ClipTable,
-        encoder: Encoder,
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
-        framing: Framing | None = None,
+        framing: Framing = PLAIN,
+        scoring: Scoring = AS_THEY_ARE,
     ) -> None:
-        super().__init__(table, encoder, framing)
+        super().__init__(table, framing, scoring)
         self.order = np.argsort(table.lengths, kind="stable")[rank::world_size]
         rows, longest = min(batch_size, len(self.order)), int(table.lengths.max())
         _refuse_large_batch(rows, longest, "lower --data.val_batch_size")
@@ -334,8 +319,9 @@ class ClipBatches(_RowDataset):
         if not 0 <= index < len(self):
             raise IndexError(f"There are {len(self)} batches, but got the index {index}.")
         clips = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        spans = np.stack([np.zeros_like(clips), self.table.lengths[clips]], axis=1)
-        return self._assemble(clips, spans, np.zeros_like(clips), multiple=1)
+        firsts = np.full_like(clips, self.scoring.first)
+        spans = _pairs(firsts, self.table.lengths[clips])
+        return self._assemble(clips, spans, -firsts, multiple=1)
 
 
 # --- Through worker processes -----------------------------------------------------------------

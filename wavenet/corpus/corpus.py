@@ -13,7 +13,15 @@ import numpy as np
 import torch
 
 from wavenet.conditioning.durations import ClipLength, fit_clip_length
-from wavenet.corpus.batches import FULL_SCALE, ClipBatches, ClipTable, Encoder, Framing
+from wavenet.corpus.batches import (
+    AS_THEY_ARE,
+    FULL_SCALE,
+    PLAIN,
+    ClipBatches,
+    ClipTable,
+    Framing,
+    Scoring,
+)
 from wavenet.corpus.decoding import PCM, DecodeSettings
 from wavenet.corpus.listing import SPLITS, Files, Listing, remedy, sort_categories
 from wavenet.corpus.preparing import (
@@ -216,11 +224,11 @@ class Corpus:
     def whole_clips(
         self,
         split: str,
-        encoder: Encoder,
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
-        framing: Framing | None = None,
+        framing: Framing = PLAIN,
+        scoring: Scoring = AS_THEY_ARE,
     ) -> ClipBatches:
         """Whole clips of a split; see `ClipBatches`. Raises ValueError if a process gets none."""
         table = self.table(split)
@@ -229,7 +237,7 @@ class Corpus:
                 f"The split '{split}' has {len(table)} clips for {world_size} processes; "
                 "use fewer devices, or move more clips to that split."
             )
-        return ClipBatches(table, encoder, batch_size, rank, world_size, framing)
+        return ClipBatches(table, batch_size, rank, world_size, framing, scoring)
 
 
 def _split_sizes(clips: Sequence[Clip]) -> Counter[str]:

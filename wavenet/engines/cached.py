@@ -257,7 +257,7 @@ class Packed:
         self.out, self.out_bias = weights.out.T.contiguous(), weights.out_bias
         history = [layer.history for layer in layers]
         dilation = torch.tensor([layer.dilation for layer in layers])
-        taps = torch.arange(weights.input.shape[-1] - 1, 0, -1)
+        taps = torch.arange(dilated.shape[-1] - 1, 0, -1)
         self.histories = torch.tensor(history, device=device)
         self.offsets = torch.tensor([0, *history[:-1]], device=device).cumsum(0)
         self._delays = (dilation[:, None] * taps).to(device)  # (L, K - 1), oldest first

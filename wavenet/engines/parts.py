@@ -101,12 +101,13 @@ class Weights:
             "head": self.hidden.shape[0],
             "params": self.out.shape[0],
             "kernel": first.taps.shape[-1],
+            "input_kernel": self.input.shape[-1],
         }
 
     def differing(self) -> Iterator[str]:
         """In what the layers and the input convolution differ, in words."""
         facts: dict[str, list[Any]] = {
-            "kernel size": [self.input.shape[-1], *(x.taps.shape[-1] for x in self.layers)],
+            "kernel size": [layer.taps.shape[-1] for layer in self.layers],
             "residual channels": [self.input.shape[0], *(x.taps.shape[1] for x in self.layers)],
             "gate channels": [layer.skip.shape[1] for layer in self.layers],
             "conditioning": [layer.steering is not None for layer in self.layers],

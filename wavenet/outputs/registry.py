@@ -6,12 +6,14 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from wavenet.outputs.gaussians import Gaussian, MixtureOfGaussians
+from wavenet.outputs.linear import Linear
 from wavenet.outputs.logistics import MixtureOfLogistics
-from wavenet.outputs.mulaw import MuLaw
+from wavenet.outputs.mulaw import FlooredMuLaw, MuLaw
 from wavenet.outputs.protocol import Output
 
 OUTPUTS: dict[str, type[Output]] = {
-    kind.__name__: kind for kind in (MuLaw, MixtureOfLogistics, Gaussian, MixtureOfGaussians)
+    kind.__name__: kind
+    for kind in (MuLaw, FlooredMuLaw, Linear, MixtureOfLogistics, Gaussian, MixtureOfGaussians)
 }
 OUTPUT_HAS = ("channels", "levels", "silence", "encode", "decode", "embedding", "nats", "draw")
 

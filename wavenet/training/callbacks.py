@@ -123,7 +123,8 @@ class LastCheckpoint(ModelCheckpoint):
     """Writes `checkpoints/last.ckpt` regularly and when a signal stops the run.
 
     `--ckpt_path last` resumes from it; a resumed run computes the same as one that was never
-    interrupted. The signals are those of `stopping.SIGNALS`.
+    interrupted. The signals are those of `stopping.SIGNALS`. The last step is saved after its
+    validation: Lightning takes a run that has done all steps for finished, and would not validate.
 
     Args:
         every_n_steps: Optimiser steps between two checkpoints.
@@ -161,7 +162,8 @@ class LastCheckpoint(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not _has_done_all_steps(trainer):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         number = self._signal
         if trainer.world_size > 1:  # all processes must stop after the same step
             told = torch.tensor(float(number), device=trainer.strategy.root_device)
@@ -174,23 +176,32 @@ class LastCheckpoint(ModelCheckpoint):
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             self._save_now(trainer)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._save_now(trainer, validated=True)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save_now(trainer)
+        self._save_now(trainer, validated=True)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, Stopped) and trainer.is_global_zero:
             run = Path(self.dirpath).parent if self.dirpath else None
-            print(f"\nStopped after step {trainer.global_step}. {how_to_go_on(run)}", flush=True)
+            lost = trainer.global_step - self._last_global_step_saved
+            saved = f" The last {lost} are not saved." if 0 < lost < trainer.global_step else ""
+            step = f"Stopped after step {trainer.global_step}."
+            print(f"\n{step}{saved} {how_to_go_on(run)}", flush=True)
         _end_the_others(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         restore(self._earlier_handlers)
 
-    def _save_now(self, trainer: pl.Trainer) -> None:
+    def _save_now(self, trainer: pl.Trainer, validated: bool = False) -> None:
         if (
             is_trial(trainer)
+            or (_has_done_all_steps(trainer) and not validated)
             or self._last_global_step_saved == trainer.global_step
             or not _between_steps(trainer)
         ):
@@ -198,6 +209,10 @@ class LastCheckpoint(ModelCheckpoint):
         assert self.dirpath is not None
         self._save_checkpoint(trainer, str(Path(self.dirpath, "last.ckpt")))
         self.last_model_path = str(Path(self.dirpath, "last.ckpt"))
+
+
+def _has_done_all_steps(trainer: pl.Trainer) -> bool:
+    return 0 < trainer.max_steps <= trainer.global_step
 
 
 def _end_the_others(trainer: pl.Trainer) -> None:

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
-from wavenet.conditioning import Mel
 from wavenet.conditioning.durations import ClipLength
 from wavenet.corpus import (
     Batch,
@@ -21,23 +20,22 @@ from wavenet.corpus import (
     Corpus,
     CropBatches,
     DecodeSettings,
-    Encoder,
     Framing,
     Listing,
     ResumableSampler,
+    Scoring,
     batch_loader,
 )
 from wavenet.corpus.checks import require_not_negative, require_positive, require_share
 from wavenet.machine import memory
-from wavenet.outputs import MuLaw, Output
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 
 
 class AudioDataModule(LightningDataModule):
     """A folder of audio as batches: prepared once, labelled, split by clip and cropped.
 
-    Without a trainer, `receptive_field` (samples), `output` and `mel` say what the model would;
-    they can be set.
+    Without a trainer, `receptive_field` (samples) and `framing` say what the model would; they can
+    be set.
 
     Args:
         root: Folder of audio, searched recursively for .wav, .flac, .ogg, .mp3, .aiff and .aif.
@@ -68,6 +66,10 @@ class AudioDataModule(LightningDataModule):
         batch_size: Rows of a training batch, per process.
         val_batch_size: Clips of a validation or test batch, per process.
         num_workers: Worker processes that cut batches.
+        protocol: sashimi: clips are scored as in the SaShiMi paper (Goel et al. 2022), for figures
+            to set beside its own: each is scaled until its lowest sample is -1 and its highest 1,
+            and its first sample is predicted from one receptive field of silence. This changes the
+            bits per sample; see data/README.md. Without it: as they are, from the zero state.
         cache_dir: Where prepared audio is kept. Default: `.wavenet-cache` in root, or the user's
             cache folder where root cannot be written.
         seed: Decides the order of the clips and where they are cropped.
@@ -93,6 +95,7 @@ class AudioDataModule(LightningDataModule):
         batch_size: int = 16,
         val_batch_size: int = 16,
         num_workers: int = 1,
+        protocol: Literal["sashimi"] | None = None,
         cache_dir: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -102,13 +105,11 @@ class AudioDataModule(LightningDataModule):
         decoding = DecodeSettings(sample_rate, normalize, trim_silence_db)
         self.corpus = Corpus(listing, decoding, prepare, cache_dir)
         self.crop_samples, self.trailing_silence = crop_samples, trailing_silence
-        self.label_dropout, self.seed = label_dropout, seed
+        self.label_dropout, self.seed, self.protocol = label_dropout, seed, protocol
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.num_workers = num_workers
         self.receptive_field: int | None = None
-        self.output: Output = MuLaw()
-        self.mel: Mel | None = None
-        self._encoder = Encoder(self.output)
+        self.framing = Framing()
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -121,6 +122,13 @@ class AudioDataModule(LightningDataModule):
             num_workers=self.num_workers, seed=self.seed, trailing_silence=self.trailing_silence
         )
         require_share(label_dropout=self.label_dropout)
+        if self.protocol not in (None, "sashimi"):
+            raise ValueError(f"--data.protocol is sashimi or none, but got {self.protocol!r}.")
+        if self.protocol and self.trailing_silence:
+            raise ValueError(
+                "--data.protocol sashimi scales each clip to its own extremes, and "
+                "--data.trailing_silence makes silence part of it. Leave one of them out."
+            )
 
     # The corpus
 
@@ -161,12 +169,6 @@ class AudioDataModule(LightningDataModule):
         """One clip: (length,) float32 in [-1, 1)."""
         return self.corpus.audio(clip)
 
-    def codes(self, clip: Clip) -> np.ndarray:
-        """One clip as the output's samples: (length,), uint8 for mu-law, read-only."""
-        codes = self.encoder.encode(self.corpus.levels(clip))
-        codes.flags.writeable = False
-        return codes
-
     @property
     def clip_length(self) -> ClipLength:
         """How long the training clips are, by their labels; the silence behind them counts."""
@@ -182,7 +184,10 @@ class AudioDataModule(LightningDataModule):
     def facts(self) -> CorpusFacts:
         """What a model needs to know of this corpus."""
         clip_length = self.clip_length if self.corpus.has("train") else None
-        return CorpusFacts(self.sample_rate, self.labels, self.label_dropout > 0, clip_length)
+        unlabelled = self.label_dropout > 0
+        return CorpusFacts(
+            self.sample_rate, self.labels, unlabelled, clip_length, self.protocol is not None
+        )
 
     def _receptive_field(self) -> int:
         facts = _facts_from(self.trainer)
@@ -193,21 +198,12 @@ class AudioDataModule(LightningDataModule):
             )
         return found
 
-    @property
-    def encoder(self) -> Encoder:
-        """Of the model's output, or of `output` without a trainer."""
+    def _framing(self) -> Framing:
         facts = _facts_from(self.trainer)
-        output = facts.output if facts is not None else self.output
-        if output != self._encoder.output:
-            self._encoder = Encoder(output)
-        return self._encoder
+        return facts.framing if facts is not None else self.framing
 
-    @property
-    def framing(self) -> Framing | None:
-        """Of the audio that a model with mel, or `mel` without a trainer, needs beside its rows."""
-        facts = _facts_from(self.trainer)
-        mel = facts.mel if facts is not None else self.mel
-        return None if mel is None else Framing(mel.hop, *mel.surroundings)
+    def _scoring(self, receptive_field: int) -> Scoring:
+        return Scoring() if self.protocol is None else Scoring(True, receptive_field)
 
     # Batches
 
@@ -221,14 +217,15 @@ class AudioDataModule(LightningDataModule):
         longest = int(table.lengths.max()) + self._tail
         self._require_memory(min(self.crop_samples + receptive_field, longest))
         silence = (self._tail, self.label_dropout)
-        return CropBatches(table, self.encoder, *shape, *share, *silence, self.framing)
+        how = (self._framing(), self._scoring(receptive_field))
+        return CropBatches(table, *shape, *share, *silence, *how)
 
     def _require_memory(self, width: int) -> None:
         """Raises ValueError where a batch of rows of `width` samples is more than the machine has.
 
         Making it would show that only after minutes, and Linux would then kill the process.
         """
-        needed = self.batch_size * (width + 8)  # a byte a sample; a row's number in the plan
+        needed = self.batch_size * (2 * width + 8)  # 16-bit audio; a row's number in the plan
         there = memory(torch.device("cpu"))
         if needed > there:
             raise ValueError(
@@ -242,8 +239,9 @@ class AudioDataModule(LightningDataModule):
 
         Raises ValueError if a process gets none.
         """
-        share = (rank, world_size, self.framing)
-        return self.corpus.whole_clips(split, self.encoder, self.val_batch_size, *share)
+        scoring = self._scoring(self._receptive_field() if self.protocol else 0)
+        share = (rank, world_size, self._framing(), scoring)
+        return self.corpus.whole_clips(split, self.val_batch_size, *share)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Crops from where the trainer stands.

@@ -6,9 +6,8 @@ The data module gives `facts`, a `CorpusFacts`; the Lightning module gives `mode
 
 from dataclasses import dataclass
 
-from wavenet.conditioning import Mel
 from wavenet.conditioning.durations import ClipLength
-from wavenet.outputs import Output
+from wavenet.corpus import Framing
 
 
 @dataclass(frozen=True)
@@ -19,12 +18,15 @@ class CorpusFacts:
     labels: label names and their categories, in the order that the ids in batches count.
     unlabelled: whether batches leave labels out of some rows.
     clip_length: how long training clips are, by their labels; None where there are none.
+    scaled: whether each clip is scaled by its extremes, and begins after silence; see
+        `AudioDataModule`'s protocol.
     """
 
     sample_rate: int
     labels: dict[str, list[str]]
     unlabelled: bool
     clip_length: ClipLength | None
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,8 @@ class ModelFacts:
     """What the model tells the data.
 
     receptive_field: input samples that one prediction depends on.
-    output: what encodes audio into the samples of a batch.
-    mel: of the frames that steer it; None: none do.
+    framing: what a batch's rows hold around their targets.
     """
 
     receptive_field: int
-    output: Output
-    mel: Mel | None = None
+    framing: Framing

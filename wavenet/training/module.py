@@ -1,8 +1,9 @@
 """Owns `LitWaveNet`: the loss, the optimiser, the exact validation.
 
-A batch is what `wavenet.corpus` makes: "codes" (B, W + 1), samples of which codes[:, :-1] are
-inputs and codes[:, 1:] targets; "scored" (B, 2), the range of targets with whole context; "labels",
-name -> (B,); "position" (B, 2), see `WaveNet.forward`. Knows nothing of files, runs or pictures.
+A batch is what `wavenet.corpus` makes: "audio" (B, before + W + after) int16, see `Framing`, W
+targets with what comes around them; "scored" (B, 2), the range of targets with whole context;
+"labels", name -> (B,); "position" (B, 2), see `WaveNet.forward`. Knows nothing of files, runs or
+pictures.
 """
 
 import logging
@@ -18,10 +19,11 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from wavenet.conditioning.mel import frames_within
-from wavenet.corpus.batches import FULL_SCALE
+from wavenet.corpus import Framing
 from wavenet.likelihood import nats_per_sample
 from wavenet.model import Config, WaveNet
 from wavenet.outputs import MuLaw, Output, output_from, output_settings
+from wavenet.outputs.pcm import FULL_SCALE, encode_pcm, encode_scaled_pcm
 from wavenet.pretrained import find
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 from wavenet.version import __version__
@@ -125,13 +127,27 @@ class LitWaveNet(pl.LightningModule):
     @property
     def model_facts(self) -> ModelFacts:
         """What a data module asks of the model."""
-        network = self.network
-        return ModelFacts(network.receptive_field, network.output, network.mel)
+        return ModelFacts(self.receptive_field, self.framing)
+
+    @property
+    def framing(self) -> Framing:
+        """What a row holds around its targets: for mel, whole frames with their windows."""
+        mel = self.network.mel
+        if mel is None:
+            return Framing()
+        before, after = mel.surroundings
+        return Framing(mel.hop, max(before, 1), after)
 
     def configure_model(self) -> None:
         if self.wavenet is not None:
             return
         facts = self._facts()
+        if facts.scaled and (self._settings.get("mel") or self._settings.get("position_hop")):
+            raise ValueError(
+                "--data.protocol sashimi is for models without mel and position: it scores clips "
+                "that are scaled, and that begin after silence. Leave it out, or leave out "
+                "--model.mel and --model.position_hop."
+            )
         self.wavenet = WaveNet(
             sample_rate=facts.sample_rate,
             labels=facts.labels,
@@ -225,21 +241,34 @@ class LitWaveNet(pl.LightningModule):
                     f"The model was trained with {name} = {mine}, but this data has {name} = "
                     f"{found}. Use the data settings it was trained with, or train a new model."
                 )
-        given = {name: self.hparams[name] for name in CorpusFacts.__dataclass_fields__}
-        found = {"unlabelled": False, "clip_length": None} if theirs is None else vars(theirs)
+        given = {name: self.hparams.get(name) for name in CorpusFacts.__dataclass_fields__}
+        alone: dict[str, Any] = {"unlabelled": False, "clip_length": None, "scaled": False}
+        found = alone if theirs is None else vars(theirs)
         return CorpusFacts(
             **{name: found[name] if value is None else value for name, value in given.items()}
         )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         steering = (batch["labels"], self._position(batch), self._mel(batch))
-        loss = self._loss(self.network, batch["codes"], batch["scored"], *steering)
+        loss = self._loss(self.network, self._samples(batch), batch["scored"], *steering)
         self.log("bits", loss.detach() * BITS, prog_bar=True)
         self._scored = (
             self._scored.to(self.device) + (batch["scored"][:, 1] - batch["scored"][:, 0]).sum()
         )
         self.log("samples_seen", (self._scored * self.trainer.world_size).float())
         return loss
+
+    def _samples(self, batch: Mapping[str, Any]) -> Tensor:
+        """(B, W + 1): samples[:, :-1] are inputs and samples[:, 1:] targets."""
+        audio, framing = batch["audio"], self.framing
+        targets = slice(framing.before - 1, audio.shape[1] - framing.after)
+        pcm, output = audio[:, targets], self.network.output
+        if "extremes" not in batch:
+            return encode_pcm(output, pcm)
+        first, length = batch["position"].split(1, dim=1)
+        place = first - 1 + torch.arange(pcm.shape[1], device=pcm.device)
+        inside = (place >= 0) & (place < length)
+        return encode_scaled_pcm(output, pcm, batch["extremes"], inside)
 
     def _position(self, batch: Mapping[str, Any]) -> Tensor | None:
         return batch["position"] if self.network.position_hop else None
@@ -250,7 +279,8 @@ class LitWaveNet(pl.LightningModule):
         mel = self.network.mel
         if mel is None:
             return None
-        audio = batch["audio"].float() / FULL_SCALE
+        unread = self.framing.before - mel.surroundings[0]  # by the first window
+        audio = batch["audio"][:, unread:].float() / FULL_SCALE
         return frames_within(mel, audio, batch["position"], self.network.sample_rate)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -261,11 +291,11 @@ class LitWaveNet(pl.LightningModule):
 
     def _score(self, batch: dict[str, Any], name: str) -> None:
         """Exact bits per sample over whole clips, in float32 whatever the training's precision."""
-        codes, scored, mel = batch["codes"], batch["scored"], self._mel(batch)
+        codes, scored, mel = self._samples(batch), batch["scored"], self._mel(batch)
         if mel is not None and self.network.mel is not None:
             around = self.network.mel.context  # of whole clips: silence
             mel = mel[..., around : mel.shape[-1] - around]
-        lengths = batch["position"][:, 1]
+        lengths = scored[:, 1]
         with torch.autocast(codes.device.type, enabled=False):
             nats = nats_per_sample(
                 self.network, codes[:, 1:], batch["labels"], lengths=lengths, mel=mel

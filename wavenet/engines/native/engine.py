@@ -30,7 +30,7 @@ from wavenet.engines.protocol import (
     require_sampling,
     uniforms_by_sample,
 )
-from wavenet.outputs import Mixture, MuLaw, Sampling, require_finite
+from wavenet.outputs import Codes, Mixture, Sampling, require_finite
 
 SOURCE = Path(__file__).with_name("native.cpp")
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # WEIGHTS in native.cpp
@@ -332,7 +332,7 @@ def output_macros(parts: Parts) -> dict[str, object]:
     if isinstance(output, Mixture):
         facts = {"MIXTURES": output.components, "NOISE": output.uniforms}
         return {**facts, "LOG_SCALE_MIN": f"{float(output.log_scale_min)!r}f"}
-    fits = isinstance(output, MuLaw) and output.classes % WIDEST == 0
+    fits = isinstance(output, Codes) and output.classes % WIDEST == 0
     wanted = f"mixtures and from mu-law codes, a multiple of {WIDEST} of them"
     require_output(parts, "native", fits, wanted)
     return {"MIXTURES": 0, "NOISE": 1}

@@ -4,7 +4,7 @@
 //
 // Compiled for one model and one CPU. The sizes are constants, given as macros:
 //   RESIDUAL, GATE, SKIP, HEAD, PARAMS: channels
-//   KERNEL: taps
+//   KERNEL: taps of the layers; INPUT_KERNEL: of the input convolution
 //   DILATIONS: one for each layer, separated by commas
 //   MIXTURES: 0 for a categorical output, else components; NOISE, LOG_SCALE_MIN: of a mixture
 //   WEIGHTS: 0 for float32, 1 for bfloat16, 2 for int8
@@ -337,7 +337,7 @@ struct Streams {
     int64_t hop, offset;         // samples of a frame; those of the first frame that are over
     // input (C), residuals (LAYERS - 1, C), sum of skips (S), head (D), out (Q)
     const float* biases;
-    // (slots, B, CX): KERNEL - 1 slots of embedded samples, then each layer's history
+    // (slots, B, CX): INPUT_KERNEL - 1 slots of embedded samples, then each layer's history
     Element* ring;
     int64_t* last;   // (B): the last sample, not yet fed
     float* scratch;  // scratch_floats(B)
@@ -503,15 +503,16 @@ const float* step(Streams& g, const float* before_gate) {
     Element *rounded = reinterpret_cast<Element*>(params + batch * Q), *z = rounded + row;
     const Element* w = g.weights;
     const float* bias = g.biases;
-    History past{g.ring, KERNEL - 1, 1};
+    History past{g.ring, INPUT_KERNEL - 1, 1};
 
     for (int b = 0; b < batch; b++) Output::embed(rounded + b * CX, g.last[b], g.embedding);
     copy_rows(x, bias, C, batch);
     bias += C;
-    for (int k = KERNEL - 1; k > 0; k--)
-        w = multiply_add<Body, RESIDUAL, C>(x, past.at(g.time + KERNEL - 1 - k, row), w, batch);
+    for (int k = INPUT_KERNEL - 1; k > 0; k--)
+        w = multiply_add<Body, RESIDUAL, C>(
+            x, past.at(g.time + INPUT_KERNEL - 1 - k, row), w, batch);
     w = multiply_add<Body, RESIDUAL, C>(x, rounded, w, batch);
-    if (KERNEL > 1) std::memcpy(past.at(g.time, row), rounded, row * sizeof(Element));
+    if (INPUT_KERNEL > 1) std::memcpy(past.at(g.time, row), rounded, row * sizeof(Element));
 
     const float* skip_bias = bias + (LAYERS - 1) * C;
     copy_rows(skips, skip_bias, S, batch);

@@ -34,7 +34,7 @@ from wavenet.engines.protocol import (
 )
 from wavenet.engines.triton.kernel import run_streams
 from wavenet.model import WaveNet
-from wavenet.outputs import Mixture, MuLaw, Sampling, require_finite
+from wavenet.outputs import Codes, Mixture, Sampling, require_finite
 from wavenet.triton_common import INTERPRETED, Resources, compiled_resources, padded
 
 PIECE = 128  # columns of the skip and head products at a time
@@ -237,6 +237,7 @@ class Packed:
             "M": tile,
             "L": len(layers),
             "K": given["kernel"],
+            "K_INPUT": given["input_kernel"],
             "Q": padded(given["params"]),
         }
         widths = {"C": "residual", "G": "gate", "S": "skip", "H": "head"}
@@ -403,7 +404,7 @@ def output_constants(parts: Parts) -> dict[str, Any]:
         n, smallest = output.components, float(output.log_scale_min)
         facts = {"MIXTURES": n, "MEANS": output.channels - 2 * n, "NOISE": output.uniforms}
         return {**facts, "log_scale_min": smallest}
-    fits = isinstance(output, MuLaw) and codes >= 16 and codes & (codes - 1) == 0
+    fits = isinstance(output, Codes) and codes >= 16 and codes & (codes - 1) == 0
     require_output(parts, "triton", fits, "mixtures and from 16, 32, 64, ... mu-law codes")
     return {"MIXTURES": 0, "MEANS": 0, "NOISE": 1, "log_scale_min": 0.0}
 

@@ -210,10 +210,11 @@ def run_streams(
     skip, skip_bias, head, head_bias, out, out_bias, rings,
     time, steps, hop, offset, temperature, top_k, top_p, guidance, scale, batch, rows,
     log_scale_min,
-    L: tl.constexpr, K: tl.constexpr, C: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
-    H: tl.constexpr, Q: tl.constexpr, PIECE: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr,
-    FORCED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
-    GUIDED: tl.constexpr, NOISE: tl.constexpr, MIXTURES: tl.constexpr, MEANS: tl.constexpr,
+    L: tl.constexpr, K: tl.constexpr, K_INPUT: tl.constexpr, C: tl.constexpr, G: tl.constexpr,
+    S: tl.constexpr, H: tl.constexpr, Q: tl.constexpr, PIECE: tl.constexpr, M: tl.constexpr,
+    ONE: tl.constexpr, FORCED: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr,
+    TOP_P: tl.constexpr, GUIDED: tl.constexpr, NOISE: tl.constexpr, MIXTURES: tl.constexpr,
+    MEANS: tl.constexpr,
 ):  # fmt: skip
     """`steps` samples of a tile of M streams. Pointers: `Packed` (weights) and `Memory`.
 
@@ -236,8 +237,8 @@ def run_streams(
         features = _embedded(embedding, heard, C, MIXTURES)
         tl.store(_ring_row(ring, rings, 0, now, stream, batch, C), features.to(kind))
         x = _embedded(first, heard, C, MIXTURES)
-        for k in tl.static_range(K - 1):
-            past = tl.load(_ring_row(ring, rings, 0, now - (K - 1 - k), stream, batch, C))
+        for k in tl.static_range(K_INPUT - 1):
+            past = tl.load(_ring_row(ring, rings, 0, now - (K_INPUT - 1 - k), stream, batch, C))
             x = _add_product(x, past, _block(input_taps + k * C * C, C, C, C), ONE)
         filter_, gate = _before_gate(
             constants, constant, past_taps, ring, rings, 0, now, stream, batch, K, C, G, ONE
