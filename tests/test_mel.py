@@ -1,5 +1,6 @@
 """Properties of mel conditioning: where a frame lies, what its features are, what is refused."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABELS, assert_close, shifted, small_model, some_codes
+from safetensors.torch import load_file, save_file
 from tiny_corpora import write_tone
 from torch import Tensor
 
@@ -64,11 +66,12 @@ def test_the_last_frame_may_be_short(samples: int) -> None:
     assert small_mel().spectrogram(noise(2, samples), RATE).shape == (2, 6, -(-samples // 8))
 
 
-def test_silence_has_the_floor_in_every_band_and_features_of_zero() -> None:
+def test_silence_has_the_floor_in_every_band() -> None:
     mel = small_mel()
     frames = mel.spectrogram(torch.zeros(1, 40), RATE)
     assert torch.equal(frames, torch.full_like(frames, math.log(1e-5)))
-    assert float(MelFeatures(mel)(frames).abs().max()) < 1e-6
+    unit = small_mel(scaling="unit")
+    assert float(MelFeatures(unit)(frames).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("start", [0, 8, 24])
@@ -95,13 +98,13 @@ def test_hold_gives_each_frame_to_all_its_samples() -> None:
     mel = small_mel("hold")
     frames = noise(1, 6, 3)
     assert mel.feature_hop == 8 and mel.context == 0
-    assert_close(MelFeatures(mel)(frames), (frames - mel.silence) / -mel.silence)
+    assert_close(MelFeatures(mel)(frames), (frames + 7) / 2)
 
 
 def test_linear_is_numpys_interpolation_between_the_middles_of_frames() -> None:
     mel, frames = small_mel("linear", step=1), noise(1, 6, 5)
     features = MelFeatures(mel)(frames)[0]  # of frames 1 to 3
-    scaled = (frames[0] - mel.silence) / -mel.silence
+    scaled = (frames[0] + 7) / 2
     middles, samples = np.arange(5) * 8 + 3.5, np.arange(8, 32)
     for band in range(6):
         expected = np.interp(samples, middles, scaled[band].double().numpy())
@@ -437,3 +440,31 @@ def test_a_model_that_plans_its_clips_wants_the_length_of_a_stream_of_frames() -
     model = mel_model(position_hop=16)
     with pytest.raises(ValueError, match="does not say how long it is: give seconds"):
         stream(model, mel=iter([torch.zeros(6, 4)]))
+
+
+# Saved by earlier libraries
+
+
+def test_a_model_that_does_not_say_its_scaling_is_of_the_earlier_one(tmp_path: Path) -> None:
+    model = small_model(mel=small_mel("hold", scaling="unit")).float()
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["model"]["mel"]["scaling"]
+    config.pop("checksum")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(weights, tmp_path / "model.safetensors")  # without the settings of the new one
+    again = WaveNet.from_pretrained(tmp_path)
+    assert again.mel == model.mel and again.mel.scaling == "unit"
+    frames = noise(1, 6, 3)
+    assert_close(MelFeatures(again.mel)(frames), 1 - frames / model.mel.silence)
+
+
+def test_a_run_of_the_earlier_scaling_is_not_gone_on_with_in_another(tmp_path: Path) -> None:
+    from wavenet.training.module import LitWaveNet
+
+    lit = LitWaveNet(sample_rate=RATE, labels={}, cycles=1, layers_per_cycle=2, mel=SMALL)
+    lit.configure_model()
+    older = {k: v for k, v in lit.network.config.settings()["mel"].items() if k != "scaling"}
+    with pytest.raises(ValueError, match=r"The checkpoint was trained with mel = .*scaling='unit'"):
+        lit._refuse_other_network({**lit.network.config.settings(), "mel": older})

@@ -39,6 +39,7 @@ from wavenet.conditioning import (
     require_mel,
     within_silence,
 )
+from wavenet.conditioning.mel import as_saved
 from wavenet.layers import CausalConv1d, Stack, StackState, dilation_cycles, residual_blocks
 from wavenet.ops import affine
 from wavenet.outputs import MuLaw, Output, checked_output
@@ -565,6 +566,7 @@ class WaveNet(nn.Module):
         Nothing is made that the source's weights would not fill. Raises ValueError for settings
         that make no model, and for shapes that are not theirs: "The weights in SOURCE MISFIT: ...".
         """
+        settings = as_saved(settings)
         try:
             least = Config(**settings).weights
         except ValueError as error:

@@ -134,7 +134,7 @@ def _label_ids(given: Given) -> None:
     for name, value in ids.items():
         _require(value.shape == (size,), "label_ids: shape", tuple(value.shape))
         chosen = choice[name]
-        wanted = [chosen] * size if isinstance(chosen, str) else chosen
+        wanted = [chosen] * size if isinstance(chosen, str | int) else chosen
         _require([names[name][int(i)] for i in value] == list(map(str, wanted)), "label_ids: other")
 
 

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from wavenet.conditioning.upsampling import Smoothed, Stages, Transposed, upsampler_from
 
 Upsampling = Literal["hold", "linear", "learned"]
+Scaling = Literal["standard", "unit"]
+STANDARD = (-7.0, 2.0)  # of the log magnitudes of mel bands of speech: about mean and deviation
 LONGEST_STEP = 16  # samples that upsampled features hold for, where nothing is said
 LARGEST_HOP = 1 << 16
 
@@ -51,6 +53,9 @@ class Mel:
         step: Samples that features hold for once they are upsampled, a divisor of hop; the largest
             up to 16 and up to hop / 4 where none is given. Of no use to hold.
         lookahead: Frames on either side that the learned upsampling looks at.
+        scaling: Of the frames before they are upsampled. standard: (frame + 7) / 2, for speech of a
+            mean near 0 and a deviation near 1, so that a model learns as fast from it as from other
+            features. unit: silence is 0 and a magnitude of 1 is 1, as in earlier libraries.
         given: The frames are another program's. They are taken as they are, on that program's
             scale; window, low, high and floor are then of no use, and no audio becomes frames here.
     """
@@ -64,6 +69,7 @@ class Mel:
     upsampling: Upsampling | Smoothed | Transposed = "linear"
     step: int | None = None
     lookahead: int = 2
+    scaling: Scaling = "standard"
     given: bool = False
 
     def __post_init__(self) -> None:
@@ -75,6 +81,8 @@ class Mel:
         ):
             _require_whole(name, getattr(self, name), low, high)
         self._require_upsampling()
+        if self.scaling not in [*get_args(Scaling)]:
+            raise ValueError(f"mel.scaling must be standard or unit, but got {self.scaling!r}.")
         if self.step is not None and (
             isinstance(self.step, bool)
             or not isinstance(self.step, int)
@@ -225,6 +233,13 @@ def checked_mel(given: "Mel | Mapping[str, Any] | None") -> Mel | None:
     return Mel(**given)
 
 
+def as_saved(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved model's settings: what earlier libraries did not say of mel means what it did."""
+    mel = settings.get("mel")
+    older = {"mel": {"scaling": "unit", **mel}} if isinstance(mel, Mapping) else {}
+    return {**settings, **older}
+
+
 def frames_within(mel: Mel, audio: Tensor, position: Tensor, sample_rate: int) -> Tensor:
     """Frames of clips' parts, with their context, from audio (B, ...) with its `surroundings`.
 
@@ -270,9 +285,9 @@ def _transform(mel: Mel, sample_rate: int, device: torch.device) -> Callable[[Te
 class MelFeatures(nn.Module):
     """Log mel frames -> condition features (B, M, ...), one for each `Mel.feature_hop` samples.
 
-    Frames are scaled so that silence is 0 and a magnitude of 1 is 1. linear, of the middle s of a
-    step, in frames from the middle of frame f: (1 - |s|) x_f + |s| x_g, where g is the next frame
-    for s > 0 and the one before for s < 0. learned adds W relu(V x_{f-c..f+c}), zero at first.
+    Frames are scaled first; see `Mel.scaling`. linear, of the middle s of a step, in frames from
+    the middle of frame f: (1 - |s|) x_f + |s| x_g, where g is the next frame for s > 0 and the one
+    before for s < 0. learned adds W relu(V x_{f-c..f+c}), zero at first.
     An upsampling in stages is a module of its own. Another program's frames are not scaled.
     """
 
@@ -307,7 +322,8 @@ class MelFeatures(nn.Module):
 
     def _scaled(self, frames: Tensor) -> Tensor:
         silence = self.mel.silence
-        return frames if self.mel.given else (frames - silence) / -silence
+        mean, deviation = STANDARD if self.mel.scaling == "standard" else (silence, -silence)
+        return frames if self.mel.given else (frames - mean) / deviation
 
     def _interpolated(self, scaled: Tensor) -> Tensor:
         """(B, M, F and context) -> (B, M, F, steps)."""

@@ -6,6 +6,7 @@ aligned. Shapes: T time.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from wavenet.conditioning import Mel
 
 FLOOR_DB = -80.0  # below the recording's loudest point: quieter is silence, and all alike
 CEPSTRA = 13  # mel cepstra that are compared, without the 0th, the loudness
+LEAST = 2.0  # seconds that STOI and ViSQOL hear
 Measure = Callable[[Tensor, Tensor, int], float]  # made (T,), real (T,), rate in Hz
 
 
@@ -100,7 +102,15 @@ def _stoi(made: Tensor, real: Tensor, sample_rate: int) -> float:
     """Short-time objective intelligibility, Taal et al. 2011: 0 to 1."""
     from pystoi import stoi
 
-    return float(stoi(real.numpy(), made.numpy(), sample_rate))
+    real, made = (_repeated(audio, sample_rate) for audio in (real, made))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # too little speech: 0.00001, with a warning
+        return float(stoi(real.numpy(), made.numpy(), sample_rate))
+
+
+def _repeated(audio: Tensor, sample_rate: int) -> Tensor:
+    """A clip as often as LEAST seconds take: STOI and ViSQOL cannot judge a short word alone."""
+    return audio.repeat(math.ceil(LEAST * sample_rate / len(audio)))
 
 
 def _pesq(made: Tensor, real: Tensor, sample_rate: int) -> float:
@@ -127,7 +137,8 @@ def _visqol(made: Tensor, real: Tensor, sample_rate: int) -> float:
     """Chinen et al. 2020, in its mode for speech, at 16 kHz: 1 to 5."""
     from wavenet.audio import resample
 
-    clips = [resample(audio, sample_rate, 16000).double().numpy() for audio in (real, made)]
+    long = [_repeated(audio, sample_rate) for audio in (real, made)]
+    clips = [resample(audio, sample_rate, 16000).double().numpy() for audio in long]
     return float(_visqol_api().measure_from_arrays(*clips, 16000).moslqo)
 
 

@@ -25,7 +25,7 @@ from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
 from wavenet.conditioning import Mel
 from wavenet.evaluation.digits import find_clips
-from wavenet.evaluation.distances import FLOOR_DB, measures
+from wavenet.evaluation.distances import FLOOR_DB, Measure, measures
 from wavenet.generation import AT_ONCE, generate
 from wavenet.model import WaveNet
 from wavenet.plotting import figure_png, plot_spectrograms
@@ -123,31 +123,33 @@ def evaluate(
         )
     return {
         way: {
-            name: _score(
-                [
-                    _measured(measure, clip, real, sample_rate)
-                    for clip, real in zip(clips, recordings, strict=True)
-                ]
-            )
+            name: _score(f"{name} of {way}", measure, clips, recordings, sample_rate)
             for name, measure in there.items()
         }
         for way, clips in made.items()
     }
 
 
-def _measured(measure: Any, made: Tensor, real: Tensor, sample_rate: int) -> float:
-    """NaN where a package cannot judge the clip, as one that it hears no speech in."""
-    try:
-        return float(measure(made.float(), real.float(), sample_rate))
-    except Exception as error:  # each package has errors of its own
-        logger.info("a clip of %d samples was not measured: %r", len(real), error)
-        return math.nan
-
-
-def _score(values: Sequence[float]) -> Score:
+def _score(
+    what: str,
+    measure: Measure,
+    made: Sequence[Tensor],
+    recordings: Sequence[Tensor],
+    sample_rate: int,
+) -> Score:
+    """Of the clips that can be judged; a package may hear no speech in one."""
+    values, reason = [], ""
+    for clip, real in zip(made, recordings, strict=True):
+        try:
+            values.append(float(measure(clip.float(), real.float(), sample_rate)))
+        except Exception as error:  # each package has errors of its own
+            values, reason = [*values, math.nan], f"{type(error).__name__}: {error}"
     good = [value for value in values if math.isfinite(value)]
     error = stdev(good) / math.sqrt(len(good)) if len(good) > 1 else math.nan
     mean = fmean(good) if good else math.nan
+    if reason:
+        failed = len(values) - len(good)
+        logger.info("%s: %d of %d clips cannot be judged (%s)", what, failed, len(values), reason)
     return Score(mean, error, len(good), len(values) - len(good))
 
 

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from wavenet.conditioning.mel import frames_within
+from wavenet.conditioning.mel import as_saved, frames_within
 from wavenet.corpus import Framing
 from wavenet.likelihood import nats_per_sample
 from wavenet.model import Config, WaveNet
@@ -415,7 +415,7 @@ class LitWaveNet(pl.LightningModule):
     def _refuse_other_network(self, trained: Mapping[str, Any]) -> None:
         """Tables of other labels may have the same size: they would load, and mean other things."""
         known = {name: value for name, value in trained.items() if name in NETWORK_SETTINGS}
-        for name, mine, theirs in _differences(self.network.config, Config(**known)):
+        for name, mine, theirs in _differences(self.network.config, Config(**as_saved(known))):
             raise ValueError(
                 f"The checkpoint was trained with {name} = {theirs}, but here {name} = {mine}. "
                 "Use the model and data settings it was trained with (its run's config.yaml), or "
