@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from tiny_runs import RATE, VAL_PATTERN, differing, module, network, trainer, write_corpus
 from torch import Tensor, nn
 
@@ -357,6 +358,62 @@ def test_many_steps_in_a_row_that_are_not_finite_stop_the_run_with_advice(corpus
     with pytest.raises(ValueError, match=r"3 steps in a row.*--model\.learning_rate"):
         fit(module(corpus), lit, max_steps=8)
     assert lit.nonfinite_steps == 4
+
+
+# --- float16, whose gradients are scaled ---
+
+
+def in_float16() -> dict[str, Any]:
+    """Of a trainer. Lightning takes bfloat16 on a CPU, unless the plugin itself is given."""
+    return {"plugins": [MixedPrecision("16-mixed", device="cpu")]}
+
+
+class Norms(pl.Callback):
+    """The norm of all gradients as it was logged, and as the optimiser got them."""
+
+    def __init__(self) -> None:
+        self.applied: list[float] = []
+        self.logged: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, lit: Any, *_: Any) -> None:
+        self.logged.append(float(trainer.callback_metrics["grad_norm"]))
+        gradients = [p.grad for p in lit.parameters() if p.grad is not None]
+        self.applied.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_float16_trains_on_the_gradients_of_float32(corpus: Path, clip: float | None) -> None:
+    """Neither the scale of the loss nor the clipping of scaled gradients is left in them."""
+    exact, half = Norms(), Norms()
+    fit(module(corpus), network(), exact, max_steps=3, gradient_clip_val=clip)
+    fit(module(corpus), network(), half, max_steps=3, gradient_clip_val=clip, **in_float16())
+    assert half.logged == pytest.approx(exact.logged, rel=0.02)
+    assert half.applied == pytest.approx(exact.applied, rel=0.02)
+    assert clip is None or min(exact.logged) > clip, "otherwise nothing is clipped"
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_step_that_overflows_float16_is_skipped_and_the_scale_halved(
+    corpus: Path, clip: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    lit = poisoned(0, 2)
+    with caplog.at_level(logging.WARNING, logger="wavenet.training"):
+        runner, recorder = fit(
+            module(corpus), lit, max_steps=4, gradient_clip_val=clip, **in_float16()
+        )
+    unchanged = [
+        not differing(before, after)
+        for before, after in zip(recorder.before, recorder.after, strict=True)
+    ]
+    assert unchanged == [True, False, True, False]
+    assert lit.nonfinite_steps == 2
+    assert [record.message for record in caplog.records] == [
+        "step 0 skipped: its loss or gradient is not finite (1 so far, 1 in a row); "
+        "float16's loss was scaled by 65536, from now on by half of that",
+        "step 2 skipped: its loss or gradient is not finite (2 so far, 1 in a row); "
+        "float16's loss was scaled by 32768, from now on by half of that",
+    ]
+    assert runner.precision_plugin.scaler.get_scale() == 16384  # type: ignore[attr-defined]
 
 
 # --- averaged weights ---

@@ -28,6 +28,7 @@ from wavenet.version import __version__
 
 logger = logging.getLogger(__name__)
 
+SCALED = "; float16's loss was scaled by {:.0f}, from now on by half of that"
 BITS = 1 / math.log(2)  # per nat
 NETWORK_SETTINGS = tuple(Config.names())
 RANGES = {  # of settings of training
@@ -292,9 +293,17 @@ class LitWaveNet(pl.LightningModule):
         }
         if self.hparams["optimizer"] == "adamw":
             settings["weight_decay"] = self.hparams["weight_decay"]
-        optimizer = kinds[self.hparams["optimizer"]](self.parameters(), fused=True, **settings)
+        # Of a fused optimiser Lightning thinks that it takes gradients scaled: they would be
+        # clipped as they are, 65536 times too large.
+        fused = self._scaler is None
+        optimizer = kinds[self.hparams["optimizer"]](self.parameters(), fused=fused, **settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """Of the loss, in 16-mixed: it keeps small gradients from vanishing in float16."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _learning_rate_factor(self, step: int) -> float:
         """Linear warm-up, then a half cosine to final_lr_ratio at the last step.
@@ -339,11 +348,13 @@ class LitWaveNet(pl.LightningModule):
         self.nonfinite_steps += 1
         self._nonfinite_in_a_row += 1
         self.log("nonfinite_steps", float(self.nonfinite_steps))
+        scale = "" if self._scaler is None else SCALED.format(self._scaler.get_scale())
         logger.warning(
-            "step %d skipped: its loss or gradient is not finite (%d so far, %d in a row)",
+            "step %d skipped: its loss or gradient is not finite (%d so far, %d in a row)%s",
             self.trainer.global_step,
             self.nonfinite_steps,
             self._nonfinite_in_a_row,
+            scale,
         )
         if self._nonfinite_in_a_row >= self.hparams["max_nonfinite_steps"]:
             raise ValueError(
