@@ -23,7 +23,7 @@ PACKAGE = REPOSITORY / "wavenet"
 FLOORS = [
     {"version"},
     {"files", "machine", "ops", "triton_common"},
-    {"outputs", "pretrained"},
+    {"outputs", "pretrained", "trials"},
     {"conditioning", "layers", "saving"},
     {"model"},
     {"likelihood", "checkpoints", "engines"},
@@ -42,7 +42,7 @@ ONLY: dict[str, set[str]] = {  # rooms that could see more, and do not
     "results": {"audio", "files", "machine", "plotting"},
     "conditioning": set(),
     "layers": {"ops"},
-    "engines": {"conditioning", "layers", "model", "outputs", "triton_common", "files"},
+    "engines": {"conditioning", "layers", "model", "outputs", "triton_common", "files", "trials"},
     "corpus": {"audio", "conditioning", "files", "outputs"},
 }
 WITH_LIGHTNING = {"training"}

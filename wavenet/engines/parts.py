@@ -156,6 +156,13 @@ class Parts:
             return replace(self, network=network)
         return take_apart(network)
 
+    def on(self, device: str) -> "Parts":
+        """These, or those of a copy of the network on another kind of device."""
+        if self.device.type == device:
+            return self
+        network = copy.deepcopy(self.network).to(device)
+        return replace(self, network=network) if self.weights is None else take_apart(network)
+
     def known(self) -> Weights:
         """The weights. Where an engine needs them, it has refused all models without."""
         assert self.weights is not None, self.obstacles

@@ -6,7 +6,8 @@ Knows nothing of losses, data or the command line.
 import io
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -26,6 +27,7 @@ from wavenet.plotting import plot_clips
 from wavenet.training.advice import how_to_go_on
 from wavenet.training.module import LitWaveNet
 from wavenet.training.stopping import Stopped, handle, restore
+from wavenet.trials import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -265,9 +267,10 @@ class Samples(pl.Callback):
             self._best = float(bits)
             network.save_pretrained(run / "model")
         if self.every_n_validations and self._validations % self.every_n_validations == 0:
-            real = self.real_clips(trainer, network)
-            clips = self.write(network, run, f"step-{trainer.global_step:07d}", real)
-            self._show(trainer, network, clips, real)
+            stem = f"step-{trainer.global_step:07d}"
+            with going_on(stem):
+                real = self.real_clips(trainer, network)
+                self._show(trainer, network, self.write(network, run, stem, real), real)
 
     def write(self, network: WaveNet, run: Path, stem: str, real: Sequence[Tensor]) -> Tensor:
         """Writes `count` clips to run/samples/STEM-i.wav and returns them, (clips, T).
@@ -309,6 +312,15 @@ class Samples(pl.Callback):
                 writer.add_audio(f"{name}/{index}", clip, step, sample_rate=sample_rate)
             titles = [f"{name} {index}" for index in range(len(clips))]
             writer.add_figure(f"{name}/pictures", plot_clips(clips, sample_rate, titles), step)
+
+
+@contextmanager
+def going_on(stem: str) -> Iterator[None]:
+    """Whatever fails inside, the run goes on, with a line in the log: there are no such samples."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("no samples %s (%s). The run goes on.", stem, reason_of(error))
 
 
 def is_trial(trainer: Any) -> bool:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from wavenet.training.callbacks import (
     WeightAverage,
     WholeCheckpoints,
     averaged_network,
+    going_on,
     is_trial,
 )
 from wavenet.training.data import AudioDataModule
@@ -79,13 +80,40 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
     keep_memory()
     claim = Claim()
     try:
-        with stopping(), claim:
+        with stopping(), saying_once(), claim:
             arguments = complete_arguments(list(arguments), default_config)
             TrainingCLI(arguments, claim)
     except Exception as error:
         if os.environ.get("WAVENET_TRACEBACK"):
             raise
         sys.exit(f"error: {explain(error, claim.folder)}\n(WAVENET_TRACEBACK=1 shows where)")
+
+
+class EnginesOnce(logging.Filter):
+    """Says once why a slow engine draws the samples, not at every validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self._said
+        if record.name.startswith("wavenet.engines"):
+            self._said.add(message)
+        return new
+
+
+@contextlib.contextmanager
+def saying_once() -> Iterator[None]:
+    once, handlers = EnginesOnce(), list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(once)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(once)
 
 
 def keep_memory() -> None:
@@ -239,8 +267,10 @@ class TrainingCLI(LightningCLI):
         if not (self.run / "model" / "config.json").is_file():  # a run too short for a validation
             averaged_network(self.trainer, self.model).save_pretrained(self.run / "model")
         samples = next(callback for callback in trainer.callbacks if isinstance(callback, Samples))
-        network = WaveNet.from_pretrained(self.run / "model").to(self.trainer.strategy.root_device)
-        clips = samples.write(network, self.run, "final", samples.real_clips(trainer, network))
+        network, clips = WaveNet.from_pretrained(self.run / "model"), torch.empty(0)
+        with going_on("final"):
+            network.to(self.trainer.strategy.root_device)
+            clips = samples.write(network, self.run, "final", samples.real_clips(trainer, network))
         bits = self.trainer.callback_metrics.get("val_bits")
         print(summary(self.run, network, len(clips), bits), flush=True)
 
@@ -285,7 +315,7 @@ def summary(run: Path, network: WaveNet, count: int, bits: Any) -> str:
             validation,
             f"checkpoints   {checkpoints}",
             f"model         {run / 'model'}",
-            f"samples       {samples}",
+            f"samples       {samples or 'none'}",
             f"hear more     {command}",
             f"curves        tensorboard --logdir {run.parent}",
         ]

@@ -7,9 +7,7 @@ name -> (B,); "position" (B, 2), see `WaveNet.forward`. Knows nothing of files, 
 
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -24,6 +22,7 @@ from wavenet.model import Config, WaveNet
 from wavenet.outputs import MuLaw, Output, output_from, output_settings
 from wavenet.pretrained import find
 from wavenet.training.exchange import CorpusFacts, ModelFacts
+from wavenet.training.fast import FastLoss, Way, ways
 from wavenet.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -53,9 +52,10 @@ class LitWaveNet(pl.LightningModule):
         warmup_steps: Steps of linear warm-up.
         final_lr_ratio: Share of the learning rate left at the last step, after a half cosine.
         compile: Run the training step through torch.compile: a minute or two to start, a C++
-            compiler needed on CPU. auto: on a GPU only (for CPUs see benchmarks/results/log.md).
-        fused: Run each residual block as one Triton kernel forward and two backward. auto: on a GPU
-            that Triton runs on.
+            compiler needed on CPU. auto: on a GPU only (for CPUs see benchmarks/results/log.md),
+            and left, with a line in the log, where it does not work.
+        fused: Run each residual block as one Triton kernel forward and two backward. auto: off,
+            until a measurement shows it ahead of compile alone.
         init_from: Start from the weights of a model of the same shape: a run's model/ folder or a
             bundled name, such as fsdd. For fine-tuning; to go on with an interrupted run, use
             --ckpt_path.
@@ -149,7 +149,7 @@ class LitWaveNet(pl.LightningModule):
 
         Training would say so too, but not before the run has left a folder.
         """
-        self._fast_path(device)
+        self._ways(device)
         if fresh and self.hparams["init_from"] is not None:
             find(self.hparams["init_from"])
 
@@ -159,42 +159,23 @@ class LitWaveNet(pl.LightningModule):
         self._take_the_fast_path()
 
     def _take_the_fast_path(self) -> None:
-        """Compiles the step and fuses the blocks, as the settings say.
+        """Compiles the step and fuses the blocks, as the settings say and as they work.
 
         Validation and the saved network stay plain.
         """
-        compiled, fused = self._fast_path(self.device)
-        if fused:
-            from wavenet.training.kernels import fuse
-
-            fuse(self.network)
-        if compiled:
-            self._loss = torch.compile(training_loss)
+        self._loss = FastLoss(training_loss, self.network, self._ways(self.device))
         if self.trainer.is_global_zero:
             where, names = (
                 f"training on {self.device.type} in {self.trainer.precision}",
                 {True: "on", False: "off"},
             )
+            compiled, fused = self._loss.way
             logger.info(
                 "%s; torch.compile %s, fused blocks %s", where, names[compiled], names[fused]
             )
 
-    def _fast_path(self, device: torch.device) -> tuple[bool, bool]:
-        """Whether to compile, whether to fuse: `auto` is where Triton finds a GPU.
-
-        Raises ValueError for what cannot be.
-        """
-        obstacle, (compiled, fused) = (
-            _obstacle_to_triton(device),
-            (self.hparams["compile"], self.hparams["fused"]),
-        )
-        if fused is True and obstacle:
-            raise ValueError(
-                f"--model.fused true: {obstacle}. Use --model.fused auto, or train on a GPU: "
-                "--trainer.accelerator gpu."
-            )
-        auto = device.type == "cuda" and obstacle is None
-        return auto if compiled == "auto" else compiled, auto if fused == "auto" else fused
+    def _ways(self, device: torch.device) -> list[Way]:
+        return ways(self.hparams["compile"], self.hparams["fused"], device)
 
     def _start_from(self, name: str) -> None:
         model = WaveNet.from_pretrained(name)
@@ -449,19 +430,6 @@ def training_loss(
     """
     params = network(codes[:, :-1], labels, mel, position, surrounded=True)
     return mean_over_scored(network.output.nats(params, codes[:, 1:]), scored)
-
-
-def _obstacle_to_triton(device: torch.device) -> str | None:
-    """What keeps Triton's kernels from running on `device`; None where nothing does."""
-    if find_spec("triton") is None:
-        return "Triton is not installed"
-    if device.type != "cuda":
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        return None if interpreted else f"Triton needs a GPU, but this run is on {device.type}"
-    if torch.cuda.get_device_capability(device) < (7, 0):
-        name = torch.cuda.get_device_name(device)
-        return f"Triton needs a GPU of compute capability 7.0, but {name} is older"
-    return None
 
 
 def mean_over_scored(values: Tensor, scored: Tensor) -> Tensor:

@@ -1,0 +1,303 @@
+"""Properties of failures: where a fast way fails, a slower one does the work and says why.
+
+Each failure is planted by a stub, on the CPU.
+"""
+
+import logging
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import small_model, some_uniforms
+from tiny_runs import arguments, module, network, train, trainer, write_corpus
+
+import wavenet.engines
+import wavenet.training.callbacks
+from wavenet import Sampling
+from wavenet.engines import ENGINES, EngineUnavailable, build_engine
+from wavenet.engines.cached import CachedEngine
+from wavenet.engines.parts import Parts
+from wavenet.engines.stepped import SteppedEngine
+
+F32 = torch.float32
+Stub = Callable[..., Any]
+
+# What has been seen on machines with a GPU, and what Python itself may raise.
+FAILURES = {
+    "no C compiler": RuntimeError("Failed to find C compiler. Please specify via CC environment"),
+    "no Python.h": subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c", "-lcuda"]),
+    "no libcuda": AssertionError("libcuda.so cannot found!\nPossible files are located at []"),
+    "ptxas": RuntimeError("PTXAS error: Internal Triton PTX codegen error\nptxas fatal"),
+    "no key": KeyError("sm_120"),
+    "no file": FileNotFoundError(2, "No such file or directory", "ptxas"),
+}
+
+
+def failing(error: BaseException) -> Stub:
+    def raises(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return raises
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
+
+
+# Engines
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_auto_takes_a_slower_engine_whatever_an_engine_raises_when_it_is_built(
+    failure: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = FAILURES[failure]
+    monkeypatch.setitem(ENGINES, "native", lambda: failing(error))
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        engine = build_engine(small_model(dtype=F32), 1)
+    assert isinstance(engine, CachedEngine)
+    (said,) = warnings_of(caplog)
+    assert said.startswith("engine: cached (") and said.endswith("float32, batch 1")
+    assert type(error).__name__ in said and str(error).splitlines()[0] in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_named_engine_that_cannot_be_built_says_why_and_what_to_do(
+    failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENGINES, "native", lambda: failing(FAILURES[failure]))
+    with pytest.raises(EngineUnavailable, match="engine='auto' takes another") as raised:
+        build_engine(small_model(dtype=F32), 1, engine="native")
+    assert "The native engine cannot be built here" in str(raised.value)
+    assert str(FAILURES[failure]).splitlines()[0] in str(raised.value)
+
+
+def test_auto_leaves_an_engine_that_fails_its_own_check(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wavenet.engines.native.engine as native
+
+    monkeypatch.setitem(native.TOLERANCE, F32, 0.0)
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        engine = build_engine(small_model(dtype=F32), 1)
+    assert isinstance(engine, CachedEngine)
+    (said,) = warnings_of(caplog)
+    assert "The native engine checked itself against model.forward and was off by" in said
+    with pytest.raises(EngineUnavailable, match=r"native engine checked itself .* report this"):
+        build_engine(small_model(dtype=F32), 1, engine="native")
+
+
+def test_each_step_down_has_a_line_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(ENGINES, "native", lambda: failing(RuntimeError("first reason")))
+    monkeypatch.setitem(ENGINES, "cached", lambda: failing(RuntimeError("second reason")))
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        assert isinstance(build_engine(small_model(dtype=F32), 1), SteppedEngine)
+    first, last = warnings_of(caplog)
+    assert "native" in first and "first reason" in first and "second" not in first
+    assert last.startswith("engine: step (") and "second reason" in last
+
+
+def test_a_gpu_on_which_nothing_runs_leaves_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The ladder of a GPU to its end; the model only says that it is on one."""
+    model, tried = small_model(dtype=F32), []
+    monkeypatch.setattr(
+        Parts,
+        "device",
+        property(lambda parts: torch.device("cuda" if parts.network is model else "cpu")),
+    )
+
+    def only_on_the_cpu(name: str) -> Stub:
+        kind = ENGINES[name]
+
+        def build(parts: Parts, *args: Any) -> Any:
+            tried.append((name, parts.device.type))
+            if parts.device.type == "cuda":
+                raise RuntimeError(f"CUDA error: no kernel image, {name}")
+            return kind()(parts, *args)
+
+        return lambda: build
+
+    for name in ("triton", "cached", "step", "native"):
+        monkeypatch.setitem(ENGINES, name, only_on_the_cpu(name))
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        engine = build_engine(model, 2)
+    on_gpu = [(name, "cuda") for name in ("triton", "cached", "step")]
+    assert tried == [*on_gpu, ("native", "cpu")]
+    first, second, last = warnings_of(caplog)
+    assert first.startswith("engine: not triton on cuda: ") and "no kernel image, triton" in first
+    assert second.startswith("engine: not cached on cuda: ") and "no kernel image, cached" in second
+    assert last.startswith("engine: native (the CPU computes") and "image, step" in last
+    expected = build_engine(small_model(dtype=F32), 2, engine="native")
+    uniforms = some_uniforms(2, 50)
+    assert torch.equal(engine.sample(uniforms, Sampling()), expected.sample(uniforms, Sampling()))
+
+
+def test_what_no_engine_can_do_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "native", lambda: failing(ValueError("not finite: damaged")))
+    with pytest.raises(ValueError, match=r"^not finite: damaged$"):
+        build_engine(small_model(dtype=F32), 1)
+    monkeypatch.setitem(ENGINES, "native", lambda: failing(torch.OutOfMemoryError("no room")))
+    with pytest.raises(torch.OutOfMemoryError):
+        build_engine(small_model(dtype=F32), 1, engine="native")
+    assert isinstance(build_engine(small_model(dtype=F32), 1), CachedEngine)
+
+
+def test_a_step_that_cannot_be_captured_is_run_operation_by_operation(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the middle of a stream, from a capture that had run some steps already."""
+    model, uniforms = small_model(), some_uniforms(3, 60)
+    expected = build_engine(model, 3, engine="cached", precision="float64").sample(
+        uniforms, Sampling()
+    )
+
+    def torn(engine: CachedEngine, sampling: Sampling) -> Any:
+        for _ in range(2):
+            engine._counted_step(sampling)
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    engine: Any = build_engine(model, 3, engine="cached", precision="float64")
+    monkeypatch.setattr(CachedEngine, "_capture", torn)
+    pieces = [engine.sample(uniforms[:, :20], Sampling())]
+    engine._captures = True
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        pieces += [engine.sample(piece, Sampling()) for piece in uniforms[:, 20:].split(20, dim=1)]
+    assert torch.equal(torch.cat(pieces, dim=1), expected)
+    (said,) = warnings_of(caplog)
+    assert "no CUDA graph" in said and "operation not permitted" in said
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def breaking(where: str) -> Stub:
+    """A torch.compile whose code fails in its forward pass, in its backward pass, or later."""
+
+    def compiled(function: Stub) -> Stub:
+        calls: list[int] = []
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if where == "forward" or (where == "later" and len(calls) > 3):
+                raise RuntimeError("backend='inductor' raised:\nRuntimeError: Failed to find C")
+            loss = function(*args, **kwargs)
+            return Broken.apply(loss) if where == "backward" else loss
+
+        return run
+
+    return compiled
+
+
+class Broken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor) -> torch.Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("PTXAS error: Internal Triton PTX codegen error")
+
+
+def trained(corpus: Path, **settings: Any) -> Any:
+    lit = network(**settings)
+    trainer(max_steps=6).fit(lit, module(corpus))
+    return lit
+
+
+@pytest.mark.parametrize("where", ["forward", "backward", "later"])
+def test_a_compiled_step_that_fails_is_computed_without_and_the_run_goes_on(
+    corpus: Path,
+    where: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import wavenet.training.fast as fast
+
+    expected = trained(corpus, compile=False)
+    monkeypatch.setattr(torch, "compile", breaking(where))
+    monkeypatch.setattr(fast, "obstacle_to_triton", lambda device: None)
+    monkeypatch.setattr(fast, "BY_ITSELF", {"compile": {"cpu"}, "fused": set()})
+    with caplog.at_level(logging.INFO, logger="wavenet.training"):
+        lit = trained(corpus)
+    for name, weight in lit.network.state_dict().items():
+        assert torch.equal(weight, expected.network.state_dict()[name]), name
+    (said,) = warnings_of(caplog)
+    reason = "PTXAS error" if where == "backward" else "Failed to find C"
+    assert said.startswith("torch.compile does not work here") and reason in said
+    assert said.endswith("Training goes on without it.") and "\n" not in said
+
+
+def test_a_compiled_step_that_was_asked_for_says_why_it_fails_and_what_to_do(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", breaking("forward"))
+    with pytest.raises(ValueError, match=r"--model\.compile true: .*Failed to find C.*auto"):
+        trained(corpus, compile=True)
+
+
+@pytest.mark.parametrize("stage", ["validation", "end"])
+def test_samples_never_end_a_run(
+    corpus: Path,
+    stage: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        wavenet.training.callbacks, "generate", failing(RuntimeError("PTXAS error"))
+    )
+    every = {"validation": 1, "end": 0}[stage]
+    with caplog.at_level(logging.INFO, logger="wavenet.training"):
+        train("fit", *arguments(corpus, samples__every_n_validations=every), "--name=run")
+    said = [line for line in warnings_of(caplog) if "samples" in line]
+    assert len(said) == {"validation": 3, "end": 1}[stage]
+    assert all("RuntimeError: PTXAS error" in line for line in said)
+    assert (tmp_path / "runs" / "run" / "model" / "model.safetensors").is_file()
+    assert "hear more" in capsys.readouterr().out
+
+
+def test_a_run_says_once_why_a_slow_engine_draws_its_samples(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(ENGINES, "native", lambda: failing(RuntimeError("PTXAS error")))
+    with caplog.at_level(logging.INFO, logger="wavenet.training"):
+        train("fit", *arguments(corpus), "--name=run")
+    said = [line for line in warnings_of(caplog) if "PTXAS error" in line]
+    assert len(said) == 1 and said[0].startswith("engine: cached")
+    assert len(list((tmp_path / "runs" / "run" / "samples").iterdir())) == 6
+
+
+def test_a_real_compiler_that_is_hidden_does_not_end_a_run(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Inductor itself, without a C++ compiler."""
+    import torch._inductor.config
+
+    import wavenet.training.fast as fast
+
+    torch.compiler.reset()
+    monkeypatch.setattr(fast, "obstacle_to_triton", lambda device: None)
+    monkeypatch.setattr(fast, "BY_ITSELF", {"compile": {"cpu"}, "fused": set()})
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(tmp_path / "no-compiler")))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with caplog.at_level(logging.INFO, logger="wavenet.training"):
+        lit = trained(corpus)
+    (said,) = warnings_of(caplog)
+    assert "torch.compile does not work here" in said and "compiler" in said
+    assert lit.trainer.global_step == 6

@@ -1,0 +1,155 @@
+"""Owns how the training step is computed: the fastest way that works here, then slower ones.
+
+The ladder: fused blocks in a compiled step, a compiled step, the step as it is written. A way that
+fails is left with a line in the log, and the same batch is computed by the next one. Knows nothing
+of what a loss is.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wavenet.layers import Stack
+from wavenet.trials import reason_of
+
+logger = logging.getLogger(__name__)
+
+Loss = Callable[..., Tensor]  # (network, ...) -> the loss of a batch
+Choice = bool | Literal["auto"]
+# Devices where `auto` is on. Fused blocks are on none: no measurement shows yet that they are 20%
+# ahead of torch.compile alone in a run of Lightning's.
+BY_ITSELF: dict[str, set[str]] = {"compile": {"cuda"}, "fused": set()}
+
+
+class Way(NamedTuple):
+    """How a step is computed."""
+
+    compiled: bool
+    fused: bool
+
+    @property
+    def name(self) -> str:
+        names = {"torch.compile": self.compiled, "fused blocks": self.fused}
+        return " with ".join(name for name, on in names.items() if on)
+
+
+def ways(compiled: Choice, fused: Choice, device: torch.device) -> list[Way]:
+    """From the fastest down, as the settings --model.compile and --model.fused allow.
+
+    Raises ValueError for fused blocks that were asked for where they cannot be.
+    """
+    obstacle = obstacle_to_triton(device)
+    if fused is True and obstacle:
+        raise ValueError(
+            f"--model.fused true: {obstacle}. Use --model.fused auto, or train on a GPU: "
+            "--trainer.accelerator gpu."
+        )
+    able = set() if obstacle else {device.type}
+    return list(
+        dict.fromkeys(
+            Way(compiling, fusing and (compiling or fused is True))
+            for compiling in _choices(compiled, BY_ITSELF["compile"] & able)
+            for fusing in _choices(fused, BY_ITSELF["fused"] & able)
+        )
+    )
+
+
+def _choices(setting: Choice, by_itself: set[str]) -> list[bool]:
+    if setting == "auto":
+        return [True, False] if by_itself else [False]
+    return [setting]
+
+
+class FastLoss:
+    """A loss of a network and a batch, computed by the first of the ways that works.
+
+    A way but the plain one is tried on the first batch, forward and backward, before anything is
+    done with its result. One that was asked for by name raises where it fails.
+    """
+
+    def __init__(self, loss: Loss, network: nn.Module, ways: list[Way]) -> None:
+        self._plain, self._network = loss, network
+        self._ways, self._tried = ways, False
+        self._take(ways[0])
+
+    @property
+    def way(self) -> Way:
+        return self._ways[0]
+
+    def __call__(self, network: nn.Module, *batch: Any) -> Tensor:
+        """Arguments as of the loss."""
+        while True:
+            try:
+                if not self._tried:
+                    self._try(network, *batch)
+                return self._loss(network, *batch)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                if self._tried and len(self._ways) == 1:
+                    raise
+                self._step_down(error)
+
+    def _take(self, way: Way) -> None:
+        _set_unit(self._network, way.fused)
+        self._loss = torch.compile(self._plain) if way.compiled else self._plain
+        self._tried = not (way.compiled or way.fused)
+
+    def _try(self, network: nn.Module, *batch: Any) -> None:
+        """Gradients are not kept, so that other processes of the run do not hear of them."""
+        weights = [weight for weight in network.parameters() if weight.requires_grad]
+        torch.autograd.grad(self._loss(network, *batch), weights, allow_unused=True)
+        self._tried = True
+
+    def _step_down(self, error: Exception) -> None:
+        """To the next way. Raises ValueError where there is none."""
+        left, reason = self.way, reason_of(error)
+        if len(self._ways) == 1:
+            raise ValueError(
+                f"{_flags(left)}: the first step fails on this machine ({reason}). Use auto, which "
+                "takes a slower way where this one does not work, or false."
+            ) from error
+        self._ways = self._ways[1:]
+        self._take(self.way)
+        instead = f"with {self.way.name} alone" if self.way.name else "without it"
+        logger.warning(
+            "%s does not work here (%s). Training goes on %s.", left.name, reason, instead
+        )
+
+
+def _flags(way: Way) -> str:
+    settings = {"--model.compile true": way.compiled, "--model.fused true": way.fused}
+    return ", ".join(flag for flag, on in settings.items() if on)
+
+
+def _set_unit(network: nn.Module, fused: bool) -> None:
+    """How the network's blocks compute. Raises ValueError for blocks that cannot be fused."""
+    if fused:
+        from wavenet.training.kernels import fuse
+
+        fuse(network)
+        return
+    for stack in _stacks(network):
+        vars(stack).pop("unit", None)  # the class's own comes back
+
+
+def _stacks(network: nn.Module) -> Iterator[Stack]:
+    return (module for module in network.modules() if isinstance(module, Stack))
+
+
+def obstacle_to_triton(device: torch.device) -> str | None:
+    """What keeps Triton's kernels from running on `device`; None where nothing does."""
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if device.type != "cuda":
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        return None if interpreted else f"Triton needs a GPU, but this run is on {device.type}"
+    if torch.cuda.get_device_capability(device) < (7, 0):
+        name = torch.cuda.get_device_name(device)
+        return f"Triton needs a GPU of compute capability 7.0, but {name} is older"
+    return None
