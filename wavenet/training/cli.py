@@ -106,13 +106,13 @@ class EnginesOnce(logging.Filter):
 
 @contextlib.contextmanager
 def saying_once() -> Iterator[None]:
-    once, handlers = EnginesOnce(), list(logging.getLogger().handlers)
-    for handler in handlers:
+    added = [(handler, EnginesOnce()) for handler in logging.getLogger().handlers]
+    for handler, once in added:
         handler.addFilter(once)
     try:
         yield
     finally:
-        for handler in handlers:
+        for handler, once in added:
             handler.removeFilter(once)
 
 
