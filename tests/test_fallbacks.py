@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import small_model, some_uniforms
+from conftest import A100, RTX2080, T4, plant_gpus, small_model, some_uniforms
 from tiny_runs import arguments, module, network, train, trainer, write_corpus
 
 import wavenet.engines
@@ -175,7 +175,78 @@ def test_a_step_that_cannot_be_captured_is_run_operation_by_operation(
     assert "no CUDA graph" in said and "operation not permitted" in said
 
 
+@pytest.mark.parametrize("gpu", [T4, RTX2080])
+def test_triton_draws_in_bfloat16_only_where_a_gpu_computes_in_it(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wavenet.engines.triton.engine import require_gpu
+
+    plant_gpus(monkeypatch, gpu, A100)
+    with pytest.raises(EngineUnavailable, match=rf"bfloat16.*{gpu[0]}.*7\.5.*float32"):
+        require_gpu(torch.device("cuda:0"), torch.bfloat16)
+    require_gpu(torch.device("cuda:0"), F32)
+    require_gpu(torch.device("cuda:1"), torch.bfloat16)
+
+
 # Training
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "message"),
+    [
+        (T4, "bf16-mixed", r"Tesla T4 \(compute capability 7\.5\) has no bfloat16.*32-true"),
+        (A100, "16-mixed", r"computes in float32 and bfloat16, but this run is in 16-mixed"),
+        (A100, "16-true", r"computes in float32 and bfloat16, but this run is in 16-true"),
+    ],
+)
+def test_fused_blocks_are_refused_in_a_precision_they_have_not(
+    gpu: Any, precision: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wavenet.training.fast as fast
+
+    plant_gpus(monkeypatch, gpu)
+    monkeypatch.setattr(fast, "BY_ITSELF", {"compile": {"cuda"}, "fused": {"cuda"}})
+    device = torch.device("cuda:0")
+    with pytest.raises(ValueError, match=rf"--model\.fused true: .*{message}"):
+        fast.ways("auto", True, device, precision)
+    assert [tuple(way) for way in fast.ways("auto", "auto", device, precision)] == [
+        (True, False),
+        (False, False),
+    ]
+
+
+def test_the_ladder_of_training_is_fused_and_compiled_then_compiled_then_plain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import wavenet.training.fast as fast
+
+    plant_gpus(monkeypatch, A100)
+    device, rungs = torch.device("cuda:0"), [(True, False), (False, False)]
+    assert [tuple(way) for way in fast.ways("auto", "auto", device, "bf16-mixed")] == rungs
+    monkeypatch.setattr(fast, "BY_ITSELF", {"compile": {"cuda"}, "fused": {"cuda"}})
+    assert [tuple(way) for way in fast.ways("auto", "auto", device, "bf16-mixed")] == [
+        (True, True),
+        *rungs,
+    ]
+    asked = [tuple(way) for way in fast.ways("auto", True, device, "bf16-mixed")]
+    assert asked == [(True, True), (False, True)]
+    assert fast.ways(False, "auto", device, "32-true") == [(False, False)]
+
+
+def test_bfloat16_that_is_emulated_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wavenet.training.fast as fast
+
+    plant_gpus(monkeypatch, T4, A100)
+    with caplog.at_level(logging.INFO, logger="wavenet.training"):
+        fast.warn_of_emulation(torch.device("cuda:1"), "bf16-mixed")
+        fast.warn_of_emulation(torch.device("cuda:0"), "32-true")
+        fast.warn_of_emulation(torch.device("cpu"), "bf16-mixed")
+        assert warnings_of(caplog) == []
+        fast.warn_of_emulation(torch.device("cuda:0"), "bf16-mixed")
+    (said,) = warnings_of(caplog)
+    assert "Tesla T4" in said and "--trainer.precision 32-true" in said
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,16 @@ ONLY: dict[str, set[str]] = {  # rooms that could see more, and do not
     "results": {"audio", "files", "machine", "plotting"},
     "conditioning": set(),
     "layers": {"ops"},
-    "engines": {"conditioning", "layers", "model", "outputs", "triton_common", "files", "trials"},
+    "engines": {
+        "conditioning",
+        "layers",
+        "model",
+        "outputs",
+        "triton_common",
+        "files",
+        "machine",
+        "trials",
+    },
     "corpus": {"audio", "conditioning", "files", "outputs"},
 }
 WITH_LIGHTNING = {"training"}

@@ -1,4 +1,4 @@
-"""Owns what this machine offers: cores and memory. Knows nothing of models."""
+"""Owns what this machine offers: cores, memory, what its GPUs can do. Knows nothing of models."""
 
 import os
 from contextlib import suppress
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # a container's limit on Linux
+BFLOAT16_FROM = (8, 0)  # compute capability; older GPUs emulate it, slower than float32
 THREADS_A_CORE = 8  # more only slow each other down, and very many end the process
 
 
@@ -41,6 +42,17 @@ def memory(device: torch.device) -> float:
     with suppress(OSError, ValueError):  # ValueError: "max"
         limits.append(int(CGROUP.read_text()))
     return min(limits)
+
+
+def gpu_name(device: torch.device) -> str:
+    """Tesla T4 (compute capability 7.5)."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16. torch's own answer counts emulation."""
+    return torch.cuda.get_device_capability(device) >= BFLOAT16_FROM
 
 
 def size(count: float) -> str:

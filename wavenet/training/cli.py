@@ -26,6 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from wavenet.checkpoints import newest_checkpoint, read_checkpoint
 from wavenet.files import write_whole
+from wavenet.machine import has_bfloat16
 from wavenet.model import WaveNet
 from wavenet.training.advice import explain
 from wavenet.training.callbacks import (
@@ -214,7 +215,9 @@ class TrainingCLI(LightningCLI):
         settings = self.config[self.config.subcommand]
         require_sensible(settings.trainer)
         if settings.trainer.precision is None:
-            settings.trainer.precision = default_precision(settings.trainer.accelerator)
+            settings.trainer.precision = default_precision(
+                settings.trainer.accelerator, settings.trainer.devices
+            )
         if settings.get("ckpt_path"):
             read_checkpoint(Path(settings.ckpt_path))  # refuses a bad one before anything is built
         callbacks: list[Any] = []
@@ -256,6 +259,7 @@ class TrainingCLI(LightningCLI):
     def before_fit(self) -> None:
         self.model.check(
             self.trainer.strategy.root_device,
+            str(self.trainer.precision),
             fresh=not self.config[self.config.subcommand].ckpt_path,
         )
 
@@ -377,13 +381,34 @@ def _require_text(config: Path) -> None:
         ) from error
 
 
-def default_precision(accelerator: str) -> str:
-    """bf16-mixed if the device computes in bfloat16, otherwise 32-true."""
+def default_precision(accelerator: str, devices: Any = 1) -> str:
+    """bf16-mixed if all devices of the run compute in bfloat16, otherwise 32-true.
+
+    devices: as --trainer.devices.
+    """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        each = [has_bfloat16(device) for device in gpus_of(devices)]
+        return "bf16-mixed" if all(each) else "32-true"
     if accelerator in ("auto", "cpu"):
         return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
     return "32-true"
+
+
+def gpus_of(devices: Any) -> list[torch.device]:
+    """Those that --trainer.devices means: a number of them, all (auto, -1), or a list of numbers.
+
+    What Lightning refuses is left to it.
+    """
+    here = torch.cuda.device_count()
+    try:
+        if isinstance(devices, str) and "," in devices:
+            devices = [int(number) for number in devices.split(",") if number.strip()]
+        elif not isinstance(devices, list | tuple):
+            number = here if devices in ("auto", -1, "-1") else int(devices)
+            devices = range(number)
+        return [torch.device("cuda", number) for number in devices if 0 <= int(number) < here]
+    except (TypeError, ValueError):
+        return []
 
 
 def _value(arguments: list[str], *flags: str) -> str | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wavenet.layers import Stack
+from wavenet.machine import gpu_name, has_bfloat16
 from wavenet.trials import reason_of
 
 logger = logging.getLogger(__name__)
@@ -38,23 +39,30 @@ class Way(NamedTuple):
         return " with ".join(name for name, on in names.items() if on)
 
 
-def ways(compiled: Choice, fused: Choice, device: torch.device) -> list[Way]:
+def ways(compiled: Choice, fused: Choice, device: torch.device, precision: str) -> list[Way]:
     """From the fastest down, as the settings --model.compile and --model.fused allow.
 
-    Raises ValueError for fused blocks that were asked for where they cannot be.
+    precision: as Lightning's trainer has it. Raises ValueError for fused blocks that were asked for
+    where they cannot be.
     """
-    obstacle = obstacle_to_triton(device)
-    if fused is True and obstacle:
+    triton = obstacle_to_triton(device)
+    obstacle = triton or obstacle_to_fused(device, precision)
+    if fused is True and triton:
         raise ValueError(
-            f"--model.fused true: {obstacle}. Use --model.fused auto, or train on a GPU: "
+            f"--model.fused true: {triton}. Use --model.fused auto, or train on a GPU: "
             "--trainer.accelerator gpu."
         )
-    able = set() if obstacle else {device.type}
+    if fused is True and obstacle:
+        raise ValueError(f"--model.fused true: {obstacle}, or --model.fused auto.")
+    compiles, fuses = (
+        BY_ITSELF[name] & (set() if obstacle else {device.type})
+        for name, obstacle in (("compile", triton), ("fused", obstacle))
+    )
     return list(
         dict.fromkeys(
             Way(compiling, fusing and (compiling or fused is True))
-            for compiling in _choices(compiled, BY_ITSELF["compile"] & able)
-            for fusing in _choices(fused, BY_ITSELF["fused"] & able)
+            for compiling in _choices(compiled, compiles)
+            for fusing in _choices(fused, fuses)
         )
     )
 
@@ -140,6 +148,27 @@ def _set_unit(network: nn.Module, fused: bool) -> None:
 
 def _stacks(network: nn.Module) -> Iterator[Stack]:
     return (module for module in network.modules() if isinstance(module, Stack))
+
+
+def obstacle_to_fused(device: torch.device, precision: str) -> str | None:
+    """What keeps the fused blocks from a device on which Triton's kernels run, and what to do."""
+    if precision.startswith("16"):
+        return (
+            f"the kernel computes in float32 and bfloat16, but this run is in {precision}. Use "
+            "--trainer.precision 32-true"
+        )
+    if precision.startswith("bf16") and device.type == "cuda" and not has_bfloat16(device):
+        return f"{gpu_name(device)} has no bfloat16. Use --trainer.precision 32-true"
+    return None
+
+
+def warn_of_emulation(device: torch.device, precision: str) -> None:
+    if precision.startswith("bf16") and device.type == "cuda" and not has_bfloat16(device):
+        logger.warning(
+            "%s has no bfloat16: %s is emulated there, and slow. --trainer.precision 32-true is "
+            "faster.",
+            *(gpu_name(device), precision),
+        )
 
 
 def obstacle_to_triton(device: torch.device) -> str | None:

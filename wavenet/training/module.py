@@ -22,7 +22,7 @@ from wavenet.model import Config, WaveNet
 from wavenet.outputs import MuLaw, Output, output_from, output_settings
 from wavenet.pretrained import find
 from wavenet.training.exchange import CorpusFacts, ModelFacts
-from wavenet.training.fast import FastLoss, Way, ways
+from wavenet.training.fast import FastLoss, Way, warn_of_emulation, ways
 from wavenet.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -144,12 +144,12 @@ class LitWaveNet(pl.LightningModule):
         config = self.wavenet.config
         self.hparams.update({**config.settings(), "output": output_settings(config.output)})
 
-    def check(self, device: torch.device, fresh: bool) -> None:
+    def check(self, device: torch.device, precision: str, fresh: bool) -> None:
         """Raises for a fast path that `device` has not, and for a missing model to start from.
 
         Training would say so too, but not before the run has left a folder.
         """
-        self._ways(device)
+        self._ways(device, precision)
         if fresh and self.hparams["init_from"] is not None:
             find(self.hparams["init_from"])
 
@@ -163,10 +163,12 @@ class LitWaveNet(pl.LightningModule):
 
         Validation and the saved network stay plain.
         """
-        self._loss = FastLoss(training_loss, self.network, self._ways(self.device))
+        precision = str(self.trainer.precision)
+        self._loss = FastLoss(training_loss, self.network, self._ways(self.device, precision))
         if self.trainer.is_global_zero:
+            warn_of_emulation(self.device, precision)
             where, names = (
-                f"training on {self.device.type} in {self.trainer.precision}",
+                f"training on {self.device.type} in {precision}",
                 {True: "on", False: "off"},
             )
             compiled, fused = self._loss.way
@@ -174,8 +176,8 @@ class LitWaveNet(pl.LightningModule):
                 "%s; torch.compile %s, fused blocks %s", where, names[compiled], names[fused]
             )
 
-    def _ways(self, device: torch.device) -> list[Way]:
-        return ways(self.hparams["compile"], self.hparams["fused"], device)
+    def _ways(self, device: torch.device, precision: str) -> list[Way]:
+        return ways(self.hparams["compile"], self.hparams["fused"], device, precision)
 
     def _start_from(self, name: str) -> None:
         model = WaveNet.from_pretrained(name)

@@ -33,6 +33,7 @@ from wavenet.engines.protocol import (
     uniforms_by_sample,
 )
 from wavenet.engines.triton.kernel import run_streams
+from wavenet.machine import gpu_name, has_bfloat16
 from wavenet.model import WaveNet
 from wavenet.outputs import Mixture, MuLaw, Sampling, require_finite
 from wavenet.triton_common import INTERPRETED, Resources, compiled_resources, padded
@@ -70,6 +71,7 @@ class TritonEngine:
     ) -> None:
         where = "cpu" if INTERPRETED else "cuda"
         require_supported(parts, dtype, "triton", where, "CUDA", TOLERANCE)
+        require_gpu(parts.device, dtype)
         output_constants(parts)
         self._parts = quantised_copy(parts, lambda weight: weight.to(dtype), head=True)
         self._before_gate, self._group = BeforeGate(self._parts), group
@@ -391,6 +393,15 @@ class Memory:
     def rings(self) -> tuple[Tensor, ...]:
         """(slots, B, C) of the input convolution and of each layer."""
         return self.tensors["ring"].split(self._slots)
+
+
+def require_gpu(device: torch.device, dtype: torch.dtype) -> None:
+    """Raises EngineUnavailable for a GPU that does not compute in that dtype."""
+    if device.type == "cuda" and dtype == torch.bfloat16 and not has_bfloat16(device):
+        raise EngineUnavailable(
+            f"The triton engine computes in bfloat16 on GPUs that have it, but "
+            f"{gpu_name(device)} has not: precision='float32' runs there."
+        )
 
 
 def output_constants(parts: Parts) -> dict[str, Any]:
