@@ -1,8 +1,9 @@
 """Owns what this machine offers: cores, memory, what its GPUs can do. Knows nothing of models."""
 
 import os
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,6 +54,11 @@ def gpu_name(device: torch.device) -> str:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a GPU computes in bfloat16. torch's own answer counts emulation."""
     return torch.cuda.get_device_capability(device) >= BFLOAT16_FROM
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, a GPU is the current one: kernels and graphs are launched there, not on the first."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def size(count: float) -> str:

@@ -34,6 +34,7 @@ from wavenet.engines.protocol import (
     require_sampling,
     uniforms_by_sample,
 )
+from wavenet.machine import on_device
 from wavenet.outputs import Sampling, require_finite
 from wavenet.trials import reason_of
 
@@ -57,7 +58,8 @@ class CachedEngine:
         self._weights = Packed(self._parts)
         self._memory = Memory(self._weights, self._streams)
         self._before_gate = BeforeGate(self._parts)
-        self._captures = parts.device.type == "cuda"  # until a capture has failed
+        self._device = parts.device
+        self._captures = self._device.type == "cuda"  # until a capture has failed
         self._graphs: dict[tuple[Sampling, int], Captured] = {}
         self._inputs: Inputs | None = None
         last = torch.full((self._streams,), parts.output.silence, device=parts.device)
@@ -160,15 +162,16 @@ class CachedEngine:
 
     def _capture(self, sampling: Sampling) -> "Captured":
         """Runs the step aside first, as a capture demands; the state is then another."""
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(3):
-                self._counted_step(sampling)
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            params = self._counted_step(sampling)
+        with on_device(self._device):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(3):
+                    self._counted_step(sampling)
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                params = self._counted_step(sampling)
         return Captured(graph.replay, params)
 
     def _counted_step(self, sampling: Sampling) -> Tensor:

@@ -32,6 +32,7 @@ from wavenet.layers import (
     Unconditional,
     check_features,
 )
+from wavenet.machine import on_device
 from wavenet.triton_common import (
     INTERPRETED,
     Resources,
@@ -236,15 +237,17 @@ def _delayed_product(x: Tensor, dh: Tensor, delay: int) -> Tensor:
 
 
 class Launch(NamedTuple):
-    """One program a tile of times and batch row."""
+    """One program a tile of times and batch row, on the device of its tensors."""
 
     grid: tuple[int, int]
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
     warps: int
+    device: torch.device
 
     def run(self, kernel: Any) -> None:
-        kernel[self.grid](*self.arguments, **self.constants, num_warps=self.warps)
+        with on_device(self.device):
+            kernel[self.grid](*self.arguments, **self.constants, num_warps=self.warps)
 
 
 def _forward_launch(
@@ -326,6 +329,7 @@ def _launch(features: Tensor, taps: Tensor, *arguments: Any) -> Launch:
         arguments,
         constants,
         8 if whole >= 128 else 4,
+        features.device,
     )
 
 

@@ -33,7 +33,7 @@ from wavenet.engines.protocol import (
     uniforms_by_sample,
 )
 from wavenet.engines.triton.kernel import run_streams
-from wavenet.machine import gpu_name, has_bfloat16
+from wavenet.machine import gpu_name, has_bfloat16, on_device
 from wavenet.model import WaveNet
 from wavenet.outputs import Mixture, MuLaw, Sampling, require_finite
 from wavenet.triton_common import INTERPRETED, Resources, compiled_resources, padded
@@ -73,6 +73,7 @@ class TritonEngine:
         require_supported(parts, dtype, "triton", where, "CUDA", TOLERANCE)
         require_gpu(parts.device, dtype)
         output_constants(parts)
+        self._device = parts.device
         self._parts = quantised_copy(parts, lambda weight: weight.to(dtype), head=True)
         self._before_gate, self._group = BeforeGate(self._parts), group
         self._streams = batch_size * group
@@ -174,14 +175,15 @@ class TritonEngine:
             self._steer(None if condition is None else here)
             rows = {name: tensor[start:stop] for name, tensor in given.items()}
             arguments = launch_arguments(self._weights, self._memory, sampling, self._group, **rows)
-            run_streams[(programs,)](
-                **arguments,
-                time=self._time,
-                steps=stop - start,
-                hop=here.hop or FOR_EVER,
-                offset=here.offset,
-                **self._launch_shape,
-            )
+            with on_device(self._device):
+                run_streams[(programs,)](
+                    **arguments,
+                    time=self._time,
+                    steps=stop - start,
+                    hop=here.hop or FOR_EVER,
+                    offset=here.offset,
+                    **self._launch_shape,
+                )
             self._time = (self._time + stop - start) % CLOCK
 
     def _steer(self, condition: Condition | None) -> None:
