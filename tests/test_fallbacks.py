@@ -16,7 +16,7 @@ from tiny_runs import arguments, module, network, train, trainer, write_corpus
 
 import wavenet.engines
 import wavenet.training.callbacks
-from wavenet import Sampling
+from wavenet import ResidualBlock, Sampling, Stack
 from wavenet.engines import ENGINES, EngineUnavailable, build_engine
 from wavenet.engines.cached import CachedEngine
 from wavenet.engines.parts import Parts
@@ -317,6 +317,78 @@ def test_a_compiled_step_that_was_asked_for_says_why_it_fails_and_what_to_do(
     monkeypatch.setattr(torch, "compile", breaking("forward"))
     with pytest.raises(ValueError, match=r"--model\.compile true: .*Failed to find C.*auto"):
         trained(corpus, compile=True)
+
+
+def plain(network: Any, x: torch.Tensor) -> torch.Tensor:
+    return (network.blocks[0].skip.weight.sum() * x).sum()
+
+
+def fast_loss(monkeypatch: pytest.MonkeyPatch, *broken: str, ways: list[tuple[bool, bool]]) -> Any:
+    """A `FastLoss` of a small stack, of whose ways the broken ones fail."""
+    import wavenet.training.fast as fast
+    import wavenet.training.kernels as kernels
+
+    def fuse(network: Any) -> None:
+        if "fuse" in broken:
+            raise ImportError("no module named triton")
+        network.unit = "fused"
+
+    def compiled(function: Stub) -> Stub:
+        def run(network: Any, x: torch.Tensor) -> torch.Tensor:
+            if "compile" in broken or (
+                getattr(network, "unit", "") == "fused" and "fused" in broken
+            ):
+                raise RuntimeError("PTXAS error")
+            return function(network, x)
+
+        return run
+
+    monkeypatch.setattr(kernels, "fuse", fuse)
+    monkeypatch.setattr(torch, "compile", compiled)
+    stack = Stack([ResidualBlock(5, 7, 6)])
+    return fast.FastLoss(plain, stack, [fast.Way(*way) for way in ways]), stack
+
+
+LADDER = [(True, True), (True, False), (False, False)]
+FUSED, COMPILED = "torch.compile with fused blocks", "torch.compile"
+
+
+@pytest.mark.parametrize(
+    ("broken", "lines", "way"),
+    [
+        ([], [], (True, True)),
+        (["fused"], [f"{FUSED} does not work here (RuntimeError: PTXAS error). Training goes on "
+                     "with torch.compile alone."], (True, False)),
+        (["fuse"], [f"{FUSED} does not work here (ImportError: no module named triton). Training "
+                    "goes on with torch.compile alone."], (True, False)),
+        (["compile"], [f"{FUSED} does not work here (RuntimeError: PTXAS error). Training goes on "
+                       "with torch.compile alone.",
+                       f"{COMPILED} does not work here (RuntimeError: PTXAS error). Training goes "
+                       "on without it."], (False, False)),
+    ],
+    ids=["nothing", "fused step", "fusing", "compiling"],
+)  # fmt: skip
+def test_training_steps_down_one_rung_a_line(
+    broken: list[str],
+    lines: list[str],
+    way: tuple[bool, bool],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, logger="wavenet.training"):
+        loss, stack = fast_loss(monkeypatch, *broken, ways=LADDER)
+        values = [loss(stack, torch.full((3,), float(x))) for x in (1, 2)]
+    assert warnings_of(caplog) == lines and tuple(loss.way) == way
+    assert torch.equal(values[1], plain(stack, torch.full((3,), 2.0))) and values[0].requires_grad
+    assert (vars(stack).get("unit") == "fused") == way[1]
+
+
+def test_a_lack_of_memory_is_no_reason_to_step_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is slower takes more of it."""
+    loss, stack = fast_loss(monkeypatch, ways=LADDER)
+    loss._plain = loss._loss = failing(torch.OutOfMemoryError("no room"))
+    with pytest.raises(torch.OutOfMemoryError):
+        loss(stack, torch.ones(3))
 
 
 @pytest.mark.parametrize("stage", ["validation", "end"])

@@ -81,9 +81,8 @@ class FastLoss:
     """
 
     def __init__(self, loss: Loss, network: nn.Module, ways: list[Way]) -> None:
-        self._plain, self._network = loss, network
-        self._ways, self._tried = ways, False
-        self._take(ways[0])
+        self._plain, self._network, self._ways = loss, network, ways
+        self._take()
 
     @property
     def way(self) -> Way:
@@ -96,17 +95,20 @@ class FastLoss:
                 if not self._tried:
                     self._try(network, *batch)
                 return self._loss(network, *batch)
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError:  # a slower way would take more
                 raise
             except Exception as error:
                 if self._tried and len(self._ways) == 1:
                     raise
                 self._step_down(error)
 
-    def _take(self, way: Way) -> None:
-        _set_unit(self._network, way.fused)
-        self._loss = torch.compile(self._plain) if way.compiled else self._plain
-        self._tried = not (way.compiled or way.fused)
+    def _take(self) -> None:
+        self._tried = not any(self.way)
+        try:
+            _set_unit(self._network, self.way.fused)
+            self._loss = torch.compile(self._plain) if self.way.compiled else self._plain
+        except Exception as error:
+            self._step_down(error)
 
     def _try(self, network: nn.Module, *batch: Any) -> None:
         """Gradients are not kept, so that other processes of the run do not hear of them."""
@@ -117,17 +119,19 @@ class FastLoss:
     def _step_down(self, error: Exception) -> None:
         """To the next way. Raises ValueError where there is none."""
         left, reason = self.way, reason_of(error)
+        if len(self._ways) == 1 and isinstance(error, ValueError):
+            raise error
         if len(self._ways) == 1:
             raise ValueError(
                 f"{_flags(left)}: the first step fails on this machine ({reason}). Use auto, which "
                 "takes a slower way where this one does not work, or false."
             ) from error
         self._ways = self._ways[1:]
-        self._take(self.way)
         instead = f"with {self.way.name} alone" if self.way.name else "without it"
         logger.warning(
             "%s does not work here (%s). Training goes on %s.", left.name, reason, instead
         )
+        self._take()
 
 
 def _flags(way: Way) -> str:
