@@ -103,3 +103,17 @@ def test_a_step_is_captured_on_the_gpu_of_its_model(monkeypatch: pytest.MonkeyPa
         engine._inputs.keep(engine._before_gate(None, 2), [0])
         engine._capture(Sampling())
     assert graph.captured == [SECOND]
+
+
+def test_other_threads_may_use_the_gpu_while_a_step_is_captured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A loader that pins memory would end the capture, and the run with it."""
+    model, uniforms = small_model(), some_uniforms(2, 4)
+    engine: Any = build_engine(model, 2, engine="cached", precision="float64")
+    graph = Graph(Current(monkeypatch), monkeypatch)
+    with torch.inference_mode():
+        engine._inputs = engine._make_inputs(uniforms[..., None])
+        engine._inputs.keep(engine._before_gate(None, 2), [0])
+        engine._capture(Sampling())
+    assert graph.modes == ["thread_local"]

@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import A100, RTX2080, T4, plant_gpus, small_model, some_uniforms
+from conftest import A100, GTX1080, RTX2080, T4, V100, plant_gpus, small_model, some_uniforms
 from tiny_runs import arguments, module, network, train, trainer, write_corpus
 
 import wavenet.engines
 import wavenet.training.callbacks
 from wavenet import ResidualBlock, Sampling, Stack
+from wavenet.checkpoints import to_device
 from wavenet.engines import ENGINES, EngineUnavailable, build_engine
 from wavenet.engines.cached import CachedEngine
 from wavenet.engines.parts import Parts
 from wavenet.engines.stepped import SteppedEngine
+from wavenet.training.cli import accelerator_for
 
 F32 = torch.float32
 Stub = Callable[..., Any]
@@ -188,7 +190,56 @@ def test_triton_draws_in_bfloat16_only_where_a_gpu_computes_in_it(
     require_gpu(torch.device("cuda:1"), torch.bfloat16)
 
 
+@pytest.mark.parametrize("gpu", [V100, GTX1080])
+def test_generate_leaves_a_gpu_that_torch_was_not_built_for(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plant_gpus(monkeypatch, gpu)
+    with pytest.raises(ValueError, match=rf"--device cuda .*{gpu[0]}.* for CUDA 12\.6.*give cpu"):
+        to_device(small_model(), "cuda")
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        model = to_device(small_model(), "auto")
+    assert next(model.parameters()).device.type == "cpu"
+    (said,) = warnings_of(caplog)
+    assert gpu[0] in said and "CUDA 12.6" in said and said.startswith("drawing on the CPU: ")
+
+
+def test_generate_leaves_a_gpu_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Torch says that it is there, and its first use fails: here since there is no driver."""
+    plant_gpus(monkeypatch, A100)
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        model = to_device(small_model(), "auto")
+    assert next(model.parameters()).device.type == "cpu"
+    (said,) = warnings_of(caplog)
+    assert said.startswith("drawing on the CPU: ")
+
+
 # Training
+
+
+@pytest.mark.parametrize("gpu", [V100, GTX1080])
+def test_train_leaves_a_gpu_that_torch_was_not_built_for(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plant_gpus(monkeypatch, gpu)
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        assert accelerator_for("auto", 1) == "cpu"
+    (said,) = warnings_of(caplog)
+    assert gpu[0] in said and "CUDA 12.6" in said and said.startswith("training on the CPU: ")
+    for named in ("gpu", "cuda"):
+        with pytest.raises(ValueError, match=rf"--trainer.accelerator {named}: {gpu[0]}.*cpu"):
+            accelerator_for(named, 1)
+    assert accelerator_for("cpu", 1) == "cpu"
+
+
+def test_train_keeps_a_gpu_that_works(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plant_gpus(monkeypatch, T4, V100)
+    assert [accelerator_for(name, 1) for name in ("auto", "gpu", "mps")] == ["auto", "gpu", "mps"]
+    assert accelerator_for("auto", [1]) == "cpu" and accelerator_for("auto", [0]) == "auto"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from wavenet.conditioning import Condition
-from wavenet.engines.before_gate import FRAMES, BeforeGate
+from wavenet.engines.before_gate import FRAMES, BeforeGate, pieces
 from wavenet.engines.check import require_known
 from wavenet.engines.parts import Parts
 from wavenet.engines.protocol import (
@@ -93,7 +93,7 @@ class CachedEngine:
         require_condition(self._parts, condition, self._streams, uniforms.shape[1])
         given = uniforms_by_sample(uniforms, self._parts.output).to(self._memory.last.device)
         samples = []
-        for start, stop, here in _pieces(condition, given.shape[1]):
+        for start, stop, here in pieces(condition, given.shape[1], CHUNK):
             before = self._before_gate(here, self._streams)
             frames = _frame_of_each(here, stop - start)
             run = self._replayed if self._captures else self._stepped
@@ -170,7 +170,7 @@ class CachedEngine:
                     self._counted_step(sampling)
             torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 params = self._counted_step(sampling)
         return Captured(graph.replay, params)
 
@@ -231,20 +231,6 @@ class CachedEngine:
             return before
         taps = ring.index_select(0, read).view(len(before), -1, *ring.shape[1:])  # (L, K - 1, B, C)
         return torch.baddbmm(before, taps.transpose(1, 2).flatten(2), self._weights.past_taps)
-
-
-def _pieces(condition: Condition | None, samples: int):  # type: ignore[no-untyped-def]
-    """Pieces of a call of at most CHUNK samples and FRAMES frames: (start, stop, condition)."""
-    start = 0
-    while start < samples:
-        stop = min(samples, start + CHUNK)
-        if condition is None:
-            yield start, stop, None
-        else:
-            for first, last, here in condition.pieces(stop - start, FRAMES):
-                yield start + first, start + last, here
-            condition = condition.after(stop - start)
-        start = stop
 
 
 def _frame_of_each(condition: Condition | None, samples: int) -> list[int]:

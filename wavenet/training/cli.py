@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from wavenet.checkpoints import newest_checkpoint, read_checkpoint
 from wavenet.files import write_whole
-from wavenet.machine import has_bfloat16
+from wavenet.machine import has_bfloat16, obstacle_to_gpu
 from wavenet.model import WaveNet
 from wavenet.training.advice import explain
 from wavenet.training.callbacks import (
@@ -44,6 +44,8 @@ from wavenet.training.module import LitWaveNet
 from wavenet.training.runs import Claim, is_started_by_lightning
 from wavenet.training.stopping import end_with_parent, open_closed_streams, stopping
 from wavenet.training.trust import require_known_script, require_plain
+
+logger = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 USAGE = "python train.py [fit | validate | test] [--config FILE] [--SETTING VALUE ...]"
@@ -214,6 +216,9 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.config.subcommand]
         require_sensible(settings.trainer)
+        settings.trainer.accelerator = accelerator_for(
+            settings.trainer.accelerator, settings.trainer.devices
+        )
         if settings.trainer.precision is None:
             settings.trainer.precision = default_precision(
                 settings.trainer.accelerator, settings.trainer.devices
@@ -379,6 +384,25 @@ def _require_text(config: Path) -> None:
         raise ValueError(
             f"--config '{config}' is not UTF-8 text ({byte}); save it again as UTF-8."
         ) from error
+
+
+def accelerator_for(accelerator: str, devices: Any) -> str:
+    """The same, or cpu where it is auto and a GPU is there that this torch cannot compute on.
+
+    Raises ValueError where such a GPU was asked for. devices: as --trainer.devices.
+    """
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return accelerator
+    obstacle = next(filter(None, map(obstacle_to_gpu, gpus_of(devices))), None)
+    if obstacle is None:
+        return accelerator
+    if accelerator != "auto":
+        raise ValueError(
+            f"--trainer.accelerator {accelerator}: {obstacle}. Or train on the CPU: "
+            "--trainer.accelerator cpu."
+        )
+    logger.warning("training on the CPU: %s.", obstacle)
+    return "cpu"
 
 
 def default_precision(accelerator: str, devices: Any = 1) -> str:
