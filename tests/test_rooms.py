@@ -119,7 +119,11 @@ ENGINES = {  # the files of each engine; the others in that room are for all of 
     "step": {"wavenet.engines.stepped"},
     "cached": {"wavenet.engines.cached"},
     "native": {"wavenet.engines.native.engine", "wavenet.engines.native.compiler"},
-    "triton": {"wavenet.engines.triton.engine", "wavenet.engines.triton.kernel"},
+    "triton": {
+        "wavenet.engines.triton.engine",
+        "wavenet.engines.triton.kernel",
+        "wavenet.engines.triton.trial",
+    },
 }
 ENGINE_FILES = [path for path in SOURCES if room_of(path) == "engines"]
 

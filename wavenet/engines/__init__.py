@@ -73,13 +73,13 @@ def _native() -> EngineKind:
 
 def _triton() -> EngineKind:
     try:
-        from wavenet.engines.triton.engine import TritonEngine
+        from wavenet.engines.triton.trial import tried_engine
     except ImportError as error:
         raise EngineUnavailable(
             f"The triton engine needs Triton, which cannot be imported here ({error}). It comes "
             "with torch for CUDA on Linux; engine='cached' runs everywhere."
         ) from error
-    return TritonEngine
+    return tried_engine
 
 
 ENGINES: dict[str, Callable[[], EngineKind]] = {

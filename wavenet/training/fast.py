@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wavenet.layers import Stack
 from wavenet.machine import gpu_name, has_bfloat16
-from wavenet.trials import reason_of
+from wavenet.trials import Verdict, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,15 +73,28 @@ def _choices(setting: Choice, by_itself: set[str]) -> list[bool]:
     return [setting]
 
 
+class BadVerdict(RuntimeError):
+    """A way that its trial has found wanting."""
+
+
 class FastLoss:
     """A loss of a network and a batch, computed by the first of the ways that works.
 
-    A way but the plain one is tried on the first batch, forward and backward, before anything is
-    done with its result. One that was asked for by name raises where it fails.
+    A way but the plain one has its trial before it is taken, and is run on the first batch, forward
+    and backward, before anything is done with its result. One that was asked for by name raises
+    where it fails.
+
+    trial: a way -> its verdict; see `wavenet.training.trial.tried`.
     """
 
-    def __init__(self, loss: Loss, network: nn.Module, ways: list[Way]) -> None:
-        self._plain, self._network, self._ways = loss, network, ways
+    def __init__(
+        self,
+        loss: Loss,
+        network: nn.Module,
+        ways: list[Way],
+        trial: Callable[[Way], Verdict] = lambda way: Verdict(True, ""),
+    ) -> None:
+        self._plain, self._network, self._ways, self._trial = loss, network, ways, trial
         self._take()
 
     @property
@@ -105,6 +118,9 @@ class FastLoss:
     def _take(self) -> None:
         self._tried = not any(self.way)
         try:
+            found = self._trial(self.way)
+            if not found.good:
+                raise BadVerdict(found.reason)
             _set_unit(self._network, self.way.fused)
             self._loss = torch.compile(self._plain) if self.way.compiled else self._plain
         except Exception as error:
@@ -118,12 +134,14 @@ class FastLoss:
 
     def _step_down(self, error: Exception) -> None:
         """To the next way. Raises ValueError where there is none."""
-        left, reason = self.way, reason_of(error)
+        left, reason = self.way, str(error)
+        if not isinstance(error, BadVerdict):
+            reason = reason_of(error)
         if len(self._ways) == 1 and isinstance(error, ValueError):
             raise error
         if len(self._ways) == 1:
             raise ValueError(
-                f"{_flags(left)}: the first step fails on this machine ({reason}). Use auto, which "
+                f"{_flags(left)}: it does not work on this machine ({reason}). Use auto, which "
                 "takes a slower way where this one does not work, or false."
             ) from error
         self._ways = self._ways[1:]

@@ -8,6 +8,7 @@ name -> (B,); "position" (B, 2), see `WaveNet.forward`. Knows nothing of files, 
 import logging
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -23,6 +24,7 @@ from wavenet.outputs import MuLaw, Output, output_from, output_settings
 from wavenet.pretrained import find
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 from wavenet.training.fast import FastLoss, Way, warn_of_emulation, ways
+from wavenet.training.trial import tried
 from wavenet.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -164,7 +166,9 @@ class LitWaveNet(pl.LightningModule):
         Validation and the saved network stay plain.
         """
         precision = str(self.trainer.precision)
-        self._loss = FastLoss(training_loss, self.network, self._ways(self.device, precision))
+        trial = partial(tried, network=self.network, device=self.device, precision=precision)
+        ladder = self._ways(self.device, precision)
+        self._loss = FastLoss(training_loss, self.network, ladder, trial)
         if self.trainer.is_global_zero:
             warn_of_emulation(self.device, precision)
             where, names = (
