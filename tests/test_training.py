@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from tiny_runs import RATE, VAL_PATTERN, differing, module, network, trainer, write_corpus
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import wavenet
 from wavenet.likelihood import nats_per_sample
@@ -453,6 +454,31 @@ def test_the_average_is_validated_and_training_goes_on_with_the_others(corpus: P
         torch.testing.assert_close(recorder.validated[0][name], value, rtol=1e-6, atol=1e-7)
     assert differing(recorder.validated[0], recorder.after[1])
     assert not differing(recorder.before[2], recorder.after[1])
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that the host looks at: on a GPU it waits for each of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_average_is_updated_without_waiting_for_the_device(corpus: Path) -> None:
+    lit, average = network(), WeightAverage()
+    fit(module(corpus), lit, average, max_steps=2)
+    averaged = average._average_model
+    with Reads() as reads:
+        for _ in range(3):
+            averaged.update_parameters(lit)
+    assert reads.count == 0
+    assert int(averaged.n_averaged) == 5
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar, Weight
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from wavenet.audio import save_audio
 from wavenet.files import write_whole
@@ -68,6 +69,24 @@ class ProgressBar(TQDMProgressBar):
         }
 
 
+class ExponentialAverage(AveragedModel):
+    """See `WeightAverage`. Its count is kept on the host, too: an update waits for no device."""
+
+    def __init__(self, model: torch.nn.Module, device: torch.device, decay: float) -> None:
+        super().__init__(model, device)
+        self._decay, self._count = decay, -1  # not known before the first update: it may be loaded
+
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        """In one launch for all weights."""
+        n = self._count if self._count >= 0 else int(self.n_averaged)
+        share = min(self._decay, (1 + n) / (10 + n)) if n else 0.0
+        averages: list[Tensor] = [*self.module.parameters()]
+        torch._foreach_lerp_(averages, [*model.parameters()], 1 - share)
+        self.n_averaged += 1
+        self._count = n + 1
+
+
 class WeightAverage(WeightAveraging):
     """Exponential moving average of the weights, used for validation, samples and the export.
 
@@ -84,18 +103,14 @@ class WeightAverage(WeightAveraging):
         if not 0 <= decay < 1:
             raise ValueError(f"--ema.decay must be at least 0 and below 1, but got {decay}.")
         self.decay = decay
-        super().__init__(multi_avg_fn=self._update)
-
-    def _update(
-        self, averages: Sequence[Tensor], weights: Sequence[Tensor], n: Tensor | int
-    ) -> None:
-        """Updates all weights in one launch, with one read of n, the number of updates so far."""
-        share = min(self.decay, (1 + float(n)) / (10 + float(n)))
-        torch._foreach_lerp_(list(averages), list(weights), 1 - share)
+        super().__init__()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._device = trainer.strategy.root_device  # the module is still on the CPU here
-        super().setup(trainer, pl_module, stage)
+        if stage == "fit":  # as WeightAveraging does, but for the class
+            pl_module.configure_model()
+            # the module is still on the CPU here
+            device = trainer.strategy.root_device
+            self._average_model = ExponentialAverage(pl_module, device, decay=self.decay)
 
     @property
     def network(self) -> WaveNet:
