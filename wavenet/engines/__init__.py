@@ -229,7 +229,7 @@ def _built(name: str, parts: Parts, batch_size: int, group: int, precision: str)
         raise
     except Exception as error:
         raise EngineFailed(
-            f"The {name} engine cannot be built here ({reason_of(error)}). engine='auto' takes "
+            f"The {name} engine cannot be built here ({reason_of(error)}).\nengine='auto' takes "
             "another, and says which."
         ) from error
 
