@@ -72,7 +72,7 @@ def test_a_named_engine_that_cannot_be_built_says_why_and_what_to_do(
     failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ENGINES, "native", lambda: failing(FAILURES[failure]))
-    with pytest.raises(EngineUnavailable, match="engine=.auto. takes another") as raised:
+    with pytest.raises(EngineUnavailable, match=r"engine=.auto. takes another") as raised:
         build_engine(small_model(dtype=F32), 1, engine="native")
     assert "The native engine cannot be built here" in str(raised.value)
     assert str(FAILURES[failure]).splitlines()[0] in str(raised.value)
