@@ -1,4 +1,4 @@
-"""All benchmarks that need a GPU, in one command of some minutes: correctness first, then speed.
+"""All benchmarks that need a GPU, in one command of eight minutes at most, the most wanted first.
 
     python benchmarks/gpu.py --out benchmarks/results
 
@@ -6,29 +6,34 @@ Without a GPU, the same code runs at toy sizes on a CPU; its figures mean nothin
 
     TRITON_INTERPRET=1 python benchmarks/gpu.py --rehearse
 
-- right: codes of the Triton engine against float64, and bits per sample in bfloat16 against
+- training: a step of benchmarks/training.py: plain, compiled without fused blocks, with them, and
+  what lies between.
+- sampling: the Triton engine by tile, warps and stages, and the cached engine with its CUDA graph,
+  for several batches; samples/s of all streams together and of one stream, with the bound of the
+  tensor cores.
+- exactness: codes of the Triton engine against float64, and bits per sample in bfloat16 against
   float32.
-- sampling: the Triton engine with every tile, and the torch engine with its CUDA graph, for several
-  batches; samples/s of all streams together and of one stream, with the bound of the tensor cores.
 - learning: the last losses of plain and of fast training from the same two seeds.
-- training: benchmarks/training.py, one optimisation after the other.
 
-If a part fails, its error is printed and the next part runs. Prints tables and a JSON line; with
---out, writes gpu.json after every part.
+Each part is a process of its own with its own time. Every row is added to gpu.jsonl in the folder
+of --out as soon as it is measured, behind a row of the machine. The status says what failed, as a
+sum: 1 training, 2 sampling, 4 exactness, 8 learning; 16 where there is no GPU.
 """
 
 import argparse
 import json
+import sys
+import tempfile
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import training
 from generation import best, machine, network, products
+from parts import Part, append, run_parts
 from torch import Tensor
 
 from wavenet import Sampling, WaveNet
@@ -41,22 +46,41 @@ from wavenet.training.module import training_loss
 F32, BF16 = torch.float32, torch.bfloat16
 NAMES = {F32: "float32", BF16: "bfloat16"}
 EDGE = 1e-5  # of the CDF: the error allowed to float32 and its sums
-# batch, dtype, tile, warps; the engine itself chooses the first of each batch
-TILES = [
-    *((1, BF16, tile, warps) for tile in (1, 16) for warps in (4, 8)),
-    (1, F32, 1, 4),
-    (132, BF16, 1, 4),
-    (132, BF16, 16, 4),
-    (2112, BF16, 16, 4),
-    (2112, BF16, 16, 8),
-    (2112, F32, 16, 4),
-    (4224, BF16, 32, 8),
-    (4224, BF16, 16, 4),
-    (8448, BF16, 64, 8),
-    (8448, BF16, 16, 4),
+MINUTES = 8.0
+PARTS = [Part("training", 170), Part("sampling", 130), Part("exactness", 60), Part("learning", 120)]
+NO_GPU = 16  # the status
+
+
+class Row(NamedTuple):
+    """Of the Triton engine."""
+
+    batch: int
+    dtype: torch.dtype
+    tile: int
+    warps: int = 4
+    stages: int = 2
+
+
+ROWS = [
+    *(Row(1, BF16, tile, stages=stages) for tile in (1, 16) for stages in (2, 3)),
+    Row(1, F32, 1),
+    Row(132, BF16, 1),
+    Row(132, BF16, 16),
+    Row(2112, BF16, 16),
+    Row(2112, BF16, 16, stages=3),
+    Row(4224, BF16, 32, warps=8),
+    Row(8448, BF16, 64, warps=8),
+    *(Row(1, BF16, tile, warps=8) for tile in (1, 16)),
+    Row(2112, BF16, 16, warps=8),
+    Row(2112, F32, 16),
+    Row(4224, BF16, 16),
+    Row(8448, BF16, 16),
 ]
-TOY = [(1, F32, 1, 4), (3, BF16, 16, 4)]
+TOY = [Row(1, F32, 1), Row(3, BF16, 16, stages=3)]
 GRAPHED = [1, 64, 1024]
+# The three that decide come first: plain, compiled, compiled with fused blocks.
+WAYS = [training.WAYS[number] for number in (0, 6, 7, 5, 4, 3)]
+MOST_WORSE = 0.02  # bits by which the fast way may end above the plain one
 
 
 def model_of(args: argparse.Namespace) -> WaveNet:
@@ -80,11 +104,12 @@ def model_of(args: argparse.Namespace) -> WaveNet:
     return model.to(args.device).eval()
 
 
-# --- Correctness ---
+# --- Exactness ---
 
 
-def right(args: argparse.Namespace) -> dict[str, Any]:
-    model, rows = model_of(args), []
+def exactness(args: argparse.Namespace) -> bool:
+    """Whether no code differs by more than rounding."""
+    model, right = model_of(args), True
     samples = 20 if args.rehearse else 2000
     shapes = ((2, 1), (16, 16)) if args.rehearse else ((1, 1), (64, 1), (64, 16), (64, 64))
     for batch, tile in shapes:
@@ -107,15 +132,17 @@ def right(args: argparse.Namespace) -> dict[str, Any]:
             **bits,
             "bfloat16_costs": bits["bfloat16"] / bits["float32"] - 1,
         }
-        rows.append(row)
+        right = right and wrong == 0
+        append({"part": "exactness", **row})
         print(
             "batch {batch:>3} tile {tile:>2}: {codes} codes, {on_an_edge} differ from float64, "
             "{wrong} of them by more than rounding\n"
             "    bits {float32:.5f}, in bfloat16 {bfloat16:.5f} ({bfloat16_costs:+.3%})".format(
                 **row
-            )
+            ),
+            flush=True,
         )
-    return {"rows": rows}
+    return right
 
 
 @torch.no_grad()
@@ -154,24 +181,30 @@ def forced_bits(engine: TritonEngine, codes: Tensor) -> float:
 # --- Sampling ---
 
 
-def sampling(args: argparse.Namespace) -> dict[str, Any]:
-    model, rows = model_of(args), []
+def sampling(args: argparse.Namespace) -> bool:
+    """Whether every row ran that the engine would choose by itself."""
+    model = model_of(args)
     flops, copied = training.limits(torch.device(args.device), BF16, 3)
     weights = sum(products(model))
     print(
         f"{weights * 2 / 1e6:.2f} MB of bfloat16 weights, "
         f"{2 * weights / 1e6:.2f} MFLOP per sample\n"
         f"tensor cores: {flops / 2 / weights:,.0f} samples/s at most; "
-        f"copies run at {copied / 1e9:.0f} GB/s"
+        f"copies run at {copied / 1e9:.0f} GB/s",
+        flush=True,
     )
+    bound = flops / 2 / weights
+    append({"part": "sampling", "weights": weights, "tensor_core_samples_per_s": bound})
+    ran = []
+    for batch, dtype, tile, warps, stages in TOY if args.rehearse else ROWS:
+        shape = {"tile": tile, "num_warps": warps, "num_stages": stages}
+        build = partial(TritonEngine, take_apart(model), batch, dtype, **shape)
+        shape["chosen"] = tile == tile_for(batch)
+        ran.append(timed("triton", build, batch, dtype, shape, args) or not shape["chosen"])
     for batch in [1, 2] if args.rehearse else GRAPHED:
-        build: Callable[[], Engine] = partial(CachedEngine, take_apart(model), batch, F32)
-        rows.append(timed("cached", build, batch, F32, {}, args))
-    for batch, dtype, tile, warps in TOY if args.rehearse else TILES:
-        shape = {"tile": tile, "num_warps": warps, "chosen": tile == tile_for(batch)}
-        build = partial(TritonEngine, take_apart(model), batch, dtype, tile=tile, num_warps=warps)
-        rows.append(timed("triton", build, batch, dtype, shape, args))
-    return {"weights": weights, "tensor_core_samples_per_s": flops / 2 / weights, "rows": rows}
+        cached = partial(CachedEngine, take_apart(model), batch, F32)
+        ran.append(timed("cached", cached, batch, F32, {}, args))
+    return all(ran)
 
 
 def timed(
@@ -181,7 +214,8 @@ def timed(
     dtype: torch.dtype,
     shape: dict[str, Any],
     args: argparse.Namespace,
-) -> dict[str, Any]:
+) -> bool:
+    """A row of an engine; False where it has an error in the place of its speed."""
     row: dict[str, Any] = {"engine": name, "batch": batch, "precision": NAMES[dtype], **shape}
     samples = 4 if args.rehearse else 200 if name == "cached" else 1000
     try:
@@ -192,10 +226,12 @@ def timed(
         seconds = best(
             lambda: (engine.sample(uniforms, Sampling()), training.synchronize(uniforms.device)), 3
         )
-    except (ValueError, RuntimeError) as error:
-        print(f"{row}: {error}", flush=True)
-        return {**row, "error": str(error)}
+    except Exception as error:
+        append({"part": "sampling", **row, "error": repr(error)})
+        print(f"{row}: {error!r}", flush=True)
+        return False
     row |= {"samples_per_s": batch * samples / seconds, "each_stream_per_s": samples / seconds}
+    append({"part": "sampling", **row})
     options = ", ".join(f"{key} {value}" for key, value in shape.items())
     print(
         f"{name:<7} batch {batch:>5} {row['precision']:<9} {row['samples_per_s']:>14,.0f} "
@@ -203,22 +239,27 @@ def timed(
         f"ready in {row['ready_s']:.1f} s  {options}",
         flush=True,
     )
-    return row
+    return True
 
 
 # --- Learning ---
 
 
-def learning(args: argparse.Namespace) -> dict[str, Any]:
-    """The mean loss in bits over the last tenth of plain and of fast runs with the same seeds."""
-    steps, rows = (4 if args.rehearse else 2000), []
-    for way in [training.WAYS[0], training.WAYS[5 if args.device == "cpu" else -1]]:
-        for seed in (0, 1):
-            rows.append(
-                {"way": way.name.strip(), "seed": seed, "bits": learned(way, seed, steps, args)}
-            )
-            print("{way:<16} seed {seed}: {bits:.4f} bits".format(**rows[-1]), flush=True)
-    return {"steps": steps, "rows": rows}
+def learning(args: argparse.Namespace) -> bool:
+    """The mean loss in bits over the last tenth of plain and of fast runs with the same seeds.
+
+    Whether fast runs end as low as plain ones, but for MOST_WORSE.
+    """
+    steps, fast = (4, 5) if args.rehearse else (600, 6)
+    ends = []
+    for seed in (0, 1):
+        for way in (training.WAYS[0], training.WAYS[fast]):
+            bits = learned(way, seed, steps, args)
+            ends.append(bits)
+            name = way.name.strip()
+            append({"part": "learning", "way": name, "seed": seed, "steps": steps, "bits": bits})
+            print(f"{name:<16} seed {seed}: {bits:.4f} bits", flush=True)
+    return all(quick <= plain + MOST_WORSE for plain, quick in zip(*[iter(ends)] * 2, strict=True))
 
 
 def learned(way: training.Way, seed: int, steps: int, args: argparse.Namespace) -> float:
@@ -263,55 +304,85 @@ def tones(batch: int, time: int, generator: torch.Generator, model: WaveNet) -> 
 # --- Training, and the command ---
 
 
-def speed_of_training(args: argparse.Namespace) -> dict[str, Any]:
-    full = {"batch": 8, "width": 16384, "steps": 5, "repeats": 3}
-    toy = {"batch": 1, "width": 256, "steps": 1, "repeats": 1}
-    config, only = ("default", [0, 5]) if args.rehearse else ("reference", None)
+def speed_of_training(args: argparse.Namespace) -> bool:
+    """Whether every way ran."""
+    full = {"batch": 8, "width": 16384, "steps": 5, "repeats": 3, "config": "reference"}
+    toy = {"batch": 1, "width": 256, "steps": 1, "repeats": 1, "config": "default"}
     settings = argparse.Namespace(
-        **(toy if args.rehearse else full),
-        threads=torch.get_num_threads(),
-        device=args.device,
-        config=config,
-        only=only,
-        turns=False,
+        **(toy if args.rehearse else full), threads=torch.get_num_threads(), device=args.device
     )
-    return training.compare(settings)
+    ran, plain = [], None
+    for way in [WAYS[0], WAYS[3]] if args.rehearse else WAYS:
+        try:
+            row = training.measure(way, settings)
+        except Exception as error:
+            append({"part": "training", "way": way.name.strip(), "error": repr(error)})
+            print(f"{way.name.strip()}: {error!r}", flush=True)
+            ran.append(False)
+            continue
+        plain = plain or row["samples_per_s"]
+        row |= {"way": f"{way.name.strip()} ({NAMES[way.dtype]})", "compiled": way.compiled}
+        row |= {"fused": way.fused, "to_plain": row["samples_per_s"] / plain}
+        append({"part": "training", **row})
+        print(
+            f"{row['way']:<40} {row['samples_per_s']:>12,.0f} samples/s {row['to_plain']:6.2f} x "
+            f"plain, {row['peak_bytes'] / 2**20:,.0f} MiB, first steps "
+            f"{row['first_steps_s']:.0f} s",
+            flush=True,
+        )
+        ran.append(True)
+    return all(ran)
 
 
-PARTS = {"right": right, "sampling": sampling, "learning": learning, "training": speed_of_training}
+WORK: dict[str, Callable[[argparse.Namespace], bool]] = {
+    "training": speed_of_training,
+    "sampling": sampling,
+    "exactness": exactness,
+    "learning": learning,
+}
+
+
+def status_of(failed: Sequence[str]) -> int:
+    return sum(1 << place for place, part in enumerate(PARTS) if part.name in failed)
+
+
+def run_all(args: argparse.Namespace) -> int:
+    """Returns the status."""
+    if not args.rehearse and not torch.cuda.is_available():
+        print("There is no GPU that torch finds. At toy sizes: TRITON_INTERPRET=1 ... --rehearse")
+        return NO_GPU
+    name = machine()["cpu"] if args.rehearse else torch.cuda.get_device_name()
+    folder = args.out or Path(tempfile.mkdtemp(prefix="gpu-benchmark-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "gpu.jsonl"
+    append({"benchmark": "gpu", "device": name, **machine(), "rehearsal": args.rehearse}, file)
+    parts = [part for part in PARTS if part.name in args.parts]
+    more = ["--rehearse"] if args.rehearse else []
+    failed = run_parts(
+        parts,
+        lambda part: [sys.executable, __file__, "--part", part, *more],
+        file,
+        60 * args.minutes,
+    )
+    print(f"\nrows: {file}; failed: {', '.join(failed) or 'nothing'}")
+    print(json.dumps({"benchmark": "gpu", "rows": str(file), "failed": failed}))
+    return status_of(failed)
 
 
 def main() -> None:
+    names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(description="All benchmarks that need a GPU, in one command.")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=names, default=names)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of all (%(default)s)")
     parser.add_argument(
         "--rehearse", action="store_true", help="toy sizes on the CPU; needs TRITON_INTERPRET=1"
     )
-    parser.add_argument("--out", type=Path, help="folder for gpu.json")
+    parser.add_argument("--out", type=Path, help="folder for gpu.jsonl, to which rows are added")
+    parser.add_argument("--part", choices=names, help=argparse.SUPPRESS)  # in its own process
     args = parser.parse_args()
     args.device = "cpu" if args.rehearse else "cuda"
-    name = machine()["cpu"] if args.rehearse else torch.cuda.get_device_name()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    summary: dict[str, Any] = {
-        "benchmark": "gpu",
-        "device": name,
-        **machine(),
-        "rehearsal": args.rehearse,
-    }
-    for part in args.parts:
-        print(f"\n== {part}", flush=True)
-        start = time.perf_counter()
-        try:
-            summary[part] = PARTS[part](args)
-        except Exception as error:  # a failing part must not lose the results of the others
-            traceback.print_exc()
-            summary[part] = {"error": repr(error)}
-        summary[part]["seconds"] = time.perf_counter() - start
-        print(f"-- {summary[part]['seconds']:.0f} s", flush=True)
-        if args.out:
-            args.out.mkdir(parents=True, exist_ok=True)
-            (args.out / "gpu.json").write_text(json.dumps(summary, indent=1) + "\n")
-    print(json.dumps(summary))
+    sys.exit(run_all(args) if args.part is None else not WORK[args.part](args))
 
 
 if __name__ == "__main__":

@@ -90,9 +90,8 @@ def conv1d(conv: CausalConv1d, x: Tensor) -> Tensor:
 class Layered(WaveNet):
     """The same network with a skip tensor in every layer."""
 
-    def forward(
-        self, codes: Tensor, labels: Any = None, mel: Any = None, position: Any = None
-    ) -> Tensor:
+    def forward(self, codes: Tensor, *condition: Any, **more: Any) -> Tensor:
+        """Nothing steers it: labels, mel and position are left out."""
         x, total = self.input(self.embed(codes)), None
         for block in self.stack.blocks:
             x, skip = block(x)
@@ -103,9 +102,8 @@ class Layered(WaveNet):
 class Plain(WaveNet):
     """The same network in its usual form: Conv1d on features with the memory layout (B, C, T)."""
 
-    def forward(
-        self, codes: Tensor, labels: Any = None, mel: Any = None, position: Any = None
-    ) -> Tensor:
+    def forward(self, codes: Tensor, *condition: Any, **more: Any) -> Tensor:
+        """Nothing steers it: labels, mel and position are left out."""
         x, total = conv1d(self.input, self.embed(codes).contiguous()), None
         for block in self.stack.blocks:
             filter_, gate = conv1d(block.dilated, x).chunk(2, dim=1)

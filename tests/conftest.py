@@ -92,6 +92,35 @@ def _start_interpreting() -> bool:
     return INTERPRETED and bool(torch.empty(3).isnan().all())
 
 
+WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]  # what a torch was built for
+
+
+def plant_gpus(patch: pytest.MonkeyPatch, *gpus: tuple[str, tuple[int, int]]) -> None:
+    """From now on torch says that there are these GPUs: name and compute capability of each."""
+
+    def index(device: Any = None) -> int:
+        return (
+            0 if device is None else (torch.device("cuda", device) if isinstance(device, int)
+            else torch.device(device)).index or 0
+        )  # fmt: skip
+
+    found = {
+        "is_available": lambda: bool(gpus),
+        "device_count": lambda: len(gpus),
+        "get_device_name": lambda device=None: gpus[index(device)][0],
+        "get_device_capability": lambda device=None: gpus[index(device)][1],
+        "get_arch_list": lambda: WHEEL,
+        "is_bf16_supported": lambda *_, **__: True,  # it counts emulation
+    }
+    for name, function in found.items():
+        patch.setattr(torch.cuda, name, function)
+
+
+T4, RTX2080 = ("Tesla T4", (7, 5)), ("NVIDIA GeForce RTX 2080", (7, 5))
+A100, H100 = ("NVIDIA A100", (8, 0)), ("NVIDIA H100", (9, 0))
+V100, GTX1080 = ("Tesla V100", (7, 0)), ("NVIDIA GeForce GTX 1080", (6, 1))
+
+
 def assert_close(actual: Tensor, expected: Tensor, where: object = "") -> None:
     """Same shape and dtype, and equal within the dtype's tolerance."""
     assert actual.shape == expected.shape, (

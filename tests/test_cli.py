@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from conftest import A100, H100, RTX2080, T4, plant_gpus
 from tiny_corpora import codes_of
 from tiny_runs import REPOSITORY, arguments, environment, load, module, train, write_corpus
 
@@ -148,6 +150,28 @@ def test_last_without_a_run_names_the_folder_that_was_searched(
 @pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu"])
 def test_the_default_precision_is_valid(accelerator: str) -> None:
     assert default_precision(accelerator) in ("32-true", "bf16-mixed")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "devices", "precision"),
+    [
+        ([T4], 1, "32-true"),
+        ([RTX2080], "auto", "32-true"),
+        ([A100], 1, "bf16-mixed"),
+        ([H100], "1", "bf16-mixed"),
+        ([A100, T4], 1, "bf16-mixed"),
+        ([A100, T4], 2, "32-true"),
+        ([A100, T4], -1, "32-true"),
+        ([A100, T4], [1], "32-true"),
+        ([T4, A100], [1], "bf16-mixed"),
+        ([T4, A100], "1,", "bf16-mixed"),
+    ],
+)
+def test_bfloat16_is_the_default_on_gpus_that_compute_in_it_not_on_those_that_emulate_it(
+    gpus: list[Any], devices: Any, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_gpus(monkeypatch, *gpus)
+    assert default_precision("auto", devices) == precision
 
 
 # --- help ---

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from wavenet import Block, CausalConv1d, FiLM, Gated, ResidualBlock, Stack, WaveNet
-from wavenet.training.kernels import fuse, fused_unit, residual_unit, resources
+from wavenet.training.kernels import _delayed_product, fuse, fused_unit, residual_unit, resources
 from wavenet.training.module import training_loss
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
@@ -229,6 +229,34 @@ def test_blocks_of_other_parts_are_refused_by_the_parts_name() -> None:
     film = Block(CausalConv1d(5, 14, 2), Gated(), skip, steer=FiLM(3, 14))
     with pytest.raises(ValueError, match="steer is Added or Unconditional, but block 1 has FiLM"):
         fuse(Stack([ResidualBlock(5, 7, 6), film]))
+
+
+def test_weight_gradients_in_bfloat16_are_summed_in_float32() -> None:
+    """What reaches into the row before is large here, and taken off again."""
+    batch, time, delay = 3, 40, 7
+    x, dh = features(batch, time, 5, dtype=BF16), features(batch, time, 6, dtype=BF16, seed=1)
+    x[:-1, time - delay :] *= 100
+    dh[1:, :delay] *= 100
+    found = _delayed_product(x, dh, delay)
+    expected = _delayed_product(x.double(), dh.double(), delay)
+    assert found.dtype == F32
+    error = float((found - expected).abs().max() / expected.abs().max())
+    assert error < 1e-3, error  # in bfloat16 the two large sums have that much error by themselves
+
+
+def assert_gradients_keep_their_dtypes(dtype: torch.dtype) -> None:
+    sizes = ((2, 9, 5), (2, 5, 6), (6,), (2, 1, 6), (3, 5), (5,))
+    inputs = [features(*size, dtype=dtype).requires_grad_() for size in sizes]
+    residual, z = residual_unit(*inputs, 2, 0.8)
+    gradients = torch.autograd.grad(residual.sum() + z.sum(), inputs)
+    assert [gradient.dtype for gradient in gradients] == [dtype] * len(inputs)
+
+
+@pytest.mark.parametrize("dtype", [F64, F32, BF16])
+def test_gradients_have_the_dtype_of_what_they_are_of(
+    interpreter: Interpreter, dtype: torch.dtype
+) -> None:
+    interpreter(assert_gradients_keep_their_dtypes, dtype)
 
 
 # The training step

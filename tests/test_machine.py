@@ -1,13 +1,64 @@
 """Properties of what is said of this machine: cores, memory, and amounts in words."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import A100, GTX1080, H100, T4, V100, plant_gpus
 
 from wavenet import machine
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "runs"),
+    [(V100, False), (GTX1080, False), (T4, True), (A100, True), (H100, True)],
+    ids=lambda value: str(value),
+)
+def test_a_gpu_that_torch_was_not_built_for_is_known_by_its_capability(
+    gpu: Any, runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_gpus(monkeypatch, gpu)
+    assert (machine.obstacle_to_gpu(torch.device("cuda:0")) is None) == runs
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "runs"),
+    [
+        (["sm_80"], (8, 9), True),  # code for a minor number runs on later ones
+        (["sm_86"], (8, 0), False),
+        (["sm_90a"], (9, 0), True),
+        (["sm_80", "sm_90"], (12, 0), False),
+        (["sm_90", "compute_90"], (12, 0), True),  # what the driver compiles when it is loaded
+        (["sm_90", "compute_120"], (9, 0), True),
+        (["compute_90"], (8, 0), False),
+        (["sm_100", "sm_120"], (12, 1), True),
+        (["gfx942"], (9, 4), True),  # AMD's, which say nothing of capabilities
+    ],
+    ids=str,
+)
+def test_what_torch_was_built_for_is_read_as_cuda_reads_it(
+    built: list[str], capability: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_gpus(monkeypatch, ("some GPU", capability))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    found = machine.obstacle_to_gpu(torch.device("cuda:0"))
+    assert found is None if runs else "some GPU (compute capability" in str(found)
+
+
+def test_without_tf32_products_are_exact_and_the_setting_comes_back() -> None:
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    for backend in backends:
+        before = backend.fp32_precision
+        try:
+            backend.fp32_precision = "tf32"
+            with machine.without_tf32():
+                assert backend.fp32_precision == "ieee"
+            assert backend.fp32_precision == "tf32"
+        finally:
+            backend.fp32_precision = before
 
 
 @pytest.mark.parametrize("count", [0, -1, 17, 100_000])

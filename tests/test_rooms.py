@@ -23,7 +23,7 @@ PACKAGE = REPOSITORY / "wavenet"
 FLOORS = [
     {"version"},
     {"files", "machine", "ops", "testing", "triton_common"},
-    {"outputs", "pretrained"},
+    {"outputs", "pretrained", "trials"},
     {"conditioning", "layers", "saving"},
     {"model"},
     {"likelihood", "checkpoints", "engines"},
@@ -53,7 +53,16 @@ ONLY: dict[str, set[str]] = {  # rooms that could see more, and do not
         "outputs",
         "saving",
     },
-    "engines": {"conditioning", "layers", "model", "outputs", "triton_common", "files"},
+    "engines": {
+        "conditioning",
+        "layers",
+        "model",
+        "outputs",
+        "triton_common",
+        "files",
+        "machine",
+        "trials",
+    },
     "corpus": {"audio", "conditioning", "files"},
 }
 WITH_LIGHTNING = {"training"}
@@ -121,7 +130,11 @@ ENGINES = {  # the files of each engine; the others in that room are for all of 
     "step": {"wavenet.engines.stepped"},
     "cached": {"wavenet.engines.cached"},
     "native": {"wavenet.engines.native.engine", "wavenet.engines.native.compiler"},
-    "triton": {"wavenet.engines.triton.engine", "wavenet.engines.triton.kernel"},
+    "triton": {
+        "wavenet.engines.triton.engine",
+        "wavenet.engines.triton.kernel",
+        "wavenet.engines.triton.trial",
+    },
 }
 ENGINE_FILES = [path for path in SOURCES if room_of(path) == "engines"]
 

@@ -10,9 +10,11 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from tiny_corpora import codes_of, encoded
 from tiny_runs import RATE, VAL_PATTERN, differing, module, network, trainer, write_corpus
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import wavenet
 from wavenet.likelihood import nats_per_sample
@@ -359,6 +361,62 @@ def test_many_steps_in_a_row_that_are_not_finite_stop_the_run_with_advice(corpus
     assert lit.nonfinite_steps == 4
 
 
+# --- float16, whose gradients are scaled ---
+
+
+def in_float16() -> dict[str, Any]:
+    """Of a trainer. Lightning takes bfloat16 on a CPU, unless the plugin itself is given."""
+    return {"plugins": [MixedPrecision("16-mixed", device="cpu")]}
+
+
+class Norms(pl.Callback):
+    """The norm of all gradients as it was logged, and as the optimiser got them."""
+
+    def __init__(self) -> None:
+        self.applied: list[float] = []
+        self.logged: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, lit: Any, *_: Any) -> None:
+        self.logged.append(float(trainer.callback_metrics["grad_norm"]))
+        gradients = [p.grad for p in lit.parameters() if p.grad is not None]
+        self.applied.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_float16_trains_on_the_gradients_of_float32(corpus: Path, clip: float | None) -> None:
+    """Neither the scale of the loss nor the clipping of scaled gradients is left in them."""
+    exact, half = Norms(), Norms()
+    fit(module(corpus), network(), exact, max_steps=3, gradient_clip_val=clip)
+    fit(module(corpus), network(), half, max_steps=3, gradient_clip_val=clip, **in_float16())
+    assert half.logged == pytest.approx(exact.logged, rel=0.02)
+    assert half.applied == pytest.approx(exact.applied, rel=0.02)
+    assert clip is None or min(exact.logged) > clip, "otherwise nothing is clipped"
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_step_that_overflows_float16_is_skipped_and_the_scale_halved(
+    corpus: Path, clip: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    lit = poisoned(0, 2)
+    with caplog.at_level(logging.WARNING, logger="wavenet.training"):
+        runner, recorder = fit(
+            module(corpus), lit, max_steps=4, gradient_clip_val=clip, **in_float16()
+        )
+    unchanged = [
+        not differing(before, after)
+        for before, after in zip(recorder.before, recorder.after, strict=True)
+    ]
+    assert unchanged == [True, False, True, False]
+    assert lit.nonfinite_steps == 2
+    assert [record.message for record in caplog.records] == [
+        "step 0 skipped: its loss or gradient is not finite (1 so far, 1 in a row); "
+        "float16's loss was scaled by 65536, from now on by half of that",
+        "step 2 skipped: its loss or gradient is not finite (2 so far, 1 in a row); "
+        "float16's loss was scaled by 32768, from now on by half of that",
+    ]
+    assert runner.precision_plugin.scaler.get_scale() == 16384  # type: ignore[attr-defined]
+
+
 # --- averaged weights ---
 
 
@@ -396,6 +454,31 @@ def test_the_average_is_validated_and_training_goes_on_with_the_others(corpus: P
         torch.testing.assert_close(recorder.validated[0][name], value, rtol=1e-6, atol=1e-7)
     assert differing(recorder.validated[0], recorder.after[1])
     assert not differing(recorder.before[2], recorder.after[1])
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that the host looks at: on a GPU it waits for each of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_average_is_updated_without_waiting_for_the_device(corpus: Path) -> None:
+    lit, average = network(), WeightAverage()
+    fit(module(corpus), lit, average, max_steps=2)
+    averaged = average._average_model
+    with Reads() as reads:
+        for _ in range(3):
+            averaged.update_parameters(lit)
+    assert reads.count == 0
+    assert int(averaged.n_averaged) == 5
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

@@ -337,6 +337,73 @@ def test_a_stream_of_days_goes_on_where_the_clock_wraps(interpreter: Interpreter
     interpreter(assert_time_wraps)
 
 
+class Counting:
+    """The kernel, with the samples of each launch noted."""
+
+    def __init__(self) -> None:
+        self.kernel, self.steps = wavenet.engines.triton.engine.run_streams, []
+
+    def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+        def run(**arguments: Any) -> None:
+            self.steps.append(arguments["steps"])
+            self.kernel[grid](**arguments)
+
+        return run
+
+
+def assert_launches_are_short(labels: dict[str, list[str]] | None, expected: list[int]) -> None:
+    model = small_model(dtype=F32, **few({"labels": labels}))
+    engine, uniforms = engine_of(model, 2, TILE), some_uniforms(2, 30)
+    start = engine.state
+    whole = engine.sample(uniforms, Sampling())
+    with pytest.MonkeyPatch.context() as patch:
+        counting = Counting()
+        patch.setattr(wavenet.engines.triton.engine, "MOST_STEPS", 7)
+        patch.setattr(wavenet.engines.triton.engine, "run_streams", counting)
+        engine.state = start
+        assert torch.equal(engine.sample(uniforms, Sampling()), whole)
+    assert counting.steps == expected
+    assert wavenet.engines.triton.engine.MOST_STEPS == 1024
+
+
+@pytest.mark.parametrize("labels", [None, LABELS], ids=["plain", "labels"])
+def test_a_launch_is_of_so_many_samples_at_most(
+    interpreter: Interpreter, labels: dict[str, list[str]] | None
+) -> None:
+    """A GPU with a screen ends longer ones, and Ctrl-C waits for them."""
+    interpreter(assert_launches_are_short, labels, [7, 7, 7, 7, 2])
+
+
+def assert_built_without_tf32() -> None:
+    module, seen = wavenet.engines.triton.engine, []
+    packed, check = module.Packed, module.check_against_model
+    backend = torch.backends.cuda.matmul
+
+    class Noting(packed):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any) -> None:
+            seen.append(backend.fp32_precision)
+            super().__init__(*args)
+
+    def checked(*args: Any) -> None:
+        seen.append(backend.fp32_precision)
+        check(*args)
+
+    before, backend.fp32_precision = backend.fp32_precision, "tf32"
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "Packed", Noting)
+            patch.setattr(module, "check_against_model", checked)
+            engine_of(small_model(dtype=F32, **few({})), 2, TILE)
+        assert seen == ["ieee", "ieee"] and backend.fp32_precision == "tf32"
+    finally:
+        backend.fp32_precision = before
+
+
+def test_an_engine_packs_and_checks_itself_without_tf32(interpreter: Interpreter) -> None:
+    """Whose error is above the tolerance of the check."""
+    interpreter(assert_built_without_tf32)
+
+
 # Refusals
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from wavenet.machine import obstacle_to_gpu
 from wavenet.model import Config, WaveNet
 from wavenet.pretrained import DEFAULT, HERE
 from wavenet.saving import reading, require_floats
@@ -45,19 +46,38 @@ def load_model(path: str | os.PathLike[str]) -> WaveNet:
 
 
 def to_device(model: WaveNet, name: str) -> WaveNet:
-    """The model on this device; "auto" is cuda if available, else cpu.
+    """The model on this device; "auto" is cuda if it is there and works, else cpu, and says so.
 
     Raises ValueError if the device is not available, or keeps no numbers, as "meta".
     """
-    device = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device).item()
-        return model.to(device)
-    except (RuntimeError, AssertionError, ImportError) as error:  # torch is built without it
+    if name == "auto":
+        return model.to("cuda" if torch.cuda.is_available() and _works("cuda") else "cpu")
+    if obstacle := obstacle_to_device(name):
         raise ValueError(
-            f"--device {name} is not available ({str(error).splitlines()[0]}). "
-            "Leave out --device, or give cpu."
-        ) from error
+            f"--device {name} is not available ({obstacle}). Leave out --device, or give cpu."
+        )
+    return model.to(name)
+
+
+def _works(name: str) -> bool:
+    """With a line in the log where it does not."""
+    obstacle = obstacle_to_device(name)
+    if obstacle:
+        logger.warning("drawing on the CPU: %s.", obstacle)
+    return obstacle is None
+
+
+def obstacle_to_device(name: str) -> str | None:
+    """Why torch cannot compute on that device, tried on one number; None where it can."""
+    try:
+        device = torch.device(name)
+        there = device.type == "cuda" and torch.cuda.is_available()
+        if there and (obstacle := obstacle_to_gpu(device)):
+            return obstacle
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch is built without it
+        return str(error).splitlines()[0]
+    return None
 
 
 def _from_training(path: Path) -> WaveNet:

@@ -1,12 +1,17 @@
-"""Owns what this machine offers: cores and memory. Knows nothing of models."""
+"""Owns what this machine offers: cores, memory, what its GPUs can do. Knows nothing of models."""
 
 import os
-from contextlib import suppress
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # a container's limit on Linux
+_ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)")  # of CUDA: sm_86, sm_90a, compute_120
+BFLOAT16_FROM = (8, 0)  # compute capability; older GPUs emulate it, slower than float32
 THREADS_A_CORE = 8  # more only slow each other down, and very many end the process
 
 
@@ -41,6 +46,57 @@ def memory(device: torch.device) -> float:
     with suppress(OSError, ValueError):  # ValueError: "max"
         limits.append(int(CGROUP.read_text()))
     return min(limits)
+
+
+def gpu_name(device: torch.device) -> str:
+    """Tesla T4 (compute capability 7.5)."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
+
+
+def obstacle_to_gpu(device: torch.device) -> str | None:
+    """Why this torch cannot compute on that GPU, and what to do; None where it can.
+
+    It was built for some architectures: code for one (sm_86) runs on GPUs of the same major number
+    and the same or a later minor one, and what the driver compiles (compute_90) on all later ones.
+    """
+    built = torch.cuda.get_arch_list()
+    mine = torch.cuda.get_device_capability(device)
+    found = [_ARCHITECTURE.match(name) for name in built]
+    known = [(match[1], (int(match[2]), int(match[3]))) for match in found if match]
+    if not known or any(
+        its <= mine and (kind == "compute" or its[0] == mine[0]) for kind, its in known
+    ):
+        return None
+    return (
+        f"{gpu_name(device)} is not among the GPUs that this PyTorch {torch.__version__} was built "
+        f"for ({', '.join(built)}). Install one that was: those for CUDA 12.6 have the older GPUs, "
+        "the newest PyTorch has the newest"
+    )
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16. torch's own answer counts emulation."""
+    return torch.cuda.get_device_capability(device) >= BFLOAT16_FROM
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Inside, a GPU's float32 products are exact to float32, whatever the user has set."""
+    backends: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    rounded = [backend for backend in backends if backend.fp32_precision == "tf32"]
+    for backend in rounded:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend in rounded:
+            backend.fp32_precision = "tf32"
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, a GPU is the current one: kernels and graphs are launched there, not on the first."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def size(count: float) -> str:

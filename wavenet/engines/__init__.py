@@ -6,18 +6,27 @@ what the condition was made from. Knows nothing of seeds, prompts or files.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
 from wavenet.engines.parts import Network, Parts, quantised_copy, take_apart
-from wavenet.engines.protocol import Engine, EngineState, EngineUnavailable, TeacherForced
+from wavenet.engines.protocol import (
+    Engine,
+    EngineFailed,
+    EngineState,
+    EngineUnavailable,
+    TeacherForced,
+)
 from wavenet.model import WaveNet
+from wavenet.trials import reason_of
 
 __all__ = [
     "ENGINES",
     "PRECISIONS",
     "Engine",
+    "EngineFailed",
     "EngineState",
     "EngineUnavailable",
     "Network",
@@ -64,13 +73,13 @@ def _native() -> EngineKind:
 
 def _triton() -> EngineKind:
     try:
-        from wavenet.engines.triton.engine import TritonEngine
+        from wavenet.engines.triton.trial import tried_engine
     except ImportError as error:
         raise EngineUnavailable(
             f"The triton engine needs Triton, which cannot be imported here ({error}). It comes "
             "with torch for CUDA on Linux; engine='cached' runs everywhere."
         ) from error
-    return TritonEngine
+    return tried_engine
 
 
 ENGINES: dict[str, Callable[[], EngineKind]] = {
@@ -82,20 +91,39 @@ ENGINES: dict[str, Callable[[], EngineKind]] = {
 }
 OLDER_NAMES = {"torch": "cached"}
 
-# By device: the engine that `auto` takes first, how it works, and what is said where it is not
-# available.
-FASTEST = {
-    "cpu": (
+
+class Rung(NamedTuple):
+    """An engine that `auto` tries: on the model's device or on the CPU."""
+
+    engine: str
+    device: str
+    how: str  # it works
+    instead: str  # what is said of the next one where this one is not available
+
+
+STEP = "one call of the model a sample"
+CPU = [
+    Rung(
         "native",
+        "cpu",
         "compiled for this model and CPU",
         "cached; the native engine would be several times as fast",
     ),
-    "cuda": (
+    Rung("cached", "cpu", "", f"{STEP}; the cached engine is faster"),
+    Rung("step", "cpu", STEP, ""),
+]
+CUDA = [
+    Rung(
         "triton",
+        "cuda",
         "one kernel for a chunk of samples",
         "a CUDA graph a step; the triton engine was tried first",
     ),
-}
+    Rung("cached", "cuda", "a CUDA graph a step", f"{STEP}; the cached engine is faster"),
+    Rung("step", "cuda", STEP, "the CPU computes, slower than a GPU that works"),
+    *CPU,
+]
+NOT_IN_FLOAT64 = ("native", "triton")
 
 
 def build_engine(
@@ -109,11 +137,12 @@ def build_engine(
     """The engine of that name for `batch_size` draws at a time, on the model's device.
 
     group: streams that share each draw, 1 or 2; see `Engine`. `auto` takes the fastest engine that
-    runs the model here, and logs which and why. precision: "float32", "bfloat16" or "float64", of
-    weights and activations, or "int8", which the native engine alone has.
+    runs the model here, on the CPU where none runs on the model's device, and logs which and why.
+    precision: "float32", "bfloat16" or "float64", of weights and activations, or "int8", which the
+    native engine alone has.
     Threads of the CPU engines: torch.get_num_threads().
-    Raises ValueError for an unknown engine or precision, and where a named engine is not available,
-    with the remedy.
+    Raises ValueError for an unknown engine or precision, and EngineUnavailable, which is one too,
+    where a named engine is not available, with the remedy.
     """
     engine = engine_name(engine)
     if precision not in PRECISIONS:
@@ -132,7 +161,7 @@ def build_engine(
     parts = take_apart(model)
     if engine == "auto":
         return _best(parts, batch_size, group, precision)
-    return ENGINES[engine]()(parts, batch_size, PRECISIONS[precision], group)
+    return _built(engine, parts, batch_size, group, precision)
 
 
 def engine_name(name: str) -> str:
@@ -144,21 +173,67 @@ def engine_name(name: str) -> str:
 
 
 def _best(parts: Parts, batch_size: int, group: int, precision: str) -> Engine:
-    """`native` on a CPU or `triton` on CUDA, else `cached`, else `step`; a log line says which."""
-    device, kind = parts.device, PRECISIONS[precision]
-    why = f"cached, the fastest there is for {precision} on {device}"
-    candidates = []
-    if precision != "float64" and device.type in FASTEST:
-        name, how, instead = FASTEST[device.type]
-        candidates.append((name, how, instead))
-    candidates.append(("cached", "", "one call of the model a sample; the cached engine is faster"))
-    for name, how, instead in candidates:
+    """The first engine of the ladder that can be built, with a log line for every one that cannot.
+
+    Warnings where one should have worked here.
+    """
+    ladder, failed = _ladder(parts.device, precision), []
+    for rung in ladder:
         try:
-            engine = ENGINES[name]()(parts, batch_size, kind, group)
-        except EngineUnavailable as error:
-            why = f"{instead}, but: {str(error).splitlines()[0]}"
+            engine = _built(rung.engine, parts.on(rung.device), batch_size, group, precision)
+        except (EngineUnavailable, MemoryError, torch.OutOfMemoryError) as error:
+            if rung is ladder[-1]:
+                raise
+            expected = isinstance(error, EngineUnavailable) and not isinstance(error, EngineFailed)
+            level = logging.INFO if expected else logging.WARNING
+            failed.append((level, rung, _first_line(error)))
         else:
-            logger.info("engine: %s (%s), %s, batch %d", name, how or why, precision, batch_size)
+            how = _said_of(failed) or rung.how
+            level = max([logging.INFO, *(level for level, _, _ in failed)])
+            about = f"{precision}, batch {batch_size}"
+            logger.log(level, "engine: %s (%s), %s", rung.engine, how, about)
             return engine
-    logger.info("engine: step (%s), %s, batch %d", why, precision, batch_size)
-    return ENGINES["step"]()(parts, batch_size, kind, group)
+    raise AssertionError("a ladder has a last rung")
+
+
+def _said_of(failed: Sequence[tuple[int, Rung, str]]) -> str:
+    """Why the engine that is taken is not the fastest; all rungs before the last have a line each.
+
+    failed: how loud, rung, reason.
+    """
+    for level, rung, reason in failed[:-1]:
+        logger.log(level, "engine: not %s on %s: %s", rung.engine, rung.device, reason)
+    return f"{failed[-1][1].instead}, but: {failed[-1][2]}" if failed else ""
+
+
+def _ladder(device: torch.device, precision: str) -> list[Rung]:
+    """From the fastest down, on that device and then on the CPU."""
+    known = {"cpu": CPU, "cuda": CUDA}.get(device.type)
+    rungs = known or [rung._replace(device=device.type) for rung in CPU if rung.engine != "native"]
+    if precision == "float64":
+        rungs = [rung for rung in rungs if rung.engine not in NOT_IN_FLOAT64]
+    if rungs[0].engine == "cached":
+        fastest = f"cached, the fastest there is for {precision} on {device}"
+        rungs = [rungs[0]._replace(how=fastest), *rungs[1:]]
+    return rungs
+
+
+def _built(name: str, parts: Parts, batch_size: int, group: int, precision: str) -> Engine:
+    """Raises ValueError for what the engine refuses by name, EngineFailed for all that befalls it.
+
+    Compilers, drivers and libraries raise what they like. A lack of memory is raised as it is.
+    """
+    try:
+        return ENGINES[name]()(parts, batch_size, PRECISIONS[precision], group)
+    except (ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise EngineFailed(
+            f"The {name} engine cannot be built here ({reason_of(error)}).\nengine='auto' takes "
+            "another, and says which."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """Of a message that says itself what is wrong; else with the error's name."""
+    return str(error).splitlines()[0] if isinstance(error, ValueError) else reason_of(error)

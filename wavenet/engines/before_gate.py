@@ -3,7 +3,7 @@
 Shapes: B streams, L layers, G gate channels, D condition channels, F frames.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,6 +12,22 @@ from wavenet.conditioning import Condition
 from wavenet.engines.parts import Parts
 
 FRAMES = 64  # of a condition, projected at once: bounds the memory of what is added
+
+
+def pieces(
+    condition: Condition | None, samples: int, most: int
+) -> Iterator[tuple[int, int, Condition | None]]:
+    """Pieces of a call, of at most `most` samples and FRAMES frames: (start, stop, condition)."""
+    start = 0
+    while start < samples:
+        stop = min(samples, start + most)
+        if condition is None:
+            yield start, stop, None
+        else:
+            for first, last, here in condition.pieces(stop - start, FRAMES):
+                yield start + first, start + last, here
+            condition = condition.after(stop - start)
+        start = stop
 
 
 def as_it_is(rows: Tensor) -> Tensor:

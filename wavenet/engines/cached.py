@@ -15,6 +15,7 @@ Shapes: B streams, L layers, K taps, C residual, G gate, S skip channels, H hist
 Q parameters of a sample's distribution, F frames of a condition, n samples of a call.
 """
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from wavenet.conditioning import Condition
-from wavenet.engines.before_gate import FRAMES, BeforeGate
+from wavenet.engines.before_gate import FRAMES, BeforeGate, pieces
 from wavenet.engines.check import require_known
 from wavenet.engines.parts import Parts
 from wavenet.engines.protocol import (
@@ -33,7 +34,11 @@ from wavenet.engines.protocol import (
     require_sampling,
     uniforms_by_sample,
 )
+from wavenet.machine import on_device
 from wavenet.outputs import Sampling, require_finite
+from wavenet.trials import reason_of
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 1024  # samples a call of the step's loop
 
@@ -53,6 +58,8 @@ class CachedEngine:
         self._weights = Packed(self._parts)
         self._memory = Memory(self._weights, self._streams)
         self._before_gate = BeforeGate(self._parts)
+        self._device = parts.device
+        self._captures = self._device.type == "cuda"  # until a capture has failed
         self._graphs: dict[tuple[Sampling, int], Captured] = {}
         self._inputs: Inputs | None = None
         last = torch.full((self._streams,), parts.output.silence, device=parts.device)
@@ -85,11 +92,11 @@ class CachedEngine:
         require_sampling(self._parts.output, sampling, self._group)
         require_condition(self._parts, condition, self._streams, uniforms.shape[1])
         given = uniforms_by_sample(uniforms, self._parts.output).to(self._memory.last.device)
-        run = self._replayed if given.is_cuda else self._stepped
         samples = []
-        for start, stop, here in _pieces(condition, given.shape[1]):
+        for start, stop, here in pieces(condition, given.shape[1], CHUNK):
             before = self._before_gate(here, self._streams)
             frames = _frame_of_each(here, stop - start)
+            run = self._replayed if self._captures else self._stepped
             samples.append(run(given[:, start:stop], sampling, before, frames))
         return torch.cat(samples, dim=1) if samples else given[..., 0].long()
 
@@ -113,13 +120,26 @@ class CachedEngine:
     def _replayed(
         self, uniforms: Tensor, sampling: Sampling, before: Tensor, frames: list[int]
     ) -> Tensor:
-        """The same from a captured step, which finds its row of the call's inputs by a counter."""
+        """The same from a captured step, which finds its row of the call's inputs by a counter.
+
+        Where the step cannot be captured, this call's and all later ones' are called one by one.
+        """
         steps = uniforms.shape[1]
         inputs = self._inputs = self._inputs or self._make_inputs(uniforms)
         kept = inputs.keep(before, frames)
         inputs.row.zero_()  # a capture's steps read rows too, from the first one on
         if (sampling, kept) not in self._graphs:
-            self._graphs[sampling, kept] = self._capture(sampling)
+            start = self.state
+            try:
+                self._graphs[sampling, kept] = self._capture(sampling)
+            except Exception as error:
+                self._captures, self.state = False, start
+                logger.warning(
+                    "engine: no CUDA graph (%s); each step's operations are called one by one",
+                    reason_of(error),
+                )
+                return self._stepped(uniforms, sampling, before, frames)
+            self.state = start
         graph = self._graphs[sampling, kept]
         inputs.take(uniforms, *self._weights.slots(self._time, steps))
         for _ in range(steps):
@@ -141,17 +161,17 @@ class CachedEngine:
         )
 
     def _capture(self, sampling: Sampling) -> "Captured":
-        """Runs the step aside first, as a capture demands, and puts the streams back."""
-        before, aside = self.state, torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(3):
-                self._counted_step(sampling)
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            params = self._counted_step(sampling)
-        self.state = before
+        """Runs the step aside first, as a capture demands; the state is then another."""
+        with on_device(self._device):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(3):
+                    self._counted_step(sampling)
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                params = self._counted_step(sampling)
         return Captured(graph.replay, params)
 
     def _counted_step(self, sampling: Sampling) -> Tensor:
@@ -211,20 +231,6 @@ class CachedEngine:
             return before
         taps = ring.index_select(0, read).view(len(before), -1, *ring.shape[1:])  # (L, K - 1, B, C)
         return torch.baddbmm(before, taps.transpose(1, 2).flatten(2), self._weights.past_taps)
-
-
-def _pieces(condition: Condition | None, samples: int):  # type: ignore[no-untyped-def]
-    """Pieces of a call of at most CHUNK samples and FRAMES frames: (start, stop, condition)."""
-    start = 0
-    while start < samples:
-        stop = min(samples, start + CHUNK)
-        if condition is None:
-            yield start, stop, None
-        else:
-            for first, last, here in condition.pieces(stop - start, FRAMES):
-                yield start + first, start + last, here
-            condition = condition.after(stop - start)
-        start = stop
 
 
 def _frame_of_each(condition: Condition | None, samples: int) -> list[int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wavenet.conditioning import Condition
 from wavenet.engines.parts import Parts
-from wavenet.engines.protocol import EngineState, EngineUnavailable, TeacherForced
+from wavenet.engines.protocol import EngineFailed, EngineState, EngineUnavailable, TeacherForced
 from wavenet.outputs import require_finite
 
 CHECKED = 12  # samples of an engine's check against the model
@@ -78,7 +78,7 @@ def check_against_model(
     """The params of the first samples, from a random past, against the model's.
 
     Leaves the engine in some other state. tolerance: relative to the largest parameter above 1.
-    Raises RuntimeError where they differ by more.
+    Raises EngineFailed where they differ by more.
     """
     generator, device = torch.Generator().manual_seed(0), parts.device
 
@@ -101,7 +101,7 @@ def check_against_model(
     require_finite(theirs)
     error = float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1))
     if not error <= tolerance:
-        raise RuntimeError(
+        raise EngineFailed(
             f"The {name} engine checked itself against model.forward and was off by {error:.1e} of "
             f"the largest logit (allowed: {tolerance:.0e}). Do not use it here: engine='cached' "
             f"gives the right result. Please report this with your {where}."

@@ -26,7 +26,7 @@ from wavenet.layers import (
     Unconditional,
 )
 from wavenet.model import Head, WaveNet
-from wavenet.outputs import LevelEmbedding, Output
+from wavenet.outputs import LevelEmbedding, Output, output_settings
 
 
 class Network(Protocol):
@@ -157,6 +157,23 @@ class Parts:
         if self.weights is None:
             return replace(self, network=network)
         return take_apart(network)
+
+    def on(self, device: str) -> "Parts":
+        """These, or those of a copy of the network on another kind of device."""
+        if self.device.type == device:
+            return self
+        network = copy.deepcopy(self.network).to(device)
+        return replace(self, network=network) if self.weights is None else take_apart(network)
+
+    def settings(self) -> dict[str, Any] | None:
+        """Of `WaveNet`, as plain values: what builds the network again, but for its weights.
+
+        None for a network that is built from more.
+        """
+        if type(self.network) is not WaveNet or self.weights is None:
+            return None
+        config = self.network.config
+        return {**config.settings(), "output": output_settings(config.output)}
 
     def known(self) -> Weights:
         """The weights. Where an engine needs them, it has refused all models without."""

@@ -18,6 +18,10 @@ class EngineUnavailable(ValueError):
     """An engine is not available on this machine or for this model; `auto` then takes another."""
 
 
+class EngineFailed(EngineUnavailable, RuntimeError):
+    """An engine that should run here could not be built, or failed its own check."""
+
+
 class EngineState(NamedTuple):
     """All that an engine remembers, in the model's canonical form.
 

@@ -142,8 +142,8 @@ def _score(
     for clip, real in zip(made, recordings, strict=True):
         try:
             values.append(float(measure(clip.float(), real.float(), sample_rate)))
-        except Exception as error:  # each package has errors of its own
-            values, reason = [*values, math.nan], f"{type(error).__name__}: {error}"
+        except Exception as failure:  # each package has errors of its own
+            values, reason = [*values, math.nan], f"{type(failure).__name__}: {failure}"
     good = [value for value in values if math.isfinite(value)]
     error = stdev(good) / math.sqrt(len(good)) if len(good) > 1 else math.nan
     mean = fmean(good) if good else math.nan

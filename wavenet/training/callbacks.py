@@ -6,7 +6,8 @@ Knows nothing of losses, data or the command line.
 import io
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -17,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar, Weight
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from wavenet.audio import save_audio
 from wavenet.files import write_whole
@@ -26,6 +28,7 @@ from wavenet.plotting import plot_clips
 from wavenet.training.advice import how_to_go_on
 from wavenet.training.module import LitWaveNet
 from wavenet.training.stopping import Stopped, handle, restore
+from wavenet.trials import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +69,24 @@ class ProgressBar(TQDMProgressBar):
         }
 
 
+class ExponentialAverage(AveragedModel):
+    """See `WeightAverage`. Its count is kept on the host, too: an update waits for no device."""
+
+    def __init__(self, model: torch.nn.Module, device: torch.device, decay: float) -> None:
+        super().__init__(model, device)
+        self._decay, self._count = decay, -1  # not known before the first update: it may be loaded
+
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        """In one launch for all weights."""
+        n = self._count if self._count >= 0 else int(self.n_averaged)
+        share = min(self._decay, (1 + n) / (10 + n)) if n else 0.0
+        averages: list[Tensor] = [*self.module.parameters()]
+        torch._foreach_lerp_(averages, [*model.parameters()], 1 - share)
+        self.n_averaged += 1
+        self._count = n + 1
+
+
 class WeightAverage(WeightAveraging):
     """Exponential moving average of the weights, used for validation, samples and the export.
 
@@ -82,18 +103,14 @@ class WeightAverage(WeightAveraging):
         if not 0 <= decay < 1:
             raise ValueError(f"--ema.decay must be at least 0 and below 1, but got {decay}.")
         self.decay = decay
-        super().__init__(multi_avg_fn=self._update)
-
-    def _update(
-        self, averages: Sequence[Tensor], weights: Sequence[Tensor], n: Tensor | int
-    ) -> None:
-        """Updates all weights in one launch, with one read of n, the number of updates so far."""
-        share = min(self.decay, (1 + float(n)) / (10 + float(n)))
-        torch._foreach_lerp_(list(averages), list(weights), 1 - share)
+        super().__init__()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._device = trainer.strategy.root_device  # the module is still on the CPU here
-        super().setup(trainer, pl_module, stage)
+        if stage == "fit":  # as WeightAveraging does, but for the class
+            pl_module.configure_model()
+            # the module is still on the CPU here
+            device = trainer.strategy.root_device
+            self._average_model = ExponentialAverage(pl_module, device, decay=self.decay)
 
     @property
     def network(self) -> WaveNet:
@@ -280,9 +297,10 @@ class Samples(pl.Callback):
             self._best = float(bits)
             network.save_pretrained(run / "model")
         if self.every_n_validations and self._validations % self.every_n_validations == 0:
-            real = self.real_clips(trainer, network)
-            clips = self.write(network, run, f"step-{trainer.global_step:07d}", real)
-            self._show(trainer, network, clips, real)
+            stem = f"step-{trainer.global_step:07d}"
+            with going_on(stem):
+                real = self.real_clips(trainer, network)
+                self._show(trainer, network, self.write(network, run, stem, real), real)
 
     def write(self, network: WaveNet, run: Path, stem: str, real: Sequence[Tensor]) -> Tensor:
         """Writes `count` clips to run/samples/STEM-i.wav and returns them, (clips, T).
@@ -324,6 +342,15 @@ class Samples(pl.Callback):
                 writer.add_audio(f"{name}/{index}", clip, step, sample_rate=sample_rate)
             titles = [f"{name} {index}" for index in range(len(clips))]
             writer.add_figure(f"{name}/pictures", plot_clips(clips, sample_rate, titles), step)
+
+
+@contextmanager
+def going_on(stem: str) -> Iterator[None]:
+    """Whatever fails inside, the run goes on, with a line in the log: there are no such samples."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("no samples %s (%s). The run goes on.", stem, reason_of(error))
 
 
 def is_trial(trainer: Any) -> bool:

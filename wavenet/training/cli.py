@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from wavenet.checkpoints import newest_checkpoint, read_checkpoint
 from wavenet.files import write_whole
+from wavenet.machine import has_bfloat16, obstacle_to_gpu
 from wavenet.model import WaveNet
 from wavenet.training.advice import explain
 from wavenet.training.callbacks import (
@@ -35,6 +36,7 @@ from wavenet.training.callbacks import (
     WeightAverage,
     WholeCheckpoints,
     averaged_network,
+    going_on,
     is_trial,
 )
 from wavenet.training.data import AudioDataModule
@@ -42,6 +44,8 @@ from wavenet.training.module import LitWaveNet
 from wavenet.training.runs import Claim, is_started_by_lightning
 from wavenet.training.stopping import end_with_parent, open_closed_streams, stopping
 from wavenet.training.trust import require_known_script, require_plain
+
+logger = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 USAGE = "python train.py [fit | validate | test] [--config FILE] [--SETTING VALUE ...]"
@@ -79,13 +83,40 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
     keep_memory()
     claim = Claim()
     try:
-        with stopping(), claim:
+        with stopping(), saying_once(), claim:
             arguments = complete_arguments(list(arguments), default_config)
             TrainingCLI(arguments, claim)
     except Exception as error:
         if os.environ.get("WAVENET_TRACEBACK"):
             raise
         sys.exit(f"error: {explain(error, claim.folder)}\n(WAVENET_TRACEBACK=1 shows where)")
+
+
+class EnginesOnce(logging.Filter):
+    """Says once why a slow engine draws the samples, not at every validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self._said
+        if record.name.startswith("wavenet.engines"):
+            self._said.add(message)
+        return new
+
+
+@contextlib.contextmanager
+def saying_once() -> Iterator[None]:
+    added = [(handler, EnginesOnce()) for handler in logging.getLogger().handlers]
+    for handler, once in added:
+        handler.addFilter(once)
+    try:
+        yield
+    finally:
+        for handler, once in added:
+            handler.removeFilter(once)
 
 
 def keep_memory() -> None:
@@ -185,8 +216,13 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.config.subcommand]
         require_sensible(settings.trainer)
+        settings.trainer.accelerator = accelerator_for(
+            settings.trainer.accelerator, settings.trainer.devices
+        )
         if settings.trainer.precision is None:
-            settings.trainer.precision = default_precision(settings.trainer.accelerator)
+            settings.trainer.precision = default_precision(
+                settings.trainer.accelerator, settings.trainer.devices
+            )
         if settings.get("ckpt_path"):
             read_checkpoint(Path(settings.ckpt_path))  # refuses a bad one before anything is built
         callbacks: list[Any] = []
@@ -228,6 +264,7 @@ class TrainingCLI(LightningCLI):
     def before_fit(self) -> None:
         self.model.check(
             self.trainer.strategy.root_device,
+            str(self.trainer.precision),
             fresh=not self.config[self.config.subcommand].ckpt_path,
         )
 
@@ -239,8 +276,10 @@ class TrainingCLI(LightningCLI):
         if not (self.run / "model" / "config.json").is_file():  # a run too short for a validation
             averaged_network(self.trainer, self.model).save_pretrained(self.run / "model")
         samples = next(callback for callback in trainer.callbacks if isinstance(callback, Samples))
-        network = WaveNet.from_pretrained(self.run / "model").to(self.trainer.strategy.root_device)
-        clips = samples.write(network, self.run, "final", samples.real_clips(trainer, network))
+        network, clips = WaveNet.from_pretrained(self.run / "model"), torch.empty(0)
+        with going_on("final"):
+            network.to(self.trainer.strategy.root_device)
+            clips = samples.write(network, self.run, "final", samples.real_clips(trainer, network))
         bits = self.trainer.callback_metrics.get("val_bits")
         print(summary(self.run, network, len(clips), bits), flush=True)
 
@@ -285,7 +324,7 @@ def summary(run: Path, network: WaveNet, count: int, bits: Any) -> str:
             validation,
             f"checkpoints   {checkpoints}",
             f"model         {run / 'model'}",
-            f"samples       {samples}",
+            f"samples       {samples or 'none'}",
             f"hear more     {command}",
             f"curves        tensorboard --logdir {run.parent}",
         ]
@@ -347,13 +386,53 @@ def _require_text(config: Path) -> None:
         ) from error
 
 
-def default_precision(accelerator: str) -> str:
-    """bf16-mixed if the device computes in bfloat16, otherwise 32-true."""
+def accelerator_for(accelerator: str, devices: Any) -> str:
+    """The same, or cpu where it is auto and a GPU is there that this torch cannot compute on.
+
+    Raises ValueError where such a GPU was asked for. devices: as --trainer.devices.
+    """
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return accelerator
+    obstacle = next(filter(None, map(obstacle_to_gpu, gpus_of(devices))), None)
+    if obstacle is None:
+        return accelerator
+    if accelerator != "auto":
+        raise ValueError(
+            f"--trainer.accelerator {accelerator}: {obstacle}. Or train on the CPU: "
+            "--trainer.accelerator cpu."
+        )
+    logger.warning("training on the CPU: %s.", obstacle)
+    return "cpu"
+
+
+def default_precision(accelerator: str, devices: Any = 1) -> str:
+    """bf16-mixed if all devices of the run compute in bfloat16, otherwise 32-true.
+
+    devices: as --trainer.devices.
+    """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        each = [has_bfloat16(device) for device in gpus_of(devices)]
+        return "bf16-mixed" if all(each) else "32-true"
     if accelerator in ("auto", "cpu"):
         return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
     return "32-true"
+
+
+def gpus_of(devices: Any) -> list[torch.device]:
+    """Those that --trainer.devices means: a number of them, all (auto, -1), or a list of numbers.
+
+    What Lightning refuses is left to it.
+    """
+    here = torch.cuda.device_count()
+    try:
+        if isinstance(devices, str) and "," in devices:
+            devices = [int(number) for number in devices.split(",") if number.strip()]
+        elif not isinstance(devices, list | tuple):
+            number = here if devices in ("auto", -1, "-1") else int(devices)
+            devices = range(number)
+        return [torch.device("cuda", number) for number in devices if 0 <= int(number) < here]
+    except (TypeError, ValueError):
+        return []
 
 
 def _value(arguments: list[str], *flags: str) -> str | None:

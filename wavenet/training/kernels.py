@@ -32,6 +32,7 @@ from wavenet.layers import (
     Unconditional,
     check_features,
 )
+from wavenet.machine import on_device
 from wavenet.triton_common import (
     INTERPRETED,
     Resources,
@@ -202,49 +203,62 @@ def _gradients(ctx: Any, d_residual: Tensor, d_z: Tensor) -> tuple[Tensor | None
     )
     delays = [(len(taps) - 1 - tap) * ctx.dilation for tap in range(len(taps))]
     d_taps = torch.stack([_delayed_product(x, dh, delay) for delay in delays])
-    row = dh.sum(1, keepdim=True)
+    row = dh.sum(1, keepdim=True, dtype=d_taps.dtype)
     d_condition = None if condition is None else (dh if condition.shape[1] == dh.shape[1] else row)
     d_mix = d_mix_bias = None
     if mix is not None:
-        d_mix = z.flatten(0, 1).t() @ d_residual.flatten(0, 1) * ctx.scale
-        d_mix_bias = d_residual.sum((0, 1)) * ctx.scale
-    return dx, d_taps, row.sum((0, 1)), d_condition, d_mix, d_mix_bias, None, None
+        d_mix = _product(z.flatten(0, 1).t(), d_residual.flatten(0, 1)) * ctx.scale
+        d_mix_bias = d_residual.sum((0, 1), dtype=d_mix.dtype) * ctx.scale
+    found = (d_taps, row.sum((0, 1)), d_condition, d_mix, d_mix_bias)
+    return dx, *(None if d is None else d.to(x.dtype) for d in found), None, None
 
 
 residual_unit.register_autograd(_gradients, setup_context=_save)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, of bfloat16 in float32: what thousands of samples add up to is rounded once."""
+    if a.dtype != torch.bfloat16:
+        return a @ b
+    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
 
 
 def _delayed_product(x: Tensor, dh: Tensor, delay: int) -> Tensor:
     """sum over b and t >= delay of x[b, t - delay]^T dh[b, t]: (B, T, C), (B, T, 2G) -> (C, 2G).
 
     One large product over all rows end to end, without a shifted copy, less the pairs that reach
-    into the row before:
+    into the row before, both in float32:
 
         delay 2     x   a b c d | e f g h
                     dh      A B C D | E F G H      c with E and d with F are taken off again
     """
     batch, time, channels = x.shape
     if delay >= time:
-        return x.new_zeros(channels, dh.shape[-1])
-    product = x.flatten(0, 1)[: batch * time - delay].t() @ dh.flatten(0, 1)[delay:]
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return x.new_zeros(channels, dh.shape[-1], dtype=dtype)
+    product = _product(x.flatten(0, 1)[: batch * time - delay].t(), dh.flatten(0, 1)[delay:])
     if delay == 0 or batch == 1:
         return product
-    return product - x[:-1, time - delay :].flatten(0, 1).t() @ dh[1:, :delay].flatten(0, 1)
+    return product - _product(
+        x[:-1, time - delay :].flatten(0, 1).t(), dh[1:, :delay].flatten(0, 1)
+    )
 
 
 # --- How a kernel is launched -------------------------------------------------------------------
 
 
 class Launch(NamedTuple):
-    """One program a tile of times and batch row."""
+    """One program a tile of times and batch row, on the device of its tensors."""
 
     grid: tuple[int, int]
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
     warps: int
+    device: torch.device
 
     def run(self, kernel: Any) -> None:
-        kernel[self.grid](*self.arguments, **self.constants, num_warps=self.warps)
+        with on_device(self.device):
+            kernel[self.grid](*self.arguments, **self.constants, num_warps=self.warps)
 
 
 def _forward_launch(
@@ -326,6 +340,7 @@ def _launch(features: Tensor, taps: Tensor, *arguments: Any) -> Launch:
         arguments,
         constants,
         8 if whole >= 128 else 4,
+        features.device,
     )
 
 

@@ -8,9 +8,8 @@ pictures.
 
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
+from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -26,10 +25,13 @@ from wavenet.outputs import MuLaw, Output, output_from, output_settings
 from wavenet.outputs.pcm import FULL_SCALE, encode_pcm, encode_scaled_pcm
 from wavenet.pretrained import find
 from wavenet.training.exchange import CorpusFacts, ModelFacts
+from wavenet.training.fast import FastLoss, Way, warn_of_emulation, ways
+from wavenet.training.trial import tried
 from wavenet.version import __version__
 
 logger = logging.getLogger(__name__)
 
+SCALED = "; float16's loss was scaled by {:.0f}, from now on by half of that"
 BITS = 1 / math.log(2)  # per nat
 NETWORK_SETTINGS = tuple(Config.names())
 RANGES = {  # of settings of training
@@ -54,9 +56,10 @@ class LitWaveNet(pl.LightningModule):
         warmup_steps: Steps of linear warm-up.
         final_lr_ratio: Share of the learning rate left at the last step, after a half cosine.
         compile: Run the training step through torch.compile: a minute or two to start, a C++
-            compiler needed on CPU. auto: on a GPU only (for CPUs see benchmarks/results/log.md).
-        fused: Run each residual block as one Triton kernel forward and two backward. auto: on a GPU
-            that Triton runs on.
+            compiler needed on CPU. auto: on a GPU only (for CPUs see benchmarks/results/log.md),
+            and left, with a line in the log, where it does not work.
+        fused: Run each residual block as one Triton kernel forward and two backward. auto: off,
+            until a measurement shows it ahead of compile alone.
         init_from: Start from the weights of a model of the same shape: a run's model/ folder or a
             bundled name, such as fsdd. For fine-tuning; to go on with an interrupted run, use
             --ckpt_path.
@@ -159,12 +162,12 @@ class LitWaveNet(pl.LightningModule):
         config = self.wavenet.config
         self.hparams.update({**config.settings(), "output": output_settings(config.output)})
 
-    def check(self, device: torch.device, fresh: bool) -> None:
+    def check(self, device: torch.device, precision: str, fresh: bool) -> None:
         """Raises for a fast path that `device` has not, and for a missing model to start from.
 
         Training would say so too, but not before the run has left a folder.
         """
-        self._fast_path(device)
+        self._ways(device, precision)
         if fresh and self.hparams["init_from"] is not None:
             find(self.hparams["init_from"])
 
@@ -174,42 +177,27 @@ class LitWaveNet(pl.LightningModule):
         self._take_the_fast_path()
 
     def _take_the_fast_path(self) -> None:
-        """Compiles the step and fuses the blocks, as the settings say.
+        """Compiles the step and fuses the blocks, as the settings say and as they work.
 
         Validation and the saved network stay plain.
         """
-        compiled, fused = self._fast_path(self.device)
-        if fused:
-            from wavenet.training.kernels import fuse
-
-            fuse(self.network)
-        if compiled:
-            self._loss = torch.compile(training_loss)
+        precision = str(self.trainer.precision)
+        trial = partial(tried, network=self.network, device=self.device, precision=precision)
+        ladder = self._ways(self.device, precision)
+        self._loss = FastLoss(training_loss, self.network, ladder, trial)
         if self.trainer.is_global_zero:
+            warn_of_emulation(self.device, precision)
             where, names = (
-                f"training on {self.device.type} in {self.trainer.precision}",
+                f"training on {self.device.type} in {precision}",
                 {True: "on", False: "off"},
             )
+            compiled, fused = self._loss.way
             logger.info(
                 "%s; torch.compile %s, fused blocks %s", where, names[compiled], names[fused]
             )
 
-    def _fast_path(self, device: torch.device) -> tuple[bool, bool]:
-        """Whether to compile, whether to fuse: `auto` is where Triton finds a GPU.
-
-        Raises ValueError for what cannot be.
-        """
-        obstacle, (compiled, fused) = (
-            _obstacle_to_triton(device),
-            (self.hparams["compile"], self.hparams["fused"]),
-        )
-        if fused is True and obstacle:
-            raise ValueError(
-                f"--model.fused true: {obstacle}. Use --model.fused auto, or train on a GPU: "
-                "--trainer.accelerator gpu."
-            )
-        auto = device.type == "cuda" and obstacle is None
-        return auto if compiled == "auto" else compiled, auto if fused == "auto" else fused
+    def _ways(self, device: torch.device, precision: str) -> list[Way]:
+        return ways(self.hparams["compile"], self.hparams["fused"], device, precision)
 
     def _start_from(self, name: str) -> None:
         model = WaveNet.from_pretrained(name)
@@ -322,9 +310,17 @@ class LitWaveNet(pl.LightningModule):
         }
         if self.hparams["optimizer"] == "adamw":
             settings["weight_decay"] = self.hparams["weight_decay"]
-        optimizer = kinds[self.hparams["optimizer"]](self.parameters(), fused=True, **settings)
+        # Of a fused optimiser Lightning thinks that it takes gradients scaled: they would be
+        # clipped as they are, 65536 times too large.
+        fused = self._scaler is None
+        optimizer = kinds[self.hparams["optimizer"]](self.parameters(), fused=fused, **settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """Of the loss, in 16-mixed: it keeps small gradients from vanishing in float16."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _learning_rate_factor(self, step: int) -> float:
         """Linear warm-up, then a half cosine to final_lr_ratio at the last step.
@@ -369,11 +365,13 @@ class LitWaveNet(pl.LightningModule):
         self.nonfinite_steps += 1
         self._nonfinite_in_a_row += 1
         self.log("nonfinite_steps", float(self.nonfinite_steps))
+        scale = "" if self._scaler is None else SCALED.format(self._scaler.get_scale())
         logger.warning(
-            "step %d skipped: its loss or gradient is not finite (%d so far, %d in a row)",
+            "step %d skipped: its loss or gradient is not finite (%d so far, %d in a row)%s",
             self.trainer.global_step,
             self.nonfinite_steps,
             self._nonfinite_in_a_row,
+            scale,
         )
         if self._nonfinite_in_a_row >= self.hparams["max_nonfinite_steps"]:
             raise ValueError(
@@ -468,19 +466,6 @@ def training_loss(
     """
     params = network(codes[:, :-1], labels, mel, position, surrounded=True)
     return mean_over_scored(network.output.nats(params, codes[:, 1:]), scored)
-
-
-def _obstacle_to_triton(device: torch.device) -> str | None:
-    """What keeps Triton's kernels from running on `device`; None where nothing does."""
-    if find_spec("triton") is None:
-        return "Triton is not installed"
-    if device.type != "cuda":
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        return None if interpreted else f"Triton needs a GPU, but this run is on {device.type}"
-    if torch.cuda.get_device_capability(device) < (7, 0):
-        name = torch.cuda.get_device_name(device)
-        return f"Triton needs a GPU of compute capability 7.0, but {name} is older"
-    return None
 
 
 def mean_over_scored(values: Tensor, scored: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources
 
 from wavenet.conditioning import Condition
-from wavenet.engines.before_gate import FRAMES, BeforeGate
+from wavenet.engines.before_gate import BeforeGate, pieces
 from wavenet.engines.check import check_against_model, require_output, require_supported
 from wavenet.engines.parts import Parts, Weights, quantised_copy, take_apart
 from wavenet.engines.protocol import (
@@ -33,12 +33,14 @@ from wavenet.engines.protocol import (
     uniforms_by_sample,
 )
 from wavenet.engines.triton.kernel import run_streams
+from wavenet.machine import gpu_name, has_bfloat16, on_device, without_tf32
 from wavenet.model import WaveNet
 from wavenet.outputs import Codes, Mixture, Sampling, require_finite
 from wavenet.triton_common import INTERPRETED, Resources, compiled_resources, padded
 
 PIECE = 128  # columns of the skip and head products at a time
 CLOCK = 1 << 30  # time wraps here: a multiple of every ring's size
+MOST_STEPS = 1024  # of a launch: Ctrl-C waits for one, and a GPU with a screen ends longer ones
 FOR_EVER = CLOCK  # the hop of a condition that holds: no call is so long
 MULTIPROCESSORS = 132  # of the GPU this was laid out for (H100, H200)
 # of the self-check, relative to the largest logit above 1
@@ -70,13 +72,16 @@ class TritonEngine:
     ) -> None:
         where = "cpu" if INTERPRETED else "cuda"
         require_supported(parts, dtype, "triton", where, "CUDA", TOLERANCE)
+        require_gpu(parts.device, dtype)
         output_constants(parts)
+        self._device = parts.device
         self._parts = quantised_copy(parts, lambda weight: weight.to(dtype), head=True)
         self._before_gate, self._group = BeforeGate(self._parts), group
         self._streams = batch_size * group
         for self._tile in [tile] if tile else tiles_for(batch_size, group):
             try:
-                self._build(dtype, launch)
+                with without_tf32():
+                    self._build(dtype, launch)
                 break
             except (OutOfResources, CompilationError) as error:
                 reason = str(error).strip().splitlines()[-1]
@@ -89,7 +94,10 @@ class TritonEngine:
         self.state = EngineState(last, self._parts.network.init_state(self._streams))
 
     def _build(self, dtype: torch.dtype, launch: Mapping[str, int]) -> None:
-        """Packs the weights for tiles of `_tile` streams, and runs them against the model's."""
+        """Packs the weights for tiles of `_tile` streams, and runs them against the model's.
+
+        Both without TF32, whose error is above what the check allows.
+        """
         self._launch_shape = {**launch_shape(self._tile), **launch}
         self._weights = Packed(self._parts, self._streams, self._tile, dtype)
         self._memory = Memory(self._weights)
@@ -167,19 +175,20 @@ class TritonEngine:
     ) -> None:
         """given: the kernel's tensors of (steps, ...), read and written."""
         programs = len(self._last) // self._tile
-        whole = condition or Condition(self._last[:0])
-        for start, stop, here in whole.pieces(steps, FRAMES):
-            self._steer(None if condition is None else here)
+        for start, stop, steered in pieces(condition, steps, MOST_STEPS):
+            here = steered or Condition(self._last[:0])
+            self._steer(steered)
             rows = {name: tensor[start:stop] for name, tensor in given.items()}
             arguments = launch_arguments(self._weights, self._memory, sampling, self._group, **rows)
-            run_streams[(programs,)](
-                **arguments,
-                time=self._time,
-                steps=stop - start,
-                hop=here.hop or FOR_EVER,
-                offset=here.offset,
-                **self._launch_shape,
-            )
+            with on_device(self._device):
+                run_streams[(programs,)](
+                    **arguments,
+                    time=self._time,
+                    steps=stop - start,
+                    hop=here.hop or FOR_EVER,
+                    offset=here.offset,
+                    **self._launch_shape,
+                )
             self._time = (self._time + stop - start) % CLOCK
 
     def _steer(self, condition: Condition | None) -> None:
@@ -392,6 +401,15 @@ class Memory:
     def rings(self) -> tuple[Tensor, ...]:
         """(slots, B, C) of the input convolution and of each layer."""
         return self.tensors["ring"].split(self._slots)
+
+
+def require_gpu(device: torch.device, dtype: torch.dtype) -> None:
+    """Raises EngineUnavailable for a GPU that does not compute in that dtype."""
+    if device.type == "cuda" and dtype == torch.bfloat16 and not has_bfloat16(device):
+        raise EngineUnavailable(
+            f"The triton engine computes in bfloat16 on GPUs that have it, but "
+            f"{gpu_name(device)} has not: precision='float32' runs there."
+        )
 
 
 def output_constants(parts: Parts) -> dict[str, Any]:
