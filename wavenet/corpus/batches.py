@@ -145,16 +145,18 @@ class _RowDataset(Dataset[Batch]):
         row            c-1    c   c+1  ...                 0 for c-1 where c = 0
         targets               c   c+1  ...                 target j comes from the samples before it
         """
-        framing, pcm = self.framing, self._pcm
-        rows = np.empty((len(clips), framing.before + width + framing.after), np.int16)
-        offsets, lengths = self.table.offsets[clips].tolist(), self.table.lengths[clips].tolist()
-        firsts = (starts - framing.before).tolist()
-        for row, offset, length, first in zip(rows, offsets, lengths, firsts, strict=True):
-            start, stop = max(0, first), min(length, first + rows.shape[1])
-            if start > first or stop < first + rows.shape[1]:
-                row.fill(0)
+        long, pcm = self.framing.before + width + self.framing.after, self._pcm
+        firsts = starts - self.framing.before
+        ends, offsets = self.table.lengths[clips] - firsts, self.table.offsets[clips]
+        if firsts.min() >= 0 and ends.min() >= long:  # the usual case, at once
+            every = np.ndarray((len(pcm) - long + 1, long), PCM, pcm, strides=pcm.strides * 2)
+            return every[offsets + firsts]
+        rows = np.zeros((len(clips), long), PCM)
+        spans = zip(rows, offsets.tolist(), firsts.tolist(), ends.tolist(), strict=True)
+        for row, offset, first, end in spans:
+            start, stop = max(0, -first), max(0, min(end, long))
             if start < stop:
-                row[start - first : stop - first] = pcm[offset + start : offset + stop]
+                row[start:stop] = pcm[offset + first + start : offset + first + stop]
         return rows
 
 
