@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,12 @@ from tiny_runs import REPOSITORY, arguments, environment, load, module, train, w
 
 import wavenet
 from wavenet.training.advice import explain
-from wavenet.training.cli import complete_arguments, default_precision, newest_checkpoint
+from wavenet.training.cli import (
+    complete_arguments,
+    default_precision,
+    newest_checkpoint,
+    threads_in_one_line,
+)
 from wavenet.training.module import LitWaveNet
 
 DEFAULT = Path("configs/default.yaml")
@@ -593,3 +599,27 @@ def test_an_error_is_the_last_message_of_the_command_and_its_status(here: Path) 
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-2].startswith("error: --data.root")
+
+
+def test_a_thread_that_cannot_write_is_one_line_and_other_errors_are_whole(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorBoard's thread on a full disk."""
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    earlier = threading.excepthook
+    seen: list[type[BaseException]] = []
+    threading.excepthook = lambda args: seen.append(args.exc_type)
+    try:
+        with threads_in_one_line():
+            for error in (OSError(28, "No space left on device"), ZeroDivisionError()):
+                thread = threading.Thread(target=fail, args=(error,))
+                thread.start()
+                thread.join()
+    finally:
+        threading.excepthook = earlier
+    assert "writing beside the run failed: [Errno 28] No space left on device" in caplog.text
+    assert "Traceback" not in capsys.readouterr().err + caplog.text
+    assert seen == [ZeroDivisionError]

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
     keep_memory()
     claim = Claim()
     try:
-        with stopping(), saying_once(), claim:
+        with stopping(), saying_once(), threads_in_one_line(), claim:
             arguments = complete_arguments(list(arguments), default_config)
             TrainingCLI(arguments, claim)
     except Exception as error:
@@ -117,6 +118,27 @@ def saying_once() -> Iterator[None]:
     finally:
         for handler, once in added:
             handler.removeFilter(once)
+
+
+@contextlib.contextmanager
+def threads_in_one_line() -> Iterator[None]:
+    """Says in one line what the system has refused to a thread beside the run.
+
+    TensorBoard writes in one. The run meets the same error when it next writes, and ends with it.
+    """
+    earlier = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if issubclass(args.exc_type, OSError):
+            logger.warning("writing beside the run failed: %s", args.exc_value)
+        else:
+            earlier(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = earlier
 
 
 def keep_memory() -> None:
