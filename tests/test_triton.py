@@ -510,7 +510,7 @@ def test_a_model_on_the_cpu_and_other_precisions_are_refused() -> None:
 
 
 def test_without_triton_the_error_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "wavenet.engines.triton.engine", None)
+    monkeypatch.setitem(__import__("sys").modules, "wavenet.engines.triton.trial", None)
     with pytest.raises(
         ValueError, match=r"needs Triton, which cannot be imported .* engine='cached'"
     ):
