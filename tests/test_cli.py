@@ -623,3 +623,22 @@ def test_a_thread_that_cannot_write_is_one_line_and_other_errors_are_whole(
     assert "writing beside the run failed: [Errno 28] No space left on device" in caplog.text
     assert "Traceback" not in capsys.readouterr().err + caplog.text
     assert seen == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("data.batch_size", "data.val_fraction", "checkpoint.every_n_steps", "ema.decay"),
+        *("samples.count", "model.compile", "model.optimizer", "trainer.accumulate_grad_batches"),
+    ],
+)
+def test_a_setting_without_a_value_is_named(
+    corpus: Path, here: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    section, name = setting.split(".")
+    (here / "empty.yaml").write_text(f"{section}:\n  {name}:\n")
+    kept = [given for given in arguments(corpus) if not given.startswith(f"--{setting}=")]
+    with pytest.raises(SystemExit) as stopped:
+        train("--config", "empty.yaml", "--data.sample_rate=8000", *kept)
+    message = f"{stopped.value} {capsys.readouterr().err}"
+    assert f"--{setting} is empty. Give it a value, or leave it out for its default," in message

@@ -308,3 +308,15 @@ def test_every_setting_has_a_help_text_for_the_command_line() -> None:
         f"data.{name}" for name in inspect.signature(AudioDataModule).parameters
     ]
     assert [action.dest for action in settings if not action.help] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("crop_samples", "batch_size", "val_batch_size", "num_workers", "seed"),
+        *("trailing_silence", "label_dropout"),
+    ],
+)
+def test_a_setting_left_empty_in_a_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"--data.{name} is empty. Give it a value"):
+        module(tmp_path, **{name: None})

@@ -14,6 +14,15 @@ LARGEST = {
 SHOWN = 60  # characters of a value that a message repeats
 
 
+def require_given(**settings: object) -> None:
+    """Raises ValueError for None, which an empty value in a YAML file becomes."""
+    for name, value in settings.items():
+        if value is None:
+            raise ValueError(
+                f"--data.{name} is empty. Give it a value, or leave it out for its default."
+            )
+
+
 def require_positive(**settings: float | None) -> None:
     """Raises ValueError for a setting that is 0 or below, or too large; None passes."""
     for name, value in settings.items():

@@ -12,9 +12,10 @@ import signal
 import sys
 import threading
 import warnings
+from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -173,6 +174,21 @@ class SettingsFile(SaveConfigCallback):
         write_whole(Path(trainer.default_root_dir, "config.yaml"), content.encode())
 
 
+def require_filled(parser: LightningArgumentParser, settings: Namespace) -> None:
+    """Raises ValueError for a setting without a value that has to have one.
+
+    A file's `batch_size:` with nothing behind it is read as null, whatever the setting's type.
+    """
+    for action in parser._actions:
+        kinds = get_args(getattr(action, "_typehint", None))
+        may_be_none = action.default in (None, SUPPRESS) or type(None) in kinds
+        if not may_be_none and settings.get(action.dest) is None:
+            raise ValueError(
+                f"--{action.dest} is empty. Give it a value, or leave it out for its default, "
+                f"{action.default}."
+            )
+
+
 class TrainingCLI(LightningCLI):
     """LightningCLI with this library's model, data, callbacks and run folders."""
 
@@ -237,6 +253,7 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.config.subcommand]
+        require_filled(self._parser(self.config.subcommand), settings)
         require_sensible(settings.trainer)
         settings.trainer.accelerator = accelerator_for(
             settings.trainer.accelerator, settings.trainer.devices
