@@ -180,6 +180,9 @@ def require_filled(parser: LightningArgumentParser, settings: Namespace) -> None
     A file's `batch_size:` with nothing behind it is read as null, whatever the setting's type.
     """
     for action in parser._actions:
+        group = action.dest.partition(".")[0]
+        if not isinstance(settings.get(group), Namespace):
+            continue  # other checks tell
         kinds = get_args(getattr(action, "_typehint", None))
         may_be_none = action.default in (None, SUPPRESS) or type(None) in kinds
         if not may_be_none and settings.get(action.dest) is None:
