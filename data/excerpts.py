@@ -6,7 +6,6 @@ beginning; what is left at its end is dropped. So has the code of the SaShiMi pa
 2022) it. Knows nothing of particular corpora.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -14,7 +13,16 @@ from pathlib import Path
 import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.layout import METADATA, counts, folder, link, publish, staging, write_metadata
+from data.layout import (
+    METADATA,
+    counts,
+    link,
+    publish,
+    require_apart,
+    source_parser,
+    staging,
+    write_metadata,
+)
 
 COLUMNS = ("path", "split")
 TRAINING, HELD_OUT = 0.88, 0.06  # of the files: training, and each of validation and test
@@ -57,8 +65,7 @@ def prepare(source: Path, out: Path, samples: int, full: int) -> None:
 
     full: recordings that the whole corpus has.
     """
-    if source == out or source in out.parents:
-        raise ValueError(f"--out {out} is --source or inside it. Choose another folder for --out.")
+    require_apart(out, source)
     recordings = in_natural_order(list(source.glob("*.wav")))
     if not recordings:
         raise ValueError(f"{source} holds no wav files. Give --source the unpacked corpus.")
@@ -77,9 +84,7 @@ def prepare(source: Path, out: Path, samples: int, full: int) -> None:
 
 
 def command(description: str, samples: int, full: int) -> None:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--source", type=folder, required=True, help="the unpacked corpus")
-    parser.add_argument("--out", type=folder, required=True, help="folder to write to")
+    parser = source_parser(description, "the unpacked corpus")
     parser.add_argument(
         "--samples", type=int, default=samples, help="of an excerpt (default: %(default)s)"
     )

@@ -3,6 +3,7 @@
 Knows nothing of particular corpora, audio or models. Needs only the standard library.
 """
 
+import argparse
 import csv
 import errno
 import glob
@@ -23,11 +24,26 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 METADATA = "metadata.csv"
+UNPACKED = "an unpacked copy (default: download it)"  # what --source is
 
 
 def folder(path: str) -> Path:
     """A folder of the command line as an absolute path, for argparse's `type`."""
     return Path(path).expanduser().resolve()
+
+
+def source_parser(description: str, what: str, needed: bool = True) -> argparse.ArgumentParser:
+    """Of a script that takes a corpus from --source to --out. what: that --source is."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=folder, required=True, help="folder to write to")
+    parser.add_argument("--source", type=folder, required=needed, help=what)
+    return parser
+
+
+def require_apart(out: Path, source: Path) -> None:
+    """Raises ValueError where the corpus would be written into its source."""
+    if source == out or source in out.parents:
+        raise ValueError(f"--out {out} is --source or inside it. Choose another folder for --out.")
 
 
 @contextmanager

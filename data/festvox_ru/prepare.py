@@ -9,17 +9,17 @@ corpus has no splits: the clips are ordered by a hash of their names, the first 
 the next 5% for val, the same clips every time.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.layout import (
     METADATA,
-    folder,
     link,
     publish,
+    require_apart,
     run,
+    source_parser,
     splits_by_name,
     staging,
     summary,
@@ -48,8 +48,7 @@ def recordings(source: Path) -> list[Path]:
 
 def prepare(out: Path, source: Path) -> None:
     """Writes wavs/, metadata.csv, the transcripts and the licence to `out`."""
-    if source == out or source in out.parents:
-        raise ValueError(f"--out {out} is --source or inside it. Choose another folder for --out.")
+    require_apart(out, source)
     with staging(out) as stage:
         rows = build(source, stage)
         publish(stage, out)
@@ -72,10 +71,9 @@ def build(source: Path, stage: Path) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="festvox-ru with a metadata.csv of splits.")
-    parser.add_argument("--out", type=folder, required=True, help="folder to write to")
-    parser.add_argument("--source", type=folder, required=True, help="the unpacked package")
-    args = parser.parse_args()
+    args = source_parser(
+        "festvox-ru with a metadata.csv of splits.", "the unpacked package"
+    ).parse_args()
     prepare(args.out, args.source)
 
 

@@ -9,7 +9,6 @@ first 1% is for test and the next 1% for val, the same clips every time. With --
 copy is linked instead of downloaded.
 """
 
-import argparse
 import sys
 import tarfile
 from http.client import HTTPException
@@ -18,10 +17,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.layout import (
     METADATA,
-    folder,
+    UNPACKED,
     link,
     publish,
     run,
+    source_parser,
     splits_by_name,
     staging,
     summary,
@@ -109,10 +109,8 @@ def build(corpus: Path, stage: Path) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="LJ Speech 1.1 with a metadata.csv of splits.")
-    parser.add_argument("--out", type=folder, required=True, help="folder to write to")
-    parser.add_argument("--source", type=folder, help="an unpacked copy (default: download it)")
-    args = parser.parse_args()
+    description = "LJ Speech 1.1 with a metadata.csv of splits."
+    args = source_parser(description, UNPACKED, needed=False).parse_args()
     prepare(args.out, args.source)
 
 

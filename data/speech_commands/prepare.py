@@ -8,7 +8,6 @@ columns path, split, word and speaker; the splits are the corpus's own lists. Wi
 unpacked copy is linked instead of downloaded.
 """
 
-import argparse
 import sys
 import tarfile
 from collections.abc import Sequence
@@ -16,7 +15,17 @@ from http.client import HTTPException
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.layout import METADATA, counts, folder, link, publish, run, staging, write_metadata
+from data.layout import (
+    METADATA,
+    UNPACKED,
+    counts,
+    link,
+    publish,
+    run,
+    source_parser,
+    staging,
+    write_metadata,
+)
 
 SC09 = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLUMNS = ("path", "split", "word", "speaker")
@@ -111,11 +120,8 @@ def _link_all(source: Path, out: Path, rows: list[tuple[str, str, str, str]]) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Speech Commands v0.02 with a metadata.csv of words and speakers."
-    )
-    parser.add_argument("--out", type=folder, required=True, help="folder to write to")
-    parser.add_argument("--source", type=folder, help="an unpacked copy (default: download it)")
+    description = "Speech Commands v0.02 with a metadata.csv of words and speakers."
+    parser = source_parser(description, UNPACKED, needed=False)
     parser.add_argument(
         "--words", nargs="+", default=SC09, help="words to list, or all (default: zero to nine)"
     )

@@ -8,7 +8,6 @@ hash of their names, the first 1% is for test and the next 1% for val, at least 
 --source, an unpacked copy is linked instead of downloaded.
 """
 
-import argparse
 import sys
 import zipfile
 from http.client import HTTPException
@@ -17,11 +16,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.layout import (
     METADATA,
+    UNPACKED,
     counts,
-    folder,
     link,
     publish,
+    require_apart,
     run,
+    source_parser,
     splits_by_name,
     staging,
     write_metadata,
@@ -77,8 +78,8 @@ def build(corpus: Path, stage: Path) -> list[tuple[str, str, str]]:
 
 def prepare(out: Path, source: Path | None = None) -> None:
     """Writes audio/ and metadata.csv to `out`; downloads the corpus if needed."""
-    if source is not None and (source == out or source in out.parents):
-        raise ValueError(f"--out {out} is --source or inside it. Choose another folder for --out.")
+    if source is not None:
+        require_apart(out, source)
     if source is None and (out / METADATA).is_file():
         print(f"{out} is prepared already")
         return
@@ -92,10 +93,8 @@ def prepare(out: Path, source: Path | None = None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="VCTK 0.92 with a metadata.csv of speakers.")
-    parser.add_argument("--out", type=folder, required=True, help="folder to write to")
-    parser.add_argument("--source", type=folder, help="an unpacked copy (default: download it)")
-    args = parser.parse_args()
+    description = "VCTK 0.92 with a metadata.csv of speakers."
+    args = source_parser(description, UNPACKED, needed=False).parse_args()
     prepare(args.out, args.source)
 
 

@@ -14,34 +14,35 @@ LARGEST = {
 SHOWN = 60  # characters of a value that a message repeats
 
 
-def require_given(**settings: object) -> None:
+def _require_given(name: str, value: object) -> None:
     """Raises ValueError for None, which an empty value in a YAML file becomes."""
-    for name, value in settings.items():
-        if value is None:
-            raise ValueError(
-                f"--data.{name} is empty. Give it a value, or leave it out for its default."
-            )
+    if value is None:
+        raise ValueError(
+            f"--data.{name} is empty. Give it a value, or leave it out for its default."
+        )
 
 
-def require_positive(**settings: float | None) -> None:
-    """Raises ValueError for a setting that is 0 or below, or too large; None passes."""
+def require_positive(**settings: float) -> None:
+    """Raises ValueError for a setting that is None, 0 or below, or too large."""
     for name, value in settings.items():
-        if value is not None and not value > 0:
+        _require_given(name, value)
+        if not value > 0:
             raise ValueError(f"--data.{name} must be above 0, but got {value}.")
         _refuse_too_large(name, value)
 
 
 def require_not_negative(**settings: float) -> None:
-    """Raises ValueError for a setting below 0, or too large."""
+    """Raises ValueError for a setting that is None, below 0, or too large."""
     for name, value in settings.items():
+        _require_given(name, value)
         if not value >= 0:
             raise ValueError(f"--data.{name} must be at least 0, but got {value}.")
         _refuse_too_large(name, value)
 
 
-def _refuse_too_large(name: str, value: float | None) -> None:
+def _refuse_too_large(name: str, value: float) -> None:
     largest = LARGEST.get(name)
-    if value is not None and largest is not None and value > largest:
+    if largest is not None and value > largest:
         raise ValueError(f"--data.{name} must be at most {largest}, but got {value}.")
 
 
@@ -53,8 +54,9 @@ def require_whole(**settings: int) -> None:
 
 
 def require_share(**settings: float) -> None:
-    """Raises ValueError for a setting below 0, or of 1 and above."""
+    """Raises ValueError for a setting that is None, below 0, or of 1 and above."""
     for name, value in settings.items():
+        _require_given(name, value)
         if not 0 <= value < 1:
             raise ValueError(f"--data.{name} is a share, from 0 to below 1, but got {value}.")
 

@@ -38,7 +38,9 @@ class DecodeSettings:
 
     def __post_init__(self) -> None:
         require_whole(sample_rate=self.sample_rate)
-        require_positive(sample_rate=self.sample_rate, trim_silence_db=self.trim_silence_db)
+        require_positive(sample_rate=self.sample_rate)
+        if self.trim_silence_db is not None:
+            require_positive(trim_silence_db=self.trim_silence_db)
         if self.normalize not in (None, "peak", "loudness"):
             raise ValueError(
                 f"--data.normalize takes peak, loudness or nothing, but got {self.normalize!r}."

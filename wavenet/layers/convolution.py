@@ -19,7 +19,26 @@ MOST_HISTORY = 2**24  # samples: 17 minutes at 16 kHz
 MOST_WEIGHTS = 2**31
 
 
-class CausalConv1d(nn.Conv1d, Timed):
+class PastInputs(Timed):
+    """A convolution whose state is its last H inputs: zeros before the first sample."""
+
+    weight: Tensor
+    in_channels: int
+    history: int
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> BlockState:
+        """The state before the first sample: zeros (B, in_channels, H), as left padding means."""
+        shape = (batch_size, self.in_channels, self.history)
+        return self.weight.new_zeros(shape, device=device, dtype=dtype)
+
+
+class CausalConv1d(nn.Conv1d, PastInputs):
     """A dilated convolution whose output at time t sees inputs up to and including t only.
 
         y[t] = bias + sum_k weight[:, :, k] x[t - (K - 1 - k) * dilation],   x[t < 0] = 0
@@ -51,11 +70,7 @@ class CausalConv1d(nn.Conv1d, Timed):
     ) -> None:
         kind = type(self).__name__
         _require_no_stride_nor_padding(kind, stride, padding, padding_mode)
-        kernel = one_size(kind, "kernel_size", kernel_size)
-        step = one_size(kind, "dilation", dilation)
-        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            one_size(kind, name, channels)
-        require_possible(kind, in_channels * out_channels * kernel, (kernel - 1) * step)
+        kernel, step, _ = checked_sizes(kind, in_channels, out_channels, kernel_size, dilation)
         super().__init__(
             in_channels,
             out_channels,
@@ -68,7 +83,7 @@ class CausalConv1d(nn.Conv1d, Timed):
         )
 
     @property
-    def history(self) -> int:
+    def history(self) -> int:  # type: ignore[override]
         """H, how many past inputs an output depends on: (kernel_size - 1) * dilation."""
         return (self.kernel_size[0] - 1) * self.dilation[0]
 
@@ -86,14 +101,10 @@ class CausalConv1d(nn.Conv1d, Timed):
         check_features(x, self.in_channels)
         return self._convolve(ops.pad_left(x, self.history))
 
-    def init_state(
-        self,
-        batch_size: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> BlockState:
+    def init_state(self, batch_size: int, **where: Any) -> BlockState:
         """The state before the first sample: zeros (B, in_channels, H), as left padding means.
+
+        where: device and dtype, those of the weight where none are given.
 
         Raises ValueError for a subclass that computes something else and has no `step` of its own.
         """
@@ -103,8 +114,7 @@ class CausalConv1d(nn.Conv1d, Timed):
                 f"{kind.__name__} has a forward of its own, but the step of CausalConv1d, which "
                 "does not compute the same. Give it an init_state and a step of its own too."
             )
-        shape = (batch_size, self.in_channels, self.history)
-        return self.weight.new_zeros(shape, device=device, dtype=dtype)
+        return super().init_state(batch_size, **where)
 
     def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         """The next n >= 1 inputs (B, in, n) and the state -> outputs (B, out, n), new state."""
@@ -217,6 +227,29 @@ def _require_no_stride_nor_padding(kind: str, stride: Any, padding: Any, mode: A
             "arguments: how many zeros it pads follows from kernel_size and dilation. "
             "Leave them out."
         )
+
+
+def checked_sizes(
+    kind: str,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | tuple[int],
+    dilation: int | tuple[int],
+    stride: int | tuple[int] = 1,
+) -> tuple[int, int, int]:
+    """Kernel size, dilation and stride as integers. Raises ValueError for what is none, or huge."""
+    kernel, spread, step = (
+        one_size(kind, name, size)
+        for name, size in (
+            ("kernel_size", kernel_size),
+            ("dilation", dilation),
+            ("stride", stride),
+        )
+    )
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        one_size(kind, name, channels)
+    require_possible(kind, in_channels * out_channels * kernel, (kernel - 1) * spread)
+    return kernel, spread, step
 
 
 def one_size(kind: str, name: str, size: int | tuple[int]) -> int:

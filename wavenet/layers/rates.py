@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from wavenet.layers.convolution import (
     BlockState,
+    PastInputs,
     check_features,
     check_state,
-    one_size,
-    require_possible,
+    checked_sizes,
 )
-from wavenet.layers.timing import Timed, Timing
+from wavenet.layers.timing import Timing
 
 
-class CausalStridedConv1d(nn.Conv1d, Timed):
+class CausalStridedConv1d(nn.Conv1d, PastInputs):
     """One output for each group of S inputs, that sees its group and what was before, no more.
 
         y[m] = bias + sum_k weight[:, :, k] x[m S + S - 1 - (K - 1 - k) * dilation],  x[t < 0] = 0
@@ -46,17 +46,14 @@ class CausalStridedConv1d(nn.Conv1d, Timed):
         bias: bool = True,
     ) -> None:
         kind = type(self).__name__
-        kernel, step = one_size(kind, "kernel_size", kernel_size), one_size(kind, "stride", stride)
-        spread = one_size(kind, "dilation", dilation)
-        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            one_size(kind, name, channels)
-        require_possible(kind, in_channels * out_channels * kernel, (kernel - 1) * spread)
+        sizes = (in_channels, out_channels, kernel_size, dilation, stride)
+        kernel, spread, step = checked_sizes(kind, *sizes)
         super().__init__(
             in_channels, out_channels, kernel, step, dilation=spread, groups=groups, bias=bias
         )
 
     @property
-    def history(self) -> int:
+    def history(self) -> int:  # type: ignore[override]
         """H, past inputs before a group that its output depends on; 0 where it sees less."""
         return max(0, self._lead)
 
@@ -81,17 +78,6 @@ class CausalStridedConv1d(nn.Conv1d, Timed):
         self._check(x)
         return self._convolve(F.pad(x, (self.history, 0)))
 
-    def init_state(
-        self,
-        batch_size: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> BlockState:
-        """Zeros (B, in_channels, H)."""
-        shape = (batch_size, self.in_channels, self.history)
-        return self.weight.new_zeros(shape, device=device, dtype=dtype)
-
     def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         """The next n inputs, a multiple of S, and the state -> outputs (B, out, n / S), state."""
         self._check(x)
@@ -113,7 +99,7 @@ class CausalStridedConv1d(nn.Conv1d, Timed):
         return F.conv1d(skipped, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
-class CausalConvTranspose1d(nn.ConvTranspose1d, Timed):
+class CausalConvTranspose1d(nn.ConvTranspose1d, PastInputs):
     """S outputs for each input, which see that input and those before it, no more.
 
         y[m] = bias + sum over t, k with t S + k * dilation = m of weight[:, :, k] x[t]
@@ -137,17 +123,14 @@ class CausalConvTranspose1d(nn.ConvTranspose1d, Timed):
         bias: bool = True,
     ) -> None:
         kind = type(self).__name__
-        kernel, step = one_size(kind, "kernel_size", kernel_size), one_size(kind, "stride", stride)
-        spread = one_size(kind, "dilation", dilation)
-        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            one_size(kind, name, channels)
-        require_possible(kind, in_channels * out_channels * kernel, (kernel - 1) * spread)
+        sizes = (in_channels, out_channels, kernel_size, dilation, stride)
+        kernel, spread, step = checked_sizes(kind, *sizes)
         super().__init__(
             in_channels, out_channels, kernel, step, groups=groups, bias=bias, dilation=spread
         )
 
     @property
-    def history(self) -> int:
+    def history(self) -> int:  # type: ignore[override]
         """H, how many past inputs an output depends on."""
         return self._back // self.stride[0]
 
@@ -172,17 +155,6 @@ class CausalConvTranspose1d(nn.ConvTranspose1d, Timed):
         """(B, in_channels, T) -> (B, out_channels, T * S). Raises ValueError for another shape."""
         check_features(x, self.in_channels)
         return self._convolve(x, 0)
-
-    def init_state(
-        self,
-        batch_size: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> BlockState:
-        """Zeros (B, in_channels, H)."""
-        shape = (batch_size, self.in_channels, self.history)
-        return self.weight.new_zeros(shape, device=device, dtype=dtype)
 
     def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         """The next n >= 1 inputs and the state -> outputs (B, out, n * S) and the new state."""

@@ -26,12 +26,7 @@ from wavenet.corpus import (
     Scoring,
     batch_loader,
 )
-from wavenet.corpus.checks import (
-    require_given,
-    require_not_negative,
-    require_positive,
-    require_share,
-)
+from wavenet.corpus.checks import require_not_negative, require_positive, require_share
 from wavenet.machine import memory
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 
@@ -118,15 +113,6 @@ class AudioDataModule(LightningDataModule):
         self._check_settings()
 
     def _check_settings(self) -> None:
-        require_given(
-            crop_samples=self.crop_samples,
-            batch_size=self.batch_size,
-            val_batch_size=self.val_batch_size,
-            num_workers=self.num_workers,
-            seed=self.seed,
-            trailing_silence=self.trailing_silence,
-            label_dropout=self.label_dropout,
-        )
         require_positive(
             crop_samples=self.crop_samples,
             batch_size=self.batch_size,
