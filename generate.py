@@ -3,10 +3,15 @@
 import argparse
 import logging
 import math
+import signal
 import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    # Before the command's own handlers and after them, Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
 

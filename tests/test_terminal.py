@@ -3,12 +3,16 @@
 import argparse
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import small_model
+from tiny_runs import start
 
 from wavenet import Sampling, generate, stream
 from wavenet.terminal import (
@@ -134,3 +138,18 @@ def test_every_knob_of_sampling_is_a_flag() -> None:
     assert args.engine == "cached"
     with pytest.raises(SystemExit):
         parser.parse_args(["--engine", "fast"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+@pytest.mark.parametrize("script", ["train.py", "generate.py"])
+def test_ctrl_c_while_a_command_starts_ends_it_without_a_traceback(
+    script: str, tmp_path: Path
+) -> None:
+    process = start(tmp_path, script=script)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while process.poll() is None and "libtorch" not in maps.read_text():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)  # amid the imports
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+    assert "Traceback" not in text, text

@@ -129,6 +129,8 @@ def _disturb(
     def work() -> None:
         os.chdir(folder / "place")
         operation.setup()
+        if not _is_plain_call(operation):  # as train.py and generate.py begin
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         (folder / "ready").touch()
         operation.act()
 
