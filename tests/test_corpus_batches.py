@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from wavenet.corpus import (
     ClipBatches,
+    Framing,
     ResumableSampler,
     batch_loader,
     batches,
@@ -265,6 +266,55 @@ def test_validation_scores_every_sample_of_every_clip_once(ramps: Path, world_si
         with pytest.raises(IndexError):
             share[len(share)]
     assert sorted(seen) == list(range(len(LENGTHS)))
+
+
+@pytest.mark.parametrize("hop", [1, 16])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_validation_in_pieces_scores_every_sample_once_with_its_whole_context(
+    ramps: Path, world_size: int, hop: int
+) -> None:
+    data = prepared(ramps, label_from_folder="clip", val_pattern=".")
+    field, piece = 40, 96
+    counts = [np.zeros(length, int) for length in LENGTHS]
+    cut = {"receptive_field": field, "piece": piece, "framing": Framing(hop)}
+    for rank in range(world_size):
+        share = data.whole_clips("val", 3, rank, world_size, **cut)
+        for batch in map(share.__getitem__, range(len(share))):
+            assert batch["audio"].shape[1] - 1 <= piece + field + 2 * hop
+            for (codes, start, stop, number), (place, length) in zip(
+                rows(batch), batch["position"].tolist(), strict=True
+            ):
+                assert length == LENGTHS[number] and place % hop == 0
+                assert place == 0 or start >= field - 1, "each scored sample has its context"
+                counts[number][place + start : place + stop] += 1
+                expected = ramp(LENGTHS[number], number)[place : place + stop]
+                assert (codes[1 : stop + 1] == expected).all()
+    assert all((count == 1).all() for count in counts)
+
+
+def test_a_part_of_the_held_out_audio_lies_evenly_over_all_clips(ramps: Path) -> None:
+    data = prepared(ramps, label_from_folder="clip", val_pattern=".")
+    whole = data.whole_clips("val", 3, receptive_field=40, piece=96)
+    assert whole.num_samples == sum(LENGTHS)
+    part = data.whole_clips("val", 3, receptive_field=40, piece=96, most=whole.num_samples // 4)
+    assert 0.1 < part.num_samples / whole.num_samples < 0.4
+    places = np.array(
+        sorted(
+            (clip, first)
+            for clip, (first, _) in zip(part.clips.tolist(), part.scored.tolist(), strict=True)
+        )
+    )
+    every = np.array(
+        sorted(
+            (clip, first)
+            for clip, (first, _) in zip(whole.clips.tolist(), whole.scored.tolist(), strict=True)
+        )
+    )
+    number = [int(np.flatnonzero((every == place).all(1))[0]) for place in places]
+    assert number[0] > 0 and number[-1] < len(every) - 1
+    assert max(np.diff(number)) - min(np.diff(number)) <= 1, "the same distance everywhere"
+    least = data.whole_clips("val", 3, 1, 2, receptive_field=40, piece=96, most=1)
+    assert least.num_pieces == 2, "a piece for each process"
 
 
 def test_fewer_validation_clips_than_processes_is_an_error(ramps: Path) -> None:

@@ -19,24 +19,34 @@ logger = logging.getLogger(__name__)
 
 MOST_CLIPS = 16  # side by side in a picture
 LONGEST = 600  # seconds of a clip in a picture: a spectrogram of 300 MB
+MANY_POINTS = 40  # of a curve, from which on it is smoothed
 FLOOR_DB = -80.0  # the lowest level of a spectrogram, relative to its loudest point
 PIXELS = 256  # the largest width of a small spectrogram
 PNG_LEVELS = 64  # colours of a small spectrogram, 1.3 dB each
 
 
-def spectrogram_db(audio: Tensor, sample_rate: int) -> tuple[Tensor, int]:
+def spectrogram_db(
+    audio: Tensor, sample_rate: int, loudest: float | None = None
+) -> tuple[Tensor, int]:
     """audio (T,) -> power in dB relative to the loudest point (bins, frames); hop in samples.
 
-    The window is a Hann window of 32 ms.
+    The window is a Hann window of 32 ms. loudest: power of 0 dB; that of the clip's own loudest
+    point where none is given.
     """
+    power, hop = _power(audio, sample_rate)
+    loudest = float(power.max()) if loudest is None else loudest
+    return (10 * torch.log10(power / max(loudest, 1e-12) + 1e-12)).clamp_min(FLOOR_DB), hop
+
+
+def _power(audio: Tensor, sample_rate: int) -> tuple[Tensor, int]:
+    """(bins, frames) and the hop in samples."""
     window = max(16, round(0.032 * sample_rate))
     hop = max(1, window // 8)
     padded = torch.nn.functional.pad(audio.float(), (window // 2, window - window // 2))
     spectrum = torch.stft(
         padded, window, hop, window=torch.hann_window(window), center=False, return_complex=True
     )
-    power = spectrum.abs().square()
-    return (10 * torch.log10(power / power.max().clamp_min(1e-12) + 1e-12)).clamp_min(FLOOR_DB), hop
+    return spectrum.abs().square(), hop
 
 
 def spectrogram_png(audio: Tensor, sample_rate: int) -> bytes:
@@ -73,10 +83,17 @@ def _png(picture: Tensor, palette: bytes) -> bytes:
     )
 
 
-def plot_clips(clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str]) -> Any:
+def plot_clips(
+    clips: Sequence[Tensor],
+    sample_rate: int,
+    titles: Sequence[str],
+    prompt_seconds: float | None = None,
+) -> Any:
     """A figure with one column per clip (T,), in [-1, 1]: waveform above spectrogram.
 
-    Of the first MOST_CLIPS clips, and the first LONGEST seconds of each; a log line says so.
+    Of the first MOST_CLIPS clips, and the first LONGEST seconds of each; a log line says so. All
+    spectrograms have one scale: 0 dB is the loudest point of all. prompt_seconds: where a line
+    marks the end of what the clips go on from.
     """
     from matplotlib.figure import Figure
 
@@ -85,17 +102,78 @@ def plot_clips(clips: Sequence[Tensor], sample_rate: int, titles: Sequence[str])
     axes = figure.subplots(
         2, len(clips), squeeze=False, sharey="row", gridspec_kw={"height_ratios": [1, 2]}
     )
+    loudest = _loudest(clips, sample_rate)
     for column, (audio, title) in enumerate(zip(clips, titles, strict=True)):
         audio = audio.detach().cpu().float()
         seconds = len(audio) / sample_rate
         wave, picture = axes[0, column], axes[1, column]
         wave.plot(torch.arange(len(audio)) / sample_rate, audio, linewidth=0.5)
         wave.set(ylim=(-1, 1), xlim=(0, seconds), title=title)
-        _show_spectrogram(picture, audio, sample_rate)
+        shown = _show_spectrogram(picture, audio, sample_rate, loudest)
         picture.set(xlabel="time (s)")
+        for axis in (wave, picture) if prompt_seconds else ():
+            axis.axvline(prompt_seconds, color="tab:orange", linestyle="--", linewidth=1)
+    if prompt_seconds:
+        axes[0, 0].annotate(
+            "prompt ends", (prompt_seconds, 0.78), (3, 0), textcoords="offset points", fontsize=7
+        )
     axes[0, 0].set(ylabel="amplitude")
     axes[1, 0].set(ylabel="frequency (kHz)")
+    figure.colorbar(shown, ax=axes[1, :].tolist(), label="dB")
     return figure
+
+
+def titles_of(labels: Mapping[str, str | Sequence[str]], count: int) -> list[str]:
+    """A title for each of `count` clips: its labels, or its number where there are none.
+
+    labels: name -> a category for all, or one for each clip.
+    """
+    each = [[given] * count if isinstance(given, str) else given for given in labels.values()]
+    return [", ".join(of) for of in zip(*each, strict=True)] if each else _numbers(count)
+
+
+def _numbers(count: int) -> list[str]:
+    return [f"clip {index}" for index in range(count)]
+
+
+def plot_curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Any:
+    """A figure of bits per sample against training samples seen.
+
+    curves: by name, points (samples seen, bits). Where a curve has many points, it is drawn faint,
+    under its mean over the points about each.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axis = figure.subplots()
+    for number, (name, points) in enumerate(curves.items()):
+        if not points:
+            continue
+        (seen, bits), colour = zip(*points, strict=True), f"C{number}"
+        if len(points) > MANY_POINTS:
+            axis.plot(seen, bits, color=colour, alpha=0.25, linewidth=0.7)
+            axis.plot(seen, _smooth(bits), color=colour, label=f"{name}, smoothed")
+        else:
+            axis.plot(seen, bits, color=colour, marker=".", label=name)
+    axis.set(xlabel="training samples seen", ylabel="bits per sample")
+    axis.grid(alpha=0.3)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend()
+    return figure
+
+
+def _smooth(values: Sequence[float]) -> Tensor:
+    """Means over a twentieth of the values, fewer at the ends."""
+    series = torch.tensor(values, dtype=torch.float64)
+    sums = torch.nn.functional.pad(series.cumsum(0), (1, 0))
+    place, half = torch.arange(len(series)), max(1, len(series) // 40)
+    low, high = (place - half).clamp_min(0), (place + half + 1).clamp_max(len(series))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def _loudest(clips: Sequence[Tensor], sample_rate: int) -> float:
+    """The largest power in the spectrograms of all clips."""
+    return max(float(_power(clip.detach().cpu(), sample_rate)[0].max()) for clip in clips)
 
 
 def _shown(clips: Sequence[Tensor], sample_rate: int) -> list[Tensor]:
@@ -111,25 +189,30 @@ def _shown(clips: Sequence[Tensor], sample_rate: int) -> list[Tensor]:
 def plot_spectrograms(
     rows: Mapping[str, Sequence[Tensor]], sample_rate: int, titles: Sequence[str]
 ) -> Any:
-    """A figure of spectrograms, one row for each name in `rows`, one column for each title."""
+    """A figure of spectrograms, one row for each name in `rows`, one column for each title.
+
+    All have one scale: 0 dB is the loudest point of all.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.6 * len(titles) + 0.8, 1.9 * len(rows) + 0.4), layout="constrained")
     axes = figure.subplots(len(rows), len(titles), squeeze=False, sharey=True)
+    loudest = max(_loudest(clips, sample_rate) for clips in rows.values())
     for row, (name, clips) in zip(axes, rows.items(), strict=True):
         row[0].set(ylabel=f"{name}\nkHz")
         for picture, audio in zip(row, clips, strict=True):
-            _show_spectrogram(picture, audio.detach().cpu().float(), sample_rate)
+            shown = _show_spectrogram(picture, audio.detach().cpu().float(), sample_rate, loudest)
     for picture, title in zip(axes[0], titles, strict=True):
         picture.set_title(title, fontsize=9)
     for picture in axes[-1]:
         picture.set(xlabel="s")
+    figure.colorbar(shown, ax=axes.ravel().tolist(), label="dB", aspect=40)
     return figure
 
 
-def _show_spectrogram(picture: Any, audio: Tensor, sample_rate: int) -> None:
-    decibels, _ = spectrogram_db(audio, sample_rate)
-    picture.imshow(
+def _show_spectrogram(picture: Any, audio: Tensor, sample_rate: int, loudest: float) -> Any:
+    decibels, _ = spectrogram_db(audio, sample_rate, loudest)
+    return picture.imshow(
         decibels.numpy(),
         origin="lower",
         aspect="auto",

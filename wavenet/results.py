@@ -198,12 +198,18 @@ class Wavs:
         self._out, self._rate = out, sample_rate
 
     def write(
-        self, clips: Sequence[Tensor], plot: Path | None = None, recording: Tensor | None = None
+        self,
+        clips: Sequence[Tensor],
+        plot: Path | None = None,
+        recording: Tensor | None = None,
+        titles: Sequence[str] | None = None,
+        prompt: int = 0,
     ) -> None:
         """Writes the clips (time,) and a picture of them, and prints the names.
 
-        recording: (time,) that stands first in the picture. Raises OSError where a file was written
-        elsewhere or not at all, once all have been tried.
+        recording: (time,) that stands first in the picture. titles: of the clips in it; the files'
+        names where none are given. prompt: samples that the clips go on from, marked in it. Raises
+        OSError where a file was written elsewhere or not at all, once all have been tried.
         """
         contents = [wav_bytes(clip, self._rate) for clip in clips]
         if self._out is None:
@@ -213,7 +219,10 @@ class Wavs:
         else:
             paths = numbered(self._out, len(clips))
             named = list(zip(paths, contents, strict=True))
-        write_all(chain(named, self._picture(paths, clips, plot, recording)))
+        titles = titles or [path.stem for path in paths]
+        if recording is not None:
+            clips, titles = [recording, *clips], ["recording", *titles]
+        write_all(chain(named, self._picture(plot, clips, titles, prompt)))
 
     @staticmethod
     def _write_new(contents: Sequence[bytes]) -> list[Path]:
@@ -225,15 +234,9 @@ class Wavs:
             raise OSError("\n".join(told)) from error
 
     def _picture(
-        self,
-        paths: Sequence[Path],
-        clips: Sequence[Tensor],
-        plot: Path | None,
-        recording: Tensor | None,
+        self, plot: Path | None, clips: Sequence[Tensor], titles: Sequence[str], prompt: int
     ) -> Iterator[tuple[Path, bytes]]:
         """Made once the clips are written."""
         if plot:
-            titles = [path.stem for path in paths]
-            if recording is not None:
-                clips, titles = [recording, *clips], ["recording", *titles]
-            yield plot, figure_png(plot_clips(clips, self._rate, titles))
+            end = prompt / self._rate if prompt else None
+            yield plot, figure_png(plot_clips(clips, self._rate, titles, end))

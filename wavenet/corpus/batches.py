@@ -274,29 +274,27 @@ class CropBatches(_RowDataset):
         return batches[rng.permutation(len(batches))]
 
     def _crops(self, clips: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """(B, 2) spans and (B,) unscored targets.
-
-        Target j, clip position c + j, needs the receptive_field inputs up to position c + j - 1,
-        the first row input being c - 1. The prediction is exact from j = receptive_field - 1 on.
-        So, for s to be the first scored sample, the row starts at c = s - (receptive_field - 1), or
-        at the beginning of that sample's frame.
-        """
+        """(B, 2) spans and (B,) unscored targets."""
         lengths = self.lengths[clips]
         room = np.maximum(lengths - self.crop_samples, 0)
         drawn = np.random.default_rng([self.seed, 1, number]).random(len(clips))
-        scored = (drawn * (room + 1)).astype(np.int64)  # s, uniform over 0..room
-        first = self.scoring.first
-        starts = np.maximum(scored - (self.receptive_field - 1), first)
-        starts -= starts % self.framing.hop
+        scored = (drawn * (room + 1)).astype(np.int64)  # the first, uniform over 0..room
+        starts = _first_targets(scored, self.receptive_field, self.framing, self.scoring)
         stops = np.minimum(scored + self.crop_samples, lengths)
-        unscored = np.where((starts == 0) & (first == 0), 0, scored - starts)
+        unscored = np.where((starts == 0) & (self.scoring.first == 0), 0, scored - starts)
         return _pairs(starts, stops), unscored
 
 
 class ClipBatches(_RowDataset):
-    """Whole clips, everything scored, by length; no clip comes twice over all processes.
+    """Whole clips in pieces, each sample scored once with its whole context, by length.
 
-    Args: as those of `CropBatches`.
+    No piece comes twice over all processes. Where there is more than `most` samples, whole pieces
+    are left out, those that stay lying evenly over the clips: what they give is still exact, of a
+    part of the audio.
+
+    Args: as those of `CropBatches`, and:
+        piece: Most scored samples of a row; None: whole clips.
+        most: Samples scored in all; None: all that there are.
     """
 
     def __init__(
@@ -307,23 +305,65 @@ class ClipBatches(_RowDataset):
         world_size: int = 1,
         framing: Framing = PLAIN,
         scoring: Scoring = AS_THEY_ARE,
+        receptive_field: int = 1,
+        piece: int | None = None,
+        most: int | None = None,
     ) -> None:
         super().__init__(table, framing, scoring)
-        self.order = np.argsort(table.lengths, kind="stable")[rank::world_size]
-        rows, longest = min(batch_size, len(self.order)), int(table.lengths.max())
-        _refuse_large_batch(rows, longest, "lower --data.val_batch_size")
+        clips, firsts, stops = _pieces(table.lengths, piece or int(table.lengths.max()))
+        kept = _spread(stops - firsts, most, world_size)
+        order = kept[np.argsort((stops - firsts)[kept], kind="stable")][rank::world_size]
+        self.clips, self.scored = clips[order], _pairs(firsts[order], stops[order])
+        self.num_pieces = len(kept)  # over all processes, as is num_samples
+        self.num_samples = int((stops - firsts)[kept].sum())
+        self.starts = _first_targets(self.scored[:, 0], receptive_field, framing, scoring)
+        rows, widest = min(batch_size, len(order)), (self.scored[:, 1] - self.starts).max(initial=0)
+        _refuse_large_batch(rows, int(widest), "lower --data.val_batch_size")
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return math.ceil(len(self.order) / self.batch_size)
+        return math.ceil(len(self.clips) / self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < len(self):
             raise IndexError(f"There are {len(self)} batches, but got the index {index}.")
-        clips = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        firsts = np.full_like(clips, self.scoring.first)
-        spans = _pairs(firsts, self.table.lengths[clips])
-        return self._assemble(clips, spans, -firsts, multiple=1)
+        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        starts, (firsts, stops) = self.starts[rows], self.scored[rows].T
+        return self._assemble(self.clips[rows], _pairs(starts, stops), firsts - starts, multiple=1)
+
+
+def _pieces(lengths: np.ndarray, piece: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Clip, first sample and end of each piece of at most so many samples, (N,) each."""
+    counts = -(-lengths // piece)
+    clips = np.repeat(np.arange(len(lengths)), counts)
+    number = np.arange(len(clips)) - np.repeat(np.cumsum(counts) - counts, counts)
+    firsts = number * piece
+    return clips, firsts, np.minimum(firsts + piece, lengths[clips])
+
+
+def _spread(sizes: np.ndarray, most: int | None, least: int) -> np.ndarray:
+    """Numbers of the pieces that are kept, evenly over all: about `most` samples.
+
+    least: pieces that are kept at least.
+    """
+    count = len(sizes)
+    if most is not None and sizes.sum() > most:
+        count = min(count, max(least, int(count * most // sizes.sum())))
+    return ((2 * np.arange(count) + 1) * len(sizes)) // (2 * count)
+
+
+def _first_targets(
+    scored: np.ndarray, receptive_field: int, framing: Framing, scoring: Scoring
+) -> np.ndarray:
+    """Where rows begin, for their first scored samples (B,) to have their whole context.
+
+    Target j, clip position c + j, needs the receptive_field inputs up to position c + j - 1, the
+    first row input being c - 1. The prediction is exact from j = receptive_field - 1 on. So the row
+    starts at c = scored - (receptive_field - 1), or at the beginning of that sample's frame, or
+    with the clip.
+    """
+    starts = np.maximum(scored - (receptive_field - 1), scoring.first)
+    return starts - starts % framing.hop
 
 
 # --- Through worker processes -----------------------------------------------------------------

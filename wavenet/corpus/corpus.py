@@ -8,19 +8,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from wavenet.conditioning.durations import ClipLength, fit_clip_length
 from wavenet.corpus.batches import (
-    AS_THEY_ARE,
     FULL_SCALE,
-    PLAIN,
     ClipBatches,
     ClipTable,
-    Framing,
-    Scoring,
 )
 from wavenet.corpus.decoding import PCM, DecodeSettings
 from wavenet.corpus.listing import SPLITS, Files, Listing, remedy, sort_categories
@@ -94,6 +91,8 @@ class Corpus:
 
         Raises ValueError for settings that do not fit the files, and OSError where writing fails.
         """
+        if self._folder is not None:
+            return
         if self.prepare_script is not None:
             make_audio(self.root, self.prepare_script)
         files = self.listing.files()
@@ -157,15 +156,18 @@ class Corpus:
 
     def has(self, split: str) -> bool:
         """Whether the split has clips."""
+        return bool(self.of(split))
+
+    def of(self, split: str) -> list[Clip]:
+        """The clips of one split, by path; there may be none."""
         self.open()
-        return _split_sizes(self._clips)[split] > 0
+        return [clip for clip in self._clips if clip.split == split]
 
     def clips(self, split: str) -> list[Clip]:
         """The clips of one split, by path. Raises ValueError, saying what to change, for none."""
         if split not in SPLITS:
             raise ValueError(f"There is no split '{split}'; it is one of {', '.join(SPLITS)}.")
-        self.open()
-        clips = [clip for clip in self._clips if clip.split == split]
+        clips = self.of(split)
         if not clips:
             counts = _split_sizes(self._clips)
             found = ", ".join(f"{name}: {counts[name]}" for name in SPLITS)
@@ -222,22 +224,19 @@ class Corpus:
         return fit_clip_length(lengths, ids, self.labels)
 
     def whole_clips(
-        self,
-        split: str,
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-        framing: Framing = PLAIN,
-        scoring: Scoring = AS_THEY_ARE,
+        self, split: str, batch_size: int, rank: int = 0, world_size: int = 1, **how: Any
     ) -> ClipBatches:
-        """Whole clips of a split; see `ClipBatches`. Raises ValueError if a process gets none."""
-        table = self.table(split)
-        if len(table) < world_size:
+        """Whole clips of a split; `how` as `ClipBatches` takes it.
+
+        Raises ValueError if a process gets none.
+        """
+        batches = ClipBatches(self.table(split), batch_size, rank, world_size, **how)
+        if batches.num_pieces < world_size:
             raise ValueError(
-                f"The split '{split}' has {len(table)} clips for {world_size} processes; "
-                "use fewer devices, or move more clips to that split."
+                f"The split '{split}' has {len(self.table(split))} clips for {world_size} "
+                "processes; use fewer devices, or move more clips to that split."
             )
-        return ClipBatches(table, batch_size, rank, world_size, framing, scoring)
+        return batches
 
 
 def _split_sizes(clips: Sequence[Clip]) -> Counter[str]:

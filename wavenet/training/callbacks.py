@@ -6,7 +6,7 @@ Knows nothing of losses, data or the command line.
 import io
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,9 +22,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from wavenet.audio import save_audio
 from wavenet.files import write_whole
-from wavenet.generation import generate, seconds_of
+from wavenet.generation import draw_labels, generate, seconds_of
 from wavenet.model import WaveNet
-from wavenet.plotting import plot_clips
+from wavenet.plotting import plot_clips, titles_of
 from wavenet.training.advice import how_to_go_on
 from wavenet.training.module import LitWaveNet
 from wavenet.training.stopping import Stopped, handle, restore
@@ -67,6 +67,40 @@ class ProgressBar(TQDMProgressBar):
             for name, value in super().get_metrics(trainer, pl_module).items()
             if name != "v_num"
         }
+
+    # Validation and test count samples: a batch of long clips may take a minute.
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, *about: Any) -> None:
+        super().on_validation_batch_start(trainer, *about)
+        _count_samples(self.val_progress_bar, trainer, trainer.val_dataloaders)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        _advance(self.val_progress_bar, batch)
+
+    def on_test_batch_start(self, trainer: pl.Trainer, *about: Any) -> None:
+        super().on_test_batch_start(trainer, *about)
+        _count_samples(self.test_progress_bar, trainer, trainer.test_dataloaders)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        _advance(self.test_progress_bar, batch)
+
+
+def _count_samples(bar: Any, trainer: pl.Trainer, loader: Any) -> None:
+    """The bar's total is in scored samples, where the batches tell how many there are."""
+    samples = getattr(getattr(loader, "dataset", None), "num_samples", None)
+    if samples is not None:
+        bar.total = math.ceil(samples / trainer.world_size)
+        bar.unit, bar.unit_scale = " samples", True
+
+
+def _advance(bar: Any, batch: Mapping[str, Any]) -> None:
+    if not bar.disable:
+        bar.update(int((batch["scored"][:, 1] - batch["scored"][:, 0]).sum()))
+        bar.refresh()
 
 
 class ExponentialAverage(AveragedModel):
@@ -300,12 +334,16 @@ class Samples(pl.Callback):
             stem = f"step-{trainer.global_step:07d}"
             with going_on(stem):
                 real = self.real_clips(trainer, network)
-                self._show(trainer, network, self.write(network, run, stem, real), real)
+                made = self.write(network, run, stem, [clip for _, clip in real])
+                self._show(trainer, network, made, real)
 
-    def write(self, network: WaveNet, run: Path, stem: str, real: Sequence[Tensor]) -> Tensor:
-        """Writes `count` clips to run/samples/STEM-i.wav and returns them, (clips, T).
+    def write(
+        self, network: WaveNet, run: Path, stem: str, real: Sequence[Tensor]
+    ) -> list[tuple[str, Tensor]]:
+        """Writes `count` clips to run/samples/STEM-i.wav; returns each (T,) with its title.
 
-        real: clips (time,) whose mel spectrograms a model with mel is given, one clip each.
+        real: clips (time,) whose mel spectrograms a model with mel is given, one clip each. Labels
+        are drawn from the seed.
         """
         settings: dict[str, Any] = {
             "seconds": seconds_of(network, self.seconds, 1.0),
@@ -314,34 +352,62 @@ class Samples(pl.Callback):
         if network.mel is not None:
             mel = [network.mel.spectrogram(clip, network.sample_rate) for clip in real]
             settings = {"mel": mel, "batch_size": len(mel)}
-        clips = generate(network, temperature=self.temperature, **settings)
+        labels = draw_labels(network, (), settings["batch_size"], seed=0)
+        clips = generate(network, temperature=self.temperature, labels=labels, **settings)
         for index, clip in enumerate(clips):
             save_audio(run / "samples" / f"{stem}-{index}.wav", clip, network.sample_rate)
-        return clips
+        return list(zip(titles_of(labels, settings["batch_size"]), clips, strict=True))
 
     def _show(
-        self, trainer: pl.Trainer, network: WaveNet, clips: Tensor, real: list[Tensor]
+        self,
+        trainer: pl.Trainer,
+        network: WaveNet,
+        made: Sequence[tuple[str, Tensor]],
+        real: Sequence[tuple[str, Tensor]],
     ) -> None:
-        self._log(trainer, "generated", list(clips), network.sample_rate)
+        self._log(trainer, "generated", made, network.sample_rate)
         if self._validations == self.every_n_validations:  # the real clips only once, to compare
             self._log(trainer, "real", real, network.sample_rate)
 
-    def real_clips(self, trainer: pl.Trainer, network: WaveNet) -> list[Tensor]:
-        """The beginnings of `count` validation clips, (time,) each, as long as samples are."""
+    def real_clips(self, trainer: pl.Trainer, network: WaveNet) -> list[tuple[str, Tensor]]:
+        """The loudest part of `count` validation clips, (time,) each, as long as samples are.
+
+        With a title, which says the clip and where in it the part begins.
+        """
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         clips = data.clips("val")[: self.count] if data is not None else []
-        limit = round((self.seconds or 1.0) * network.sample_rate)
-        return [torch.from_numpy(data.audio(clip)[:limit]) for clip in clips]
+        length = round((self.seconds or 1.0) * network.sample_rate)
+        found = []
+        for clip in clips:
+            audio = torch.from_numpy(data.audio(clip))
+            first = loudest_part(audio, length)
+            place = f" from {first / network.sample_rate:.1f} s" if first else ""
+            found.append((f"{clip.path}{place}", audio[first : first + length]))
+        return found
 
-    def _log(self, trainer: pl.Trainer, name: str, clips: list[Tensor], sample_rate: int) -> None:
+    def _log(
+        self,
+        trainer: pl.Trainer,
+        name: str,
+        clips: Sequence[tuple[str, Tensor]],
+        sample_rate: int,
+    ) -> None:
         for board in trainer.loggers:
             if not isinstance(board, TensorBoardLogger) or not clips:
                 continue
             writer, step = board.experiment, trainer.global_step
-            for index, clip in enumerate(clips):
+            for index, (_, clip) in enumerate(clips):
                 writer.add_audio(f"{name}/{index}", clip, step, sample_rate=sample_rate)
-            titles = [f"{name} {index}" for index in range(len(clips))]
-            writer.add_figure(f"{name}/pictures", plot_clips(clips, sample_rate, titles), step)
+            titles, audio = [title for title, _ in clips], [clip for _, clip in clips]
+            writer.add_figure(f"{name}/pictures", plot_clips(audio, sample_rate, titles), step)
+
+
+def loudest_part(audio: Tensor, length: int) -> int:
+    """audio (T,) -> the first sample of the `length` samples of the greatest energy."""
+    if len(audio) <= length:
+        return 0
+    energy = torch.nn.functional.pad(audio.double().square().cumsum(0), (1, 0))
+    return int((energy[length:] - energy[:-length]).argmax())
 
 
 @contextmanager

@@ -43,6 +43,7 @@ from wavenet.training.callbacks import (
 )
 from wavenet.training.data import AudioDataModule
 from wavenet.training.module import LitWaveNet
+from wavenet.training.records import CURVE, METRICS, LastValidation, Records
 from wavenet.training.runs import Claim, is_started_by_lightning
 from wavenet.training.stopping import end_with_parent, open_closed_streams, stopping
 from wavenet.training.trust import require_known_script, require_plain
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("wavenet.generation", "wavenet.engines"):  # would log at every validation
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(WhatMatters())
     _silence_warnings()
     keep_memory()
     claim = Claim()
@@ -92,6 +94,16 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
         if os.environ.get("WAVENET_TRACEBACK"):
             raise
         sys.exit(f"error: {explain(error, claim.folder)}\n(WAVENET_TRACEBACK=1 shows where)")
+
+
+class WhatMatters(logging.Filter):
+    """Leaves out what Lightning says of products and of devices that are not there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = str(record.msg)
+        return not (
+            "Tip:" in text or (text.startswith(("GPU", "TPU")) and "available: False" in text)
+        )
 
 
 class EnginesOnce(logging.Filter):
@@ -211,6 +223,7 @@ class TrainingCLI(LightningCLI):
                 "val_check_interval": 500,
                 "log_every_n_steps": 10,
                 "devices": 1,
+                "enable_model_summary": False,  # the module says it in a line
                 "max_steps": 10000,
             },
             parser_kwargs={
@@ -272,6 +285,7 @@ class TrainingCLI(LightningCLI):
             callbacks.append(ProgressBar())
         if self.config.subcommand == "fit":
             self.run = self.claim.take(settings.runs, settings.name, settings.ckpt_path)
+            callbacks += [LastValidation(), Records()]
             callbacks.append(
                 ModelCheckpoint(
                     filename="best", monitor="val_bits", mode="min", enable_version_counter=False
@@ -310,20 +324,38 @@ class TrainingCLI(LightningCLI):
             fresh=not self.config[self.config.subcommand].ckpt_path,
         )
 
-    @rank_zero_only
     def after_fit(self) -> None:
-        trainer: Any = self.trainer
         if self.run is None or is_trial(self.trainer):
             return
+        self._finish(self._bits())
+
+    def _bits(self) -> str:
+        """Of the run's last weights: over all held-out audio, also where the run scored a part."""
+        found = self.trainer.callback_metrics.get("val_bits")
+        if found is None:
+            return "not validated"
+        part, whole = self.datamodule.scored_seconds
+        told = f"over {whole:.0f} s"
+        if part < whole:
+            logger.info("validation of all %.0f s of held-out audio", whole)
+            found = self.trainer.validate(self.model, self.datamodule, verbose=False)[0]["val_bits"]
+            told += f"; while training, over {part:.0f} s"
+        uniform = math.log2(self.model.network.output.levels)
+        return f"{float(found):.3f} bits per sample (uniform: {uniform:.3f}) {told}"
+
+    @rank_zero_only
+    def _finish(self, bits: str) -> None:
+        trainer: Any = self.trainer
+        assert self.run is not None
         if not (self.run / "model" / "config.json").is_file():  # a run too short for a validation
             averaged_network(self.trainer, self.model).save_pretrained(self.run / "model")
         samples = next(callback for callback in trainer.callbacks if isinstance(callback, Samples))
-        network, clips = WaveNet.from_pretrained(self.run / "model"), torch.empty(0)
+        network, made = WaveNet.from_pretrained(self.run / "model"), []
         with going_on("final"):
             network.to(self.trainer.strategy.root_device)
-            clips = samples.write(network, self.run, "final", samples.real_clips(trainer, network))
-        bits = self.trainer.callback_metrics.get("val_bits")
-        print(summary(self.run, network, len(clips), bits), flush=True)
+            real = [clip for _, clip in samples.real_clips(trainer, network)]
+            made = samples.write(network, self.run, "final", real)
+        print(summary(self.run, network, len(made), bits), flush=True)
 
 
 def require_sensible(trainer: Namespace) -> None:
@@ -348,13 +380,11 @@ def require_sensible(trainer: Namespace) -> None:
         )
 
 
-def summary(run: Path, network: WaveNet, count: int, bits: Any) -> str:
+def summary(run: Path, network: WaveNet, count: int, bits: str) -> str:
     """The files of a finished run, and commands to use them."""
-    validation, uniform = "not validated", math.log2(network.output.levels)
-    if bits is not None:
-        validation = f"validation    {float(bits):.3f} bits per sample (uniform: {uniform:.3f})"
     checkpoints = ", ".join(str(path) for path in sorted((run / "checkpoints").glob("*.ckpt")))
     samples = ", ".join(str(run / "samples" / f"final-{index}.wav") for index in range(count))
+    records = ", ".join(str(run / name) for name in (CURVE, METRICS) if (run / name).is_file())
     labels = ",".join(f"{name}={categories[0]}" for name, categories in network.labels.items())
     command = f"python generate.py --checkpoint {run / 'model'} --batch 4"
     command += ("" if network.draws_lengths else " --seconds 2") + (
@@ -363,12 +393,13 @@ def summary(run: Path, network: WaveNet, count: int, bits: Any) -> str:
     return "\n".join(
         [
             "",
-            validation,
+            f"validation    {bits}",
             f"checkpoints   {checkpoints}",
             f"model         {run / 'model'}",
             f"samples       {samples or 'none'}",
+            f"curves        {records or 'none'}",
             f"hear more     {command}",
-            f"curves        tensorboard --logdir {run.parent}",
+            f"in detail     tensorboard --logdir {run.parent}",
         ]
     )
 

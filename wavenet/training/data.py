@@ -30,6 +30,9 @@ from wavenet.corpus.checks import require_not_negative, require_positive, requir
 from wavenet.machine import memory
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 
+SHORTEST_PIECE = 16384  # scored samples of a long clip that make a row of a validation
+FEWEST_FIELDS = 4  # receptive fields in such a row: its context is a quarter of it at most
+
 
 class AudioDataModule(LightningDataModule):
     """A folder of audio as batches: prepared once, labelled, split by clip and cropped.
@@ -64,7 +67,11 @@ class AudioDataModule(LightningDataModule):
             learns the corpus as a whole too, and generate.py can guide it (--guidance). 0.1 is
             usual.
         batch_size: Rows of a training batch, per process.
-        val_batch_size: Clips of a validation or test batch, per process.
+        val_batch_size: Clips of a validation or test batch, per process; long ones are cut into
+            pieces, each with its whole context.
+        val_seconds: Seconds of held-out audio that the validations of a run score, spread over the
+            clips. It is a part where there is more; the whole is scored at the run's end, and by
+            `validate`. null: always the whole.
         num_workers: Worker processes that cut batches.
         protocol: sashimi: clips are scored as in the SaShiMi paper (Goel et al. 2022), for figures
             to set beside its own: each is scaled until its lowest sample is -1 and its highest 1,
@@ -94,6 +101,7 @@ class AudioDataModule(LightningDataModule):
         label_dropout: float = 0.0,
         batch_size: int = 16,
         val_batch_size: int = 16,
+        val_seconds: float | None = 120.0,
         num_workers: int = 1,
         protocol: Literal["sashimi"] | None = None,
         cache_dir: str | None = None,
@@ -107,7 +115,7 @@ class AudioDataModule(LightningDataModule):
         self.crop_samples, self.trailing_silence = crop_samples, trailing_silence
         self.label_dropout, self.seed, self.protocol = label_dropout, seed, protocol
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
-        self.num_workers = num_workers
+        self.num_workers, self.val_seconds = num_workers, val_seconds
         self.receptive_field: int | None = None
         self.framing = Framing()
         self._check_settings()
@@ -122,6 +130,8 @@ class AudioDataModule(LightningDataModule):
             num_workers=self.num_workers, seed=self.seed, trailing_silence=self.trailing_silence
         )
         require_share(label_dropout=self.label_dropout)
+        if self.val_seconds is not None:
+            require_positive(val_seconds=self.val_seconds)
         if self.protocol not in (None, "sashimi"):
             raise ValueError(f"--data.protocol is sashimi or none, but got {self.protocol!r}.")
         if self.protocol and self.trailing_silence:
@@ -234,14 +244,43 @@ class AudioDataModule(LightningDataModule):
                 "--data.batch_size or --data.crop_samples."
             )
 
-    def whole_clips(self, split: str, rank: int = 0, world_size: int = 1) -> ClipBatches:
+    def whole_clips(
+        self,
+        split: str,
+        rank: int = 0,
+        world_size: int = 1,
+        piece: int | None = None,
+        most: int | None = None,
+    ) -> ClipBatches:
         """Whole clips of a split, without a trainer; item b is a whole batch.
 
-        Raises ValueError if a process gets none.
+        piece, most: see `ClipBatches`. Raises ValueError if a process gets none.
         """
-        scoring = self._scoring(self._receptive_field() if self.protocol else 0)
-        share = (rank, world_size, self._framing(), scoring)
-        return self.corpus.whole_clips(split, self.val_batch_size, *share)
+        needs_context = piece is not None or self.protocol is not None
+        receptive_field = self._receptive_field() if needs_context else 1
+        how = {"framing": self._framing(), "scoring": self._scoring(receptive_field)}
+        cut = {"receptive_field": receptive_field, "piece": piece, "most": most}
+        return self.corpus.whole_clips(split, self.val_batch_size, rank, world_size, **how, **cut)
+
+    def _in_pieces(self, split: str, most: int | None = None) -> ClipBatches:
+        """This process's share of whole clips, in rows that are not longer than need be."""
+        share = _share_of(self.trainer)
+        if _facts_from(self.trainer) is None and self.receptive_field is None:
+            return self.whole_clips(split, **share)
+        piece = max(SHORTEST_PIECE, FEWEST_FIELDS * self._receptive_field())
+        return self.whole_clips(split, **share, piece=piece, most=most)
+
+    @property
+    def scored_seconds(self) -> tuple[float, float]:
+        """Of the held-out audio: what validations score while a model is trained, and all."""
+        batches = self._in_pieces("val", self._most)
+        return batches.num_samples / self.sample_rate, self.num_samples("val") / self.sample_rate
+
+    @property
+    def _most(self) -> int | None:
+        if self.val_seconds is None:
+            return None
+        return max(1, round(self.val_seconds * self.sample_rate))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Crops from where the trainer stands.
@@ -254,12 +293,15 @@ class AudioDataModule(LightningDataModule):
         return batch_loader(dataset, self.num_workers, _sampler_for(self.trainer, len(dataset)))
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Whole validation clips, this process's share."""
-        return batch_loader(self.whole_clips("val", **_share_of(self.trainer)), self.num_workers)
+        """This process's share of the validation clips: while a model is trained `val_seconds`."""
+        training = self.trainer is not None and self.trainer.state.fn == "fit"
+        return batch_loader(
+            self._in_pieces("val", self._most if training else None), self.num_workers
+        )
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Whole test clips, this process's share."""
-        return batch_loader(self.whole_clips("test", **_share_of(self.trainer)), self.num_workers)
+        """This process's share of the test clips."""
+        return batch_loader(self._in_pieces("test"), self.num_workers)
 
 
 def _facts_from(trainer: Trainer | None) -> ModelFacts | None:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from wavenet.conditioning.mel import as_saved, frames_within
 from wavenet.corpus import Framing
-from wavenet.likelihood import nats_per_sample
 from wavenet.model import Config, WaveNet
 from wavenet.outputs import MuLaw, Output, output_from, output_settings
 from wavenet.outputs.pcm import FULL_SCALE, encode_pcm, encode_scaled_pcm
@@ -174,7 +173,25 @@ class LitWaveNet(pl.LightningModule):
     def on_fit_start(self) -> None:
         if self.hparams["init_from"] is not None and self.trainer.ckpt_path is None:
             self._start_from(self.hparams["init_from"])
+        if self.trainer.is_global_zero:
+            self._describe()
         self._take_the_fast_path()
+
+    def _describe(self) -> None:
+        network, steps, warmup = self.network, self.trainer.max_steps, self.hparams["warmup_steps"]
+        logger.info(
+            "a WaveNet of %s parameters; receptive field %d samples, %.0f ms",
+            f"{network.num_parameters:,}",
+            network.receptive_field,
+            network.receptive_field_ms,
+        )
+        if 0 < steps <= warmup:
+            logger.warning(
+                "the warm-up of %d steps (--model.warmup_steps) is as long as the run of %d "
+                "(--trainer.max_steps): the learning rate only rises",
+                warmup,
+                steps,
+            )
 
     def _take_the_fast_path(self) -> None:
         """Compiles the step and fuses the blocks, as the settings say and as they work.
@@ -278,27 +295,18 @@ class LitWaveNet(pl.LightningModule):
         self._score(batch, "test_bits")
 
     def _score(self, batch: dict[str, Any], name: str) -> None:
-        """Exact bits per sample over whole clips, in float32 whatever the training's precision."""
-        codes, scored, mel = self._samples(batch), batch["scored"], self._mel(batch)
-        if mel is not None and self.network.mel is not None:
-            around = self.network.mel.context  # of whole clips: silence
-            mel = mel[..., around : mel.shape[-1] - around]
-        lengths = scored[:, 1]
+        """Exact bits per scored sample, in float32 whatever the training's precision."""
+        codes, scored = self._samples(batch), batch["scored"]
         with torch.autocast(codes.device.type, enabled=False):
-            nats = nats_per_sample(
-                self.network, codes[:, 1:], batch["labels"], lengths=lengths, mel=mel
-            )
-        count = int(
-            (scored[:, 1] - scored[:, 0]).sum()
-        )  # the weight of this batch in the mean over the epoch
-        bits = mean_over_scored(nats, scored) * BITS
+            steering = (batch["labels"], self._position(batch), self._mel(batch))
+            bits = training_loss(self.network, codes, scored, *steering) * BITS
         self.log(
             name,
             bits,
             on_epoch=True,
             on_step=False,
             prog_bar=True,
-            batch_size=count,
+            batch_size=int((scored[:, 1] - scored[:, 0]).sum()),  # its weight in the mean
             sync_dist=True,
         )
 
