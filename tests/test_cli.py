@@ -298,7 +298,7 @@ def test_the_config_of_a_run_starts_a_new_run(corpus: Path, place: Path) -> None
 
 def test_test_without_a_test_split_says_how_to_make_one(place: Path) -> None:
     message = refused_in_one_line("test", "--ckpt_path", "last", "--data.test_pattern=null")
-    assert "The split 'test' has no clips" in message and "--data.test_pattern" in message
+    assert "This data has no test clips" in message and "--data.test_pattern" in message
 
 
 # --- errors ---

@@ -216,7 +216,7 @@ def test_codes_out_of_range_are_refused(codes: list[int]) -> None:
     [
         (torch.zeros(5, dtype=torch.complex64), "complex64"),
         (torch.ones(5, dtype=torch.bool), "bool"),
-        ([0.0, 0.1], "list"),
+        ([0.0, 0.1], "float"),
         (None, "NoneType"),
     ],
     ids=str,
@@ -252,3 +252,65 @@ def test_samples_of_another_shape_have_no_nats(shape: tuple[int, ...]) -> None:
 def test_lengths_of_another_number_of_clips_are_refused() -> None:
     with pytest.raises(ValueError, match=r"lengths must be 2 numbers in 1\.\.10"):
         nats_per_sample(small_model(), some_codes(2, 10), lengths=torch.ones(3, dtype=torch.int64))
+
+
+# --- lists, ranges, channels ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_samples", [False, True])
+def test_a_list_of_clips_gives_a_figure_for_each(as_samples: bool) -> None:
+    model = small_model(labels=LABELS)
+    clips = [0.3 * torch.randn(length).clamp(-3, 3) for length in (40, 7, 21)]
+    if as_samples:
+        clips = [CODEC.encode(clip) for clip in clips]
+    alone = [
+        bits_per_sample(model, clip, {name: each[index] for name, each in NAMED.items()})
+        for index, clip in enumerate(clips)
+    ]
+    assert bits_per_sample(model, clips, NAMED) == pytest.approx(alone, rel=1e-6)
+    assert bits_per_sample(model, clips[:1], {"digit": "0", "speaker": "bob"}) == [
+        pytest.approx(alone[0])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        ([], "got list"),
+        ([torch.zeros(2, 4)], r"one clip \(time,\) in each place"),
+        ([torch.zeros(4), torch.zeros(4, dtype=torch.int64)], "all of audio or all of samples"),
+        ([torch.zeros(4), "a.wav"], "got str"),
+        ([torch.zeros(4), torch.zeros(0)], r"got \(0,\)"),
+    ],
+)
+def test_a_list_of_other_things_is_refused(clips: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bits_per_sample(small_model(), clips)
+    with pytest.raises(ValueError, match="leave out lengths"):
+        bits_per_sample(small_model(), [torch.zeros(4)], lengths=[4])
+
+
+def test_audio_scaled_like_integers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"in \[-1, 1\], but got samples up to 20000.*32768"):
+        bits_per_sample(small_model(), torch.tensor([0.0, 20000.0]))
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_two_clips_that_look_like_stereo_are_named(
+    alike: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    left, other = torch.randn(2, 400, generator=torch.Generator().manual_seed(0)) / 8
+    bits_per_sample(small_model(), torch.stack([left, left + other / 4 if alike else other]))
+    assert ("not stereo" in caplog.text) == alike
+
+
+def test_forward_takes_samples_as_whole_clips_where_no_position_is_given() -> None:
+    model = small_model(position_hop=16)
+    with torch.no_grad():
+        for table in (model.position_embedding.since, model.position_embedding.left):
+            table.weight.normal_()
+    codes = some_codes(2, 30)
+    nats = model.output.nats(model(codes), torch.cat([codes[:, 1:], codes[:, :1]], dim=1))
+    exact = nats_per_sample(model, codes)
+    field = model.receptive_field  # forward reads no silence before the first sample
+    assert_close(nats[:, field - 1 : -1], exact[:, field:])

@@ -6,14 +6,20 @@ Of the output's samples: 8 bits is the uniform guess over 256 mu-law codes, 16 t
 levels, and the two do not compare. Knows nothing of training or files.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from wavenet.conditioning import label_ids, mel_clips, require_mel
+from wavenet.conditioning import LabelChoice, label_ids, mel_clips, require_mel
 from wavenet.model import WaveNet
+
+logger = logging.getLogger(__name__)
+
+STEREO = 0.5  # correlation of two clips, from which on they may be the channels of one
 
 
 def nats_per_sample(
@@ -54,44 +60,47 @@ def nats_per_sample(
     return torch.cat(nats, dim=1)
 
 
+@overload
+def bits_per_sample(
+    model: WaveNet, audio: Tensor, labels: LabelChoice | None = ..., **how: Any
+) -> float: ...
+@overload
+def bits_per_sample(
+    model: WaveNet, audio: Sequence[Tensor], labels: LabelChoice | None = ..., **how: Any
+) -> list[float]: ...
 @torch.inference_mode()
 def bits_per_sample(
     model: WaveNet,
-    audio: Tensor,
-    labels: Mapping[str, str | Sequence[str]] | None = None,
+    audio: Tensor | Sequence[Tensor],
+    labels: LabelChoice | None = None,
     *,
     lengths: Sequence[int] | Tensor | None = None,
     mel: Tensor | Sequence[Tensor] | None = None,
     chunk_size: int = 16384,
-) -> float:
-    """Mean bits per sample over every sample of every clip, exact for clips of any length.
+) -> float | list[float]:
+    """Bits per sample over every sample, exact for clips of any length.
 
     Args:
         model: in the dtype and on the device to be judged.
-        audio: (T,) or (B, T) in [-1, 1] at the model's sample rate; or samples, integers of the
-            same shape.
+        audio: (T,) or (B, T) in [-1, 1] at the model's sample rate, or samples, integers of the
+            same shape: their mean over all clips is returned. A sequence of clips (T,), of any
+            lengths: a figure for each is returned. Audio of one channel: (2, T) are two clips.
         labels: category names, {"digit": "7"} for all clips or {"digit": ["7", "8"]}.
-        lengths: samples of each clip where they differ; what lies beyond is not counted.
+        lengths: samples of each clip of (B, T) where they differ; what lies beyond is not counted.
         mel: log mel frames of the clips for a model with mel, (B, bands, F) or one (bands, F) each;
             those of the audio itself where none are given.
         chunk_size: samples a forward pass; memory for time, the value stays the same.
 
-    Raises ValueError for an empty clip, NaN, samples that the output has not, lengths that do not
-    fit, unknown or missing labels.
+    Raises ValueError for an empty clip, NaN, audio scaled like integers, samples that the output
+    has not, lengths that do not fit, unknown or missing labels.
     """
-    if not isinstance(audio, Tensor) or audio.is_complex() or audio.dtype == torch.bool:
-        seen = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
-        raise ValueError(
-            "bits_per_sample takes a tensor of audio in floating point, or of samples as integers, "
-            f"but got {seen}."
-        )
-    clips = audio.unsqueeze(0) if audio.dim() == 1 else audio
-    if clips.dim() != 2 or clips.shape[1] == 0:
-        raise ValueError(
-            f"bits_per_sample takes audio of shape (time,) or (batch, time), but got "
-            f"{tuple(audio.shape)}."
-        )
-    counts = _counts(clips, lengths)
+    if not isinstance(audio, Tensor):
+        clips, counts = _stacked(audio, lengths)
+    else:
+        clips = _checked_clips(audio)
+        counts = _counts(clips, lengths)
+        if lengths is None:
+            _name_stereo(clips)
     device = next(model.parameters()).device
     codes = (model.output.encode(clips) if clips.is_floating_point() else clips).to(device)
     given = label_ids(model.labels, labels or {}, len(clips))
@@ -99,7 +108,58 @@ def bits_per_sample(
     frames = _mel(model, clips, counts, mel)
     nats = nats_per_sample(model, codes, ids, chunk_size, counts.to(device), frames).double()
     counted = torch.arange(clips.shape[1], device=device) < counts.to(device)[:, None]
-    return float(nats[counted].sum() / counted.sum() / math.log(2))
+    sums = nats.where(counted, 0).sum(1).cpu() / math.log(2)
+    if not isinstance(audio, Tensor):
+        return (sums / counts).tolist()
+    return float(sums.sum() / counts.sum())
+
+
+def _checked_clips(audio: Any) -> Tensor:
+    """(B, T) of (T,) or (B, T). Raises ValueError for another shape or type."""
+    if not isinstance(audio, Tensor) or audio.is_complex() or audio.dtype == torch.bool:
+        seen = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
+        raise ValueError(
+            "bits_per_sample takes a tensor of audio in floating point, or of samples as integers, "
+            f"or a list of them, but got {seen}."
+        )
+    clips = audio.unsqueeze(0) if audio.dim() == 1 else audio
+    if clips.dim() != 2 or clips.shape[1] == 0:
+        raise ValueError(
+            f"bits_per_sample takes audio of shape (time,) or (batch, time), but got "
+            f"{tuple(audio.shape)}."
+        )
+    return clips
+
+
+def _stacked(clips: Any, lengths: Any) -> tuple[Tensor, Tensor]:
+    """Clips (T,) of different lengths -> (B, T), and the samples of each."""
+    if not isinstance(clips, Sequence) or isinstance(clips, str | bytes) or not clips:
+        _checked_clips(clips)  # raises
+    if lengths is not None:
+        raise ValueError("A list of clips has their lengths: leave out lengths.")
+    rows = [_checked_clips(clip) for clip in clips]
+    if any(len(row) != 1 for row in rows) or len({row.is_floating_point() for row in rows}) > 1:
+        seen = ", ".join(f"{tuple(clip.shape)} {clip.dtype}" for clip in clips[:4])
+        raise ValueError(
+            "A list of clips has one clip (time,) in each place, all of audio or all of samples, "
+            f"but got {seen}."
+        )
+    counts = torch.tensor([row.shape[1] for row in rows])
+    joined = torch.nn.utils.rnn.pad_sequence([row[0] for row in rows], batch_first=True)
+    return joined, counts
+
+
+def _name_stereo(clips: Tensor) -> None:
+    """A line in the log where two clips look like the channels of one."""
+    if len(clips) != 2 or not clips.is_floating_point() or clips.shape[1] < 2:
+        return
+    alike = float(torch.corrcoef(clips.float())[0, 1])
+    if alike > STEREO:
+        logger.warning(
+            "these two clips are much alike (correlation %.2f): (2, time) is two clips, not "
+            "stereo; of stereo audio give the mean, audio.mean(0)",
+            alike,
+        )
 
 
 def _mel(

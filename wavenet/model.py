@@ -348,12 +348,14 @@ class WaveNet(nn.Module):
 
         mel (B, bands, F), for a model with mel: the frames of the T samples from samples[:, 1] on,
         F = ceil(T / hop), with silence around them; surrounded: with their own `Mel.context` frames
-        on either side. position (B, 2), for a model with a
-        position_hop: the place in its clip of the sample after samples[:, 0], and how many samples
-        the clip has. Raises ValueError for samples of another shape or type, and for labels, mel or
-        a position that are missing, unknown, misshapen or not expected.
+        on either side. position (B, 2), for a model with a position_hop: the place in its clip of
+        the sample after samples[:, 0], and how many samples the clip has; where none is given,
+        samples are whole clips. Raises ValueError for samples of another shape or type, and for
+        labels, mel or a position that are missing, unknown, misshapen or not expected.
         """
         time = self._time(samples)
+        if position is None and self.position_embedding is not None:
+            position = torch.tensor([[1, time]], device=samples.device).expand(len(samples), 2)
         return self.predict(samples, self.condition(labels, mel, position, time, surrounded))
 
     def predict(self, samples: Tensor, condition: Condition | None) -> Tensor:

@@ -103,7 +103,8 @@ def corpus(case: Case) -> None:
     made = unprepared(root, **{"label_pattern": None, **settings})
     _prepare(made, bool(settings))
     found = {clip.path: clip for split in ("train", "val") for clip in _clips(made, split)}
-    if missing := set(WHOLE) - set(found):
+    audible = settings.get("sample_rate", 8000) >= 100  # the whole files last a tenth of a second
+    if audible and (missing := set(WHOLE) - set(found)):
         raise Wrong("a whole file is lost beside a damaged one", sorted(missing))
     if not {"normalize", "trim_silence_db", "sample_rate"} & set(settings):
         for name in WHOLE:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from wavenet.outputs.sampling import Sampling
 
+LARGEST_PEAK = 8.0  # of audio: louder by 18 dB than full scale is another scale, not loud audio
+
 
 class Output(Protocol):
     """The distribution of one sample: a frozen dataclass, whose name and fields are saved.
@@ -93,7 +95,8 @@ def require_tensor(name: str, given: object) -> None:
 def checked_audio(audio: Tensor, name: str) -> Tensor:
     """Audio, at least in float32 and clipped to [-1, 1], for the `encode` of the output `name`.
 
-    Raises ValueError for NaN and for audio that is not floating point.
+    Raises ValueError for NaN, for audio that is not floating point, and for audio beyond
+    LARGEST_PEAK, which is scaled like integers.
     """
     require_tensor(f"{name}.encode", audio)
     if not audio.is_floating_point():
@@ -105,6 +108,12 @@ def checked_audio(audio: Tensor, name: str) -> Tensor:
         raise ValueError(
             f"{name}.encode got {int(torch.isnan(audio).sum())} NaN samples; repair or drop "
             "this audio."
+        )
+    peak = float(audio.detach().abs().amax()) if audio.numel() else 0.0
+    if peak > LARGEST_PEAK:
+        raise ValueError(
+            f"{name}.encode takes audio in [-1, 1], but got samples up to {peak:g}. Audio that is "
+            "scaled like 16-bit integers is divided by 32768 first."
         )
     return audio.to(torch.promote_types(audio.dtype, torch.float32)).clamp(-1.0, 1.0)
 

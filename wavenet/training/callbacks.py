@@ -292,7 +292,7 @@ class Samples(pl.Callback):
     Also exports the model after each validation that is the best so far.
 
     Args:
-        count: Number of clips each time.
+        count: Number of clips each time; 0: none.
         seconds: Length of each clip. null: drawn by a model with position_hop, 1 for other models.
         every_n_validations: Validations between two sets of clips; 0: only at the end of the run.
         temperature: Divides the logits.
@@ -330,7 +330,11 @@ class Samples(pl.Callback):
         if bits < self._best:
             self._best = float(bits)
             network.save_pretrained(run / "model")
-        if self.every_n_validations and self._validations % self.every_n_validations == 0:
+        if (
+            self.count
+            and self.every_n_validations
+            and self._validations % self.every_n_validations == 0
+        ):
             stem = f"step-{trainer.global_step:07d}"
             with going_on(stem):
                 real = self.real_clips(trainer, network)
@@ -345,6 +349,8 @@ class Samples(pl.Callback):
         real: clips (time,) whose mel spectrograms a model with mel is given, one clip each. Labels
         are drawn from the seed.
         """
+        if self.count < 1:
+            return []
         settings: dict[str, Any] = {
             "seconds": seconds_of(network, self.seconds, 1.0),
             "batch_size": self.count,

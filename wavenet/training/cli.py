@@ -8,6 +8,7 @@ import ctypes
 import logging
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -26,10 +27,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from wavenet.checkpoints import newest_checkpoint, read_checkpoint
+from wavenet.checkpoints import load_model, newest_checkpoint, read_checkpoint
 from wavenet.files import write_whole
 from wavenet.machine import has_bfloat16, obstacle_to_gpu
 from wavenet.model import WaveNet
+from wavenet.pretrained import find
 from wavenet.training.advice import explain
 from wavenet.training.callbacks import (
     LastCheckpoint,
@@ -45,6 +47,7 @@ from wavenet.training.data import AudioDataModule
 from wavenet.training.module import LitWaveNet
 from wavenet.training.records import CURVE, METRICS, LastValidation, Records
 from wavenet.training.runs import Claim, is_started_by_lightning
+from wavenet.training.starting import adopt_shape
 from wavenet.training.stopping import end_with_parent, open_closed_streams, stopping
 from wavenet.training.trust import require_known_script, require_plain
 
@@ -210,6 +213,11 @@ class TrainingCLI(LightningCLI):
     def __init__(self, arguments: list[str], claim: Claim) -> None:
         self.claim = claim
         self.run: Path | None = None
+        self.given = {  # settings of the network on the command line
+            argument.partition("=")[0].removeprefix("--model.").partition(".")[0]
+            for argument in arguments
+            if argument.startswith("--model.")
+        }
         super().__init__(
             LitWaveNet,
             AudioDataModule,
@@ -280,6 +288,15 @@ class TrainingCLI(LightningCLI):
             )
         if settings.get("ckpt_path"):
             read_checkpoint(Path(settings.ckpt_path))  # refuses a bad one before anything is built
+        elif settings.model.init_from is not None:
+            source = load_model(settings.model.init_from)
+            adopt_shape(settings.model, source, settings.model.init_from, self.given)
+        elif self.config.subcommand != "fit":
+            raise ValueError(
+                f"{self.config.subcommand} needs the weights that it scores: give --ckpt_path (a "
+                "run, a .ckpt file, a model folder, or a bundled name, such as fsdd) or "
+                "--model.init_from."
+            )
         callbacks: list[Any] = []
         if settings.trainer.enable_progress_bar in (None, True):
             callbacks.append(ProgressBar())
@@ -407,8 +424,9 @@ def summary(run: Path, network: WaveNet, count: int, bits: str) -> str:
 def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
     """Fills in what the user left out.
 
-    `fit` without a subcommand, a path for `--ckpt_path last`, the config (that of the checkpoint's
-    run, else the default config), and for a new run its name.
+    `fit` without a subcommand, the file for `--ckpt_path last` or a run, the config (that of the
+    run whose weights are given, that of a bundled model, else the default config), and for a new
+    run its name.
     """
     commands = TrainingCLI.subcommands()
     if arguments[:1] in (["-h"], ["--help"], ["--version"]):
@@ -418,33 +436,74 @@ def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
     if {"-h", "--help"} & set(arguments):
         return arguments
     command, *rest = arguments
-    config, name, runs = (
-        _value(rest, *flags) for flags in (("--config", "-c"), ("--name",), ("--runs",))
-    )
+    config, name = (_value(rest, *flags) for flags in (("--config", "-c"), ("--name",)))
     if config is not None:
         _require_text(Path(config))
-    checkpoint = _value(rest, "--ckpt_path")
-    if checkpoint == "last":
-        wanted = name or (Path(config).stem if config else None)
-        checkpoint = str(newest_checkpoint(Path(runs or "runs"), wanted))
-        rest = [*_without(rest, "--ckpt_path"), "--ckpt_path", checkpoint]
-    own_config = Path(checkpoint).parent.parent / "config.yaml" if checkpoint else None
-    if config is None and own_config is not None and own_config.is_file():
-        own = require_plain(own_config, Path(checkpoint or ""))
-        data = own.get("data") or {}
-        require_known_script(
-            own_config,
-            data.get("prepare"),
-            _value(rest, "--data.root") or data.get("root"),
-            recipes=default_config.parent.parent / "data",
-            named=_value(rest, "--data.prepare") is not None,
-        )
-        rest = ["--config", str(own_config), *rest]
-    elif config is None:
-        rest = ["--config", str(default_config), *rest]
+    rest = _with_weights(command, rest)
+    checkpoint, start = _value(rest, "--ckpt_path"), _value(rest, "--model.init_from")
+    if config is None:
+        scored = start if command != "fit" else None
+        rest = ["--config", str(_own_config(rest, checkpoint or scored, default_config)), *rest]
     if name is None and checkpoint is None:
         rest = ["--name", Path(config).stem if config else default_config.stem, *rest]
     return [command, *rest]
+
+
+def _with_weights(command: str, rest: list[str]) -> list[str]:
+    """The arguments with a .ckpt file behind --ckpt_path, whatever names it.
+
+    A run gives its best checkpoint to be scored, its last to go on with. What has weights alone, an
+    export or a bundled model, is scored by --model.init_from.
+    """
+    given, config = _value(rest, "--ckpt_path"), _value(rest, "--config", "-c")
+    if not given:
+        return rest
+    others, folder = _without(rest, "--ckpt_path"), Path(given, "checkpoints")
+    if given == "last":
+        wanted = _value(rest, "--name") or (Path(config).stem if config else None)
+        found = newest_checkpoint(Path(_value(rest, "--runs") or "runs"), wanted)
+        return [*others, "--ckpt_path", str(found)]
+    if folder.is_dir():
+        names = ("last.ckpt",) if command == "fit" else ("best.ckpt", "last.ckpt")
+        there = [folder / name for name in names if (folder / name).is_file()]
+        if not there:
+            raise ValueError(f"--ckpt_path {given}: that run has no checkpoint yet.")
+        logger.info("the checkpoint of that run: %s", there[0])
+        return [*others, "--ckpt_path", str(there[0])]
+    if given.endswith(".ckpt") or Path(given).is_file():
+        return rest
+    find(given)  # raises FileNotFoundError for what is none
+    if command == "fit":
+        raise ValueError(
+            f"--ckpt_path {given} has weights alone: there is no run to go on with. Give a .ckpt "
+            f"file, or start a new run from these weights: --model.init_from {given}"
+        )
+    return [*others, "--model.init_from", given]
+
+
+def _own_config(rest: list[str], source: str | None, default_config: Path) -> Path:
+    """The config that belongs to these weights, a checkpoint, an export or a bundled name."""
+    recipes = default_config.parent
+    if source is None:
+        return default_config
+    bundled = recipes / f"{source}.yaml"
+    path = Path(source)
+    if not path.exists() and re.fullmatch(r"\w+", source) and bundled.is_file():
+        return bundled
+    run = path.parent.parent if path.is_file() else path.parent if path.name == "model" else path
+    config = run / "config.yaml"
+    if not config.is_file():
+        return default_config
+    own = require_plain(config, path)
+    data = own.get("data") or {}
+    require_known_script(
+        config,
+        data.get("prepare"),
+        _value(rest, "--data.root") or data.get("root"),
+        recipes=recipes.parent / "data",
+        named=_value(rest, "--data.prepare") is not None,
+    )
+    return config
 
 
 def _require_text(config: Path) -> None:

@@ -27,6 +27,7 @@ from wavenet.corpus import (
     batch_loader,
 )
 from wavenet.corpus.checks import require_not_negative, require_positive, require_share
+from wavenet.corpus.listing import remedy
 from wavenet.machine import memory
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 
@@ -300,7 +301,12 @@ class AudioDataModule(LightningDataModule):
         )
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """This process's share of the test clips."""
+        """This process's share of the test clips. Raises ValueError where there are none."""
+        if not self.corpus.has("test"):
+            raise ValueError(
+                f"This data has no test clips. {remedy(self.corpus.listing, 'test')}. The "
+                "validation clips are scored by: python train.py validate"
+            )
         return batch_loader(self._in_pieces("test"), self.num_workers)
 
 

@@ -17,14 +17,15 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from wavenet.checkpoints import load_model
 from wavenet.conditioning.mel import as_saved, frames_within
 from wavenet.corpus import Framing
 from wavenet.model import Config, WaveNet
 from wavenet.outputs import MuLaw, Output, output_from, output_settings
 from wavenet.outputs.pcm import FULL_SCALE, encode_pcm, encode_scaled_pcm
-from wavenet.pretrained import find
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 from wavenet.training.fast import FastLoss, Way, warn_of_emulation, ways
+from wavenet.training.starting import require_known_labels, require_same_shape, take_weights
 from wavenet.training.trial import tried
 from wavenet.version import __version__
 
@@ -59,9 +60,10 @@ class LitWaveNet(pl.LightningModule):
             and left, with a line in the log, where it does not work.
         fused: Run each residual block as one Triton kernel forward and two backward. auto: off,
             until a measurement shows it ahead of compile alone.
-        init_from: Start from the weights of a model of the same shape: a run's model/ folder or a
-            bundled name, such as fsdd. For fine-tuning; to go on with an interrupted run, use
-            --ckpt_path.
+        init_from: Start from the weights of a model (a run, its model/ folder, a .ckpt file, a
+            bundled name such as fsdd, user/model of the Hub), in its shape. For fine-tuning: of
+            categories that both know the rows are kept, others start fresh. To go on with an
+            interrupted run, use --ckpt_path.
         max_nonfinite_steps: Stop after so many steps in a row with a loss or gradient that is not
             finite.
         sample_rate: In Hz; taken from the data where none is given.
@@ -168,7 +170,7 @@ class LitWaveNet(pl.LightningModule):
         """
         self._ways(device, precision)
         if fresh and self.hparams["init_from"] is not None:
-            find(self.hparams["init_from"])
+            load_model(self.hparams["init_from"])
 
     def on_fit_start(self) -> None:
         if self.hparams["init_from"] is not None and self.trainer.ckpt_path is None:
@@ -217,17 +219,42 @@ class LitWaveNet(pl.LightningModule):
         return ways(self.hparams["compile"], self.hparams["fused"], device, precision)
 
     def _start_from(self, name: str) -> None:
-        model = WaveNet.from_pretrained(name)
-        different = [
-            f"{setting} {mine!r}, there {theirs!r}"
-            for setting, mine, theirs in _differences(self.network.config, model.config)
-        ]
-        if different:
-            raise ValueError(
-                f"--model.init_from {name}: that model has other settings than this one "
-                f"({'; '.join(different)})."
+        source = load_model(name)
+        require_same_shape(self.network.config, source.config, name)
+        if source.sample_rate != self.network.sample_rate:
+            logger.warning(
+                "--model.init_from %s was trained at %d Hz, and this data is at %d Hz: all that it "
+                "has learned sounds at another pitch. --data.sample_rate %d keeps it.",
+                name,
+                source.sample_rate,
+                self.network.sample_rate,
+                source.sample_rate,
             )
-        self.network.load_state_dict(model.state_dict())
+        take_weights(self.network, source, name)
+
+    def _score_weights_of(self, name: str) -> None:
+        """For `validate` and `test` of a model that has no training checkpoint."""
+        source = load_model(name)
+        require_same_shape(self.network.config, source.config, name)
+        require_known_labels(self.network.labels, source.labels, name)
+        if source.sample_rate != self.network.sample_rate:
+            raise ValueError(
+                f"{name} was trained at {source.sample_rate} Hz, and this data is at "
+                f"{self.network.sample_rate} Hz. Give --data.sample_rate {source.sample_rate}."
+            )
+        take_weights(self.network, source, name)
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == "validate":
+            self._score_what_is_given()
+
+    def on_test_start(self) -> None:
+        self._score_what_is_given()
+
+    def _score_what_is_given(self) -> None:
+        name, trained = self.hparams["init_from"], self.trainer.fit_loop.epoch_loop.global_step > 0
+        if name is not None and self.trainer.ckpt_path is None and not trained:
+            self._score_weights_of(name)
 
     def _facts(self) -> CorpusFacts:
         """As given, and else as the data has them.
