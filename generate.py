@@ -20,7 +20,7 @@ from wavenet.checkpoints import load_model, model_name, newest_or_bundled, to_de
 from wavenet.evaluation.distances import describe_copies
 from wavenet.frames import frames_given
 from wavenet.gallery import write_gallery
-from wavenet.generation import draw_labels, seconds_of, stream
+from wavenet.generation import seconds_of, stream
 from wavenet.machine import set_threads
 from wavenet.model import WaveNet
 from wavenet.plotting import titles_of
@@ -155,9 +155,6 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
     model.require_mel(args.mel_from or args.mel)
     mel, recording = frames_given(args, model.mel, model.sample_rate)
     size = {"batch_size": args.batch, "chunk_size": chunk_size(args.batch)}
-    if args.batch >= 1:  # others, stream refuses
-        drawn = draw_labels(model, args.labels, args.batch, args.seed)
-        settings["labels"] = {**args.labels, **drawn}
     chunks = stream(model, prompt=prompt, mel=mel, **size, **settings)
     read = [] if prompt is None else [model.output.decode(model.output.encode(prompt))]
     opening = [audio.expand(args.batch, -1) for audio in read]
@@ -171,7 +168,7 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
         wavs = Wavs(args.out, chunks.ends(before), model.sample_rate)
         with made:
             clips = chunks.cut(torch.cat([*opening, *made], dim=1), before)
-            titles = titles_of(settings["labels"], args.batch)
+            titles = titles_of(chunks.labels, args.batch)
             wavs.write(clips, args.plot, recording, titles, prompt=before)
         for line in describe_copies(clips, recording, model.sample_rate):
             print(line)

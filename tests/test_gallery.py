@@ -351,3 +351,28 @@ def test_invalid_settings_are_refused_and_leave_no_page(
     with pytest.raises(ValueError, match=says):
         written(tmp_path, model_with(LABELS), **settings)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_titles_are_the_labels_of_each_clip_or_its_number() -> None:
+    labels = {"digit": ["7", "1"], "speaker": "theo"}
+    assert plotting.titles_of(labels, 2) == ["7, theo", "1, theo"]
+    assert plotting.titles_of({}, 2) == ["clip 0", "clip 1"]
+
+
+def test_the_spectrograms_of_a_picture_have_one_scale_and_a_prompt_ends_at_a_line() -> None:
+    loud = 0.5 * torch.sin(torch.arange(2000) / 3)
+    figure = plotting.plot_clips([loud, loud / 100], 1000, ["a", "b"], prompt_seconds=0.5)
+    pictures = [axis.images[0].get_array() for axis in figure.axes if axis.images]
+    assert pictures[0].max() == pytest.approx(0, abs=0.1)
+    assert pictures[1].max() == pytest.approx(-40, abs=0.5)
+    lines = [line for axis in figure.axes for line in axis.lines if line.get_linestyle() == "--"]
+    assert {tuple(line.get_xdata()) for line in lines} == {(0.5, 0.5)} and len(lines) == 4
+
+
+def test_curves_are_drawn_with_their_means() -> None:
+    points = [(1000.0 * step, 8.0 - step / 50) for step in range(100)]
+    figure = plotting.plot_curves({"training": points, "validation": points[::50], "none": []})
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == ["training, smoothed", "validation"]
+    smooth = figure.axes[0].lines[1].get_ydata()
+    assert smooth[50] == pytest.approx(7.0, abs=0.01) and len(smooth) == 100

@@ -522,3 +522,13 @@ def test_each_of_many_clips_is_what_generate_gives_alone(monkeypatch: pytest.Mon
     clips = list(generate_each(model, choices, seed=7))
     for index, (choice, clip) in enumerate(zip(choices, clips, strict=True)):
         assert torch.equal(generate(model, labels=choice, seed=7 + index)[0], clip)
+
+
+def test_a_stream_tells_the_labels_of_its_clips_given_and_drawn() -> None:
+    model = small_model(labels=LABELS)
+    chunks = stream(model, num_samples=5, batch_size=3, labels={"digit": "1"}, seed=4)
+    assert chunks.labels["digit"] == ["1"] * 3
+    assert len(chunks.labels["speaker"]) == 3
+    assert set(chunks.labels["speaker"]) <= set(LABELS["speaker"])
+    again = stream(model, num_samples=5, batch_size=3, labels=chunks.labels, seed=4)
+    assert torch.equal(next(chunks), next(again))

@@ -51,11 +51,17 @@ class Stream(Iterator[Tensor]):
     """Chunks of audio, as `stream` gives them.
 
     lengths: samples of each clip (batch_size,); None: they have no end.
+    labels: label name -> the category of each clip, given or drawn.
     """
 
-    def __init__(self, chunks: Iterator[Tensor], lengths: Tensor | None) -> None:
+    def __init__(
+        self,
+        chunks: Iterator[Tensor],
+        lengths: Tensor | None,
+        labels: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._chunks = chunks
-        self.lengths = lengths
+        self.lengths, self.labels = lengths, dict(labels or {})
 
     def __next__(self) -> Tensor:
         return next(self._chunks)
@@ -195,7 +201,8 @@ def stream(
         run.prime(before)
     uniforms = _uniforms(model, seed, batch_size)
     feed = frames if isinstance(frames, MelFeed) else None
-    return Stream(_chunks(model, run, lengths, chunk_size, uniforms, feed), lengths)
+    named = {name: [model.labels[name][i] for i in each.tolist()] for name, each in ids.items()}
+    return Stream(_chunks(model, run, lengths, chunk_size, uniforms, feed), lengths, named)
 
 
 # help() and editors show what can be given.
