@@ -159,6 +159,18 @@ def test_the_real_clip_on_tensorboard_is_the_loudest_part_of_a_validation_clip(
     assert torch.allclose(torch.from_numpy(logged), wanted, atol=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_weights_are_averaged_in_every_precision(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(*arguments(corpus, trainer__precision=precision), "--samples.count=0")
+    run = tmp_path / "runs" / "default"
+    assert (run / "model" / "model.safetensors").is_file()
+    train("--ckpt_path=last", "--trainer.max_steps=5", "--samples.count=0")
+    assert load(run / "checkpoints" / "last.ckpt")["global_step"] == 5
+
+
 def test_a_fast_dev_run_leaves_no_files(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

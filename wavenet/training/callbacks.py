@@ -116,7 +116,9 @@ class ExponentialAverage(AveragedModel):
         n = self._count if self._count >= 0 else int(self.n_averaged)
         share = min(self._decay, (1 + n) / (10 + n)) if n else 0.0
         averages: list[Tensor] = [*self.module.parameters()]
-        torch._foreach_lerp_(averages, [*model.parameters()], 1 - share)
+        pairs = zip(model.parameters(), averages, strict=True)
+        weights = [weight.to(average.dtype) for weight, average in pairs]
+        torch._foreach_lerp_(averages, weights, 1 - share)
         self.n_averaged += 1
         self._count = n + 1
 
@@ -145,6 +147,8 @@ class WeightAverage(WeightAveraging):
             # the module is still on the CPU here
             device = trainer.strategy.root_device
             self._average_model = ExponentialAverage(pl_module, device, decay=self.decay)
+            if trainer.precision == "64-true":  # the module is converted later
+                self._average_model.module.double()
 
     @property
     def network(self) -> WaveNet:
