@@ -6,13 +6,12 @@ Noise is added to a clip x_0 in T steps of variances beta_t; with alpha_t = 1 - 
 product of alpha_1 ... alpha_t, x_t = sqrt(A_t) x_0 + sqrt(1 - A_t) e, with e ~ N(0, 1). The network
 e(x_t, t) says what noise was added. Here are
 
-- its blocks (section 3): centred dilated convolutions, the diffusion step added to their input and
-  the labels before the gate; skips summed,
-- the loss |e - e(x_t, t)|^2, the unweighted bound (algorithm 1),
-- drawing a clip, x_T ~ N(0, 1) first, step by step back to x_0 (algorithm 2), and fewer, larger
-  steps, of which each is told the step of training where as much noise was left (appendix B).
-
-Beside the library's: the noise, the embedding of its step, and 20 lines of Lightning.
+- its blocks (section 3): centred dilated convolutions, the condition added to their input and before
+  the gate, skips summed. The condition is the embedded step beside the embedded labels; the paper
+  adds the step in the first place and labels in the second, here both are in both;
+- the loss |e - e(x_t, t)|^2, the unweighted bound (algorithm 1);
+- drawing a clip, from x_T ~ N(0, 1) step by step back to x_0 (algorithm 2), or in fewer, larger
+  steps, of which each is told the step of training where as much noise was left (fast sampling).
 """
 
 import argparse
