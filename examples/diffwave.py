@@ -6,9 +6,9 @@ Noise is added to a clip x_0 in T steps of variances beta_t; with alpha_t = 1 - 
 product of alpha_1 ... alpha_t, x_t = sqrt(A_t) x_0 + sqrt(1 - A_t) e, with e ~ N(0, 1). The network
 e(x_t, t) says what noise was added. Here are
 
-- its blocks (section 3): centred dilated convolutions, the condition added to their input and before
-  the gate, skips summed. The condition is the embedded step beside the embedded labels; the paper
-  adds the step in the first place and labels in the second, here both are in both;
+- its blocks (section 3): centred dilated convolutions, the condition added to their input and
+  before the gate, skips summed. The condition is the embedded step beside the embedded labels; the
+  paper adds the step in the first place and labels in the second, here both are in both;
 - the loss |e - e(x_t, t)|^2, the unweighted bound (algorithm 1);
 - drawing a clip, from x_T ~ N(0, 1) step by step back to x_0 (algorithm 2), or in fewer, larger
   steps, of which each is told the step of training where as much noise was left (fast sampling).
@@ -69,14 +69,19 @@ class DiffWave(nn.Module):
         )
 
     def forward(self, x: Tensor, step: Tensor, labels: Tensor) -> Tensor:
-        """x (B, T), step (B,) in 1..T, labels (B, 2): instrument and note -> noise (B, T)."""
-        frequencies = 10 ** (torch.arange(WAVES, device=x.device) * 4 / (WAVES - 1))
-        angles = step[:, None] * frequencies
-        embedded = self.step(torch.cat([angles.sin(), angles.cos()], dim=1))
+        """x (B, T), step (B,) in 1..len(BETAS), labels (B, 2): instrument, note -> noise."""
+        between = torch.lerp(waves(step.floor()), waves(step.ceil()), step.frac()[:, None])
+        embedded = self.step(between)
         named = sum(table(ids) for table, ids in zip(self.labels, labels.T, strict=True))
         condition = torch.cat([embedded, named], dim=1)[..., None]  # (B, D, 1)
         _, skips = self.stack(self.input(x[:, None]), condition)
         return self.head(skips / len(self.stack.blocks) ** 0.5)[:, 0]
+
+
+def waves(step: Tensor) -> Tensor:
+    """Whole steps (B,) -> (B, 2 * WAVES). The fastest turn many times within a step."""
+    angles = step[:, None] * 10 ** (torch.arange(WAVES, device=step.device) * 4 / (WAVES - 1))
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def noised(x: Tensor, kept: Tensor, noise: Tensor) -> Tensor:
