@@ -192,6 +192,7 @@ def test_the_diffwave_example_runs(
 ) -> None:
     monkeypatch.setattr(diffwave, "TAKES", 2)
     monkeypatch.setattr(diffwave, "BETAS", torch.linspace(1e-4, 0.3, 6))
+    monkeypatch.setattr(diffwave, "FAST", torch.tensor([1e-3, 0.5]))
     diffwave.main(["--steps", "2", "--channels", "4", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     before = float(printed.split("held-out notes: ")[1].split()[0])
@@ -213,14 +214,16 @@ def test_one_who_knows_the_noise_is_led_back_to_the_clip(betas: torch.Tensor) ->
 
 
 def test_each_larger_step_is_told_the_step_of_training_with_as_much_noise() -> None:
-    every = torch.arange(1, len(diffwave.BETAS) + 1)
-    assert torch.equal(diffwave.aligned(diffwave.BETAS), every.float())
-    kept, fast = ((1 - betas).cumprod(0) for betas in (diffwave.BETAS, diffwave.FAST))
-    steps = diffwave.aligned(diffwave.FAST)
-    for step, level in zip(steps[1:], fast[1:], strict=True):
+    every = torch.arange(1.0, len(diffwave.BETAS) + 1)
+    assert torch.equal(diffwave.aligned(diffwave.BETAS), every)
+    assert_close(diffwave.aligned(diffwave.FAST), every[7::8])
+    others = torch.tensor([1e-3, 0.01, 0.05, 0.2, 0.7])  # of no relation to those of training
+    kept, levels = (1 - diffwave.BETAS).cumprod(0), (1 - others).cumprod(0)
+    steps = diffwave.aligned(others)
+    for step, level in zip(steps, levels, strict=True):
         below = int(step)  # steps are counted from 1
-        assert kept[below] <= level <= kept[below - 1], step
-    assert steps[0] == 1 and (steps.diff() > 0).all()
+        assert kept[below] < level < kept[below - 1], step
+    assert (steps.diff() > 0).all()
 
 
 def test_noise_has_the_variance_of_its_step_and_leaves_the_rest() -> None:
