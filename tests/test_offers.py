@@ -24,7 +24,8 @@ def offers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(sys.modules["pytorch_tcn.buffer"], "BufferIO", None, raising=False)
     import offers
 
-    monkeypatch.delitem(sys.modules, "offers")
+    for name in ("offers", "offered"):
+        monkeypatch.delitem(sys.modules, name)
     return offers
 
 
