@@ -9,11 +9,13 @@ from conftest import assert_close, some_codes, some_uniforms
 from torch import nn
 
 import wavenet
-from wavenet import Condition, FiLM, Sampling
+from wavenet import Condition, FiLM, Sampling, testing
 from wavenet.engines import EngineUnavailable, build_engine, take_apart
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
+import diffwave  # noqa: E402
+import forecast  # noqa: E402
 import knob  # noqa: E402
 
 
@@ -180,3 +182,133 @@ def test_a_framed_condition_of_ones_own_is_cut_for_each_chunk() -> None:
     assert torch.equal(torch.cat(list(chunks), dim=1), audio[2])
     assert torch.equal(audio[0], audio[1])
     assert (audio[2] == audio[0]).float().cumprod(dim=1).mean() > 0.8
+
+
+# DiffWave
+
+
+def test_the_diffwave_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(diffwave, "TAKES", 2)
+    monkeypatch.setattr(diffwave, "BETAS", torch.linspace(1e-4, 0.3, 6))
+    monkeypatch.setattr(diffwave, "FAST", torch.tensor([1e-3, 0.5]))
+    diffwave.main(["--steps", "2", "--channels", "4", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    before = float(printed.split("held-out notes: ")[1].split()[0])
+    assert 0.9 < before < 1.1 and "after 2 steps" in printed  # it says 0
+    assert len(list(tmp_path.glob("*_*.wav"))) == 8 and (tmp_path / "notes.png").exists()
+    assert "flute C4" in printed and ": 262 Hz asked for" in printed
+
+
+@pytest.mark.parametrize("betas", [diffwave.BETAS, diffwave.FAST], ids=["all", "fast"])
+def test_one_who_knows_the_noise_is_led_back_to_the_clip(betas: torch.Tensor) -> None:
+    clip, levels = torch.randn(2, 50), iter((1 - betas).cumprod(0).flip(0))
+
+    def oracle(x: torch.Tensor, step: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        kept = next(levels)
+        return (x - kept.sqrt() * clip) / (1 - kept).sqrt()
+
+    drawn = diffwave.draw(oracle, torch.zeros(2, 2, dtype=torch.long), 50, betas)
+    assert float((drawn - clip).abs().max()) < 1e-3
+
+
+def test_each_larger_step_is_told_the_step_of_training_with_as_much_noise() -> None:
+    every = torch.arange(1.0, len(diffwave.BETAS) + 1)
+    assert torch.equal(diffwave.aligned(diffwave.BETAS), every)
+    assert_close(diffwave.aligned(diffwave.FAST), every[7::8])
+    others = torch.tensor([1e-3, 0.01, 0.05, 0.2, 0.7])  # of no relation to those of training
+    kept, levels = (1 - diffwave.BETAS).cumprod(0), (1 - others).cumprod(0)
+    steps = diffwave.aligned(others)
+    for step, level in zip(steps, levels, strict=True):
+        below = int(step)  # steps are counted from 1
+        assert kept[below] < level < kept[below - 1], step
+    assert (steps.diff() > 0).all()
+
+
+def test_noise_has_the_variance_of_its_step_and_leaves_the_rest() -> None:
+    x, kept = torch.full((3, 20000), 0.5), torch.tensor([1.0, 0.6, 0.1])
+    noisy = diffwave.noised(x, kept, torch.randn_like(x))
+    assert torch.allclose(noisy.mean(1), 0.5 * kept.sqrt(), atol=0.03)
+    assert torch.allclose(noisy.var(1), 1 - kept, atol=0.03)
+
+
+def test_diffwave_hears_both_sides_its_step_and_its_labels() -> None:
+    torch.manual_seed(0)
+    model = diffwave.DiffWave(4, cycles=1, layers_per_cycle=3).eval()
+    nn.init.normal_(model.head[-1].weight)
+    x, step, labels = torch.randn(1, 40), torch.tensor([7.0]), torch.tensor([[1, 5]])
+    with torch.no_grad():
+        y = model(x, step, labels)
+        other = x.clone()
+        other[0, 20] += 1
+        moved = (model(other, step, labels) != y)[0].nonzero().flatten()
+        assert moved.min() == 13 and moved.max() == 27  # 1 + 2 + 4 on either side
+        for changed in ((step + 1, labels), (step, labels + 1)):
+            assert not torch.allclose(model(x, *changed), y)
+
+
+# A forecast
+
+
+def test_the_forecast_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(forecast, "TRAIN", 5 * forecast.WEEK)
+    monkeypatch.setattr(forecast, "TEST", forecast.WEEK)
+    forecast.main(["--steps", "2", "--paths", "5", "--out", str(tmp_path / "fan.png")])
+    printed = capsys.readouterr().out
+    assert "one hour ahead" in printed and "seasonal naive" in printed
+    assert (tmp_path / "fan.png").exists()
+
+
+def small_forecaster() -> forecast.Forecaster:
+    torch.manual_seed(0)
+    return forecast.Forecaster(channels=5, layers=4).eval()
+
+
+def test_a_forecaster_is_causal_and_streams() -> None:
+    model, x = small_forecaster(), torch.randn(2, 3, 40)
+    clock = forecast.clock(torch.arange(1, 41)).expand(2, -1, -1)
+    testing.assert_causal(model.network, x, clock)
+    testing.assert_streams(model.network, x, clock)
+
+
+def test_paths_from_a_forked_state_go_on_as_the_whole_series_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forecast, "HORIZON", 5)
+    monkeypatch.setattr(forecast.Normal, "sample", lambda self: self.mean)
+    model, series, origins = small_forecaster().double(), forecast.sensors(60).double(), [30, 47]
+    monkeypatch.setattr(forecast, "clock", lambda hours: torch.ones(6, len(hours)).double() * hours)
+    paths = forecast.forecast(model, series, origins, paths=3)
+    assert paths.shape == (2, 3, 3, 5)
+    for origin, drawn in zip(origins, paths, strict=True):
+        past = series[:, :origin]
+        for _ in range(5):
+            hours = forecast.clock(torch.arange(1, past.shape[1] + 1))
+            with torch.no_grad():
+                mean = model(past[None], hours[None]).mean[0, :, -1:]
+            past = torch.cat([past, mean], dim=1)
+        for path in drawn:
+            assert_close(path, past[:, origin:])
+
+
+def test_crps_is_its_definition_and_coverage_a_share() -> None:
+    paths, truth = torch.randn(4, 9, 3, 2), torch.randn(4, 3, 2)
+    pairs = (paths[:, :, None] - paths[:, None]).abs().sum((1, 2)) / (9 * 8)
+    expected = (paths - truth[:, None]).abs().mean(1) - pairs / 2
+    assert abs(forecast.crps(paths, truth) - float(expected.mean())) < 1e-5
+    spread = torch.linspace(0, 1, 101).expand(1000, 101)
+    assert abs(forecast.coverage(spread, torch.rand(1000)) - 0.8) < 0.05
+
+
+def test_likelihood_hour_by_hour_is_that_of_all_hours_at_once() -> None:
+    model, series = small_forecaster(), forecast.sensors(50)
+    state, told = model.init_state(1), []
+    for hour in range(49):
+        clock = forecast.clock(torch.tensor([hour + 1]))[None]
+        with torch.no_grad():
+            predicted, state = model.step(series[None, :, hour : hour + 1], state, clock)
+            told.append(-predicted.log_prob(series[None, :, hour + 1 : hour + 2]).mean())
+    assert abs(forecast.nats(model, series, first=10) - float(torch.stack(told[9:]).mean())) < 1e-5
