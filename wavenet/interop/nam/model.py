@@ -96,8 +96,21 @@ class NAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, T) -> (B, out_channels, T), both 1. ValueError for another shape."""
         check_features(x, self._settings.in_channels)
-        silence = self.receptive_field - 1
-        return self._from_nothing(F.pad(x, (silence, 0)))[..., silence:]
+        return self.valid(F.pad(x, (self.receptive_field - 1, 0)))
+
+    def valid(self, x: Tensor) -> Tensor:
+        """(B, in_channels, T) -> (B, out_channels, T - receptive_field + 1).
+
+        The outputs whose whole context is in x, as of a crop of a recording. Raises ValueError for
+        another shape, and for x shorter than the receptive field.
+        """
+        check_features(x, self._settings.in_channels)
+        if x.shape[-1] < self.receptive_field:
+            raise ValueError(
+                f"x has {x.shape[-1]} samples, fewer than the receptive field of "
+                f"{self.receptive_field}: there is no output whose context is all there."
+            )
+        return self._from_nothing(x)[..., self.receptive_field - 1 :]
 
     def _from_nothing(self, x: Tensor) -> Tensor:
         """Without the silence before, of which each layer's own padding is no substitute."""
