@@ -23,7 +23,6 @@ from wavenet.gallery import write_gallery
 from wavenet.generation import seconds_of, stream
 from wavenet.machine import set_threads
 from wavenet.model import WaveNet
-from wavenet.plotting import titles_of
 from wavenet.results import NEW, Wavs, require_place
 from wavenet.terminal import (
     Interruptible,
@@ -168,8 +167,7 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
         wavs = Wavs(args.out, chunks.ends(before), model.sample_rate)
         with made:
             clips = chunks.cut(torch.cat([*opening, *made], dim=1), before)
-            titles = titles_of(chunks.labels, args.batch)
-            wavs.write(clips, args.plot, recording, titles, prompt=before)
+            wavs.write(clips, args.plot, recording, chunks.labels, prompt=before)
         for line in describe_copies(clips, recording, model.sample_rate):
             print(line)
     made.end()

@@ -62,11 +62,22 @@ def nats_per_sample(
 
 @overload
 def bits_per_sample(
-    model: WaveNet, audio: Tensor, labels: LabelChoice | None = ..., **how: Any
+    model: WaveNet,
+    audio: Tensor,
+    labels: LabelChoice | None = ...,
+    *,
+    lengths: Sequence[int] | Tensor | None = ...,
+    mel: Tensor | Sequence[Tensor] | None = ...,
+    chunk_size: int = ...,
 ) -> float: ...
 @overload
 def bits_per_sample(
-    model: WaveNet, audio: Sequence[Tensor], labels: LabelChoice | None = ..., **how: Any
+    model: WaveNet,
+    audio: Sequence[Tensor],
+    labels: LabelChoice | None = ...,
+    *,
+    mel: Tensor | Sequence[Tensor] | None = ...,
+    chunk_size: int = ...,
 ) -> list[float]: ...
 @torch.inference_mode()
 def bits_per_sample(

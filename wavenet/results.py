@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 from wavenet.audio import wav_bytes
 from wavenet.files import scratch, write_through, write_whole
 from wavenet.machine import size
-from wavenet.plotting import figure_png, plot_clips
+from wavenet.plotting import figure_png, plot_clips, titles_of
 
 NEW = Path("generated.wav")  # in the working folder, where no name is given
 HEADER = 44  # bytes of a wav file
@@ -202,14 +202,15 @@ class Wavs:
         clips: Sequence[Tensor],
         plot: Path | None = None,
         recording: Tensor | None = None,
-        titles: Sequence[str] | None = None,
+        labels: Mapping[str, Sequence[str]] | None = None,
         prompt: int = 0,
     ) -> None:
         """Writes the clips (time,) and a picture of them, and prints the names.
 
-        recording: (time,) that stands first in the picture. titles: of the clips in it; the files'
-        names where none are given. prompt: samples that the clips go on from, marked in it. Raises
-        OSError where a file was written elsewhere or not at all, once all have been tried.
+        recording: (time,) that stands first in the picture. labels: of the clips, their titles in
+        it; the files' names where there are none. prompt: samples that the clips go on from, marked
+        in it. Raises OSError where a file was written elsewhere or not at all, once all have been
+        tried.
         """
         contents = [wav_bytes(clip, self._rate) for clip in clips]
         if self._out is None:
@@ -219,7 +220,7 @@ class Wavs:
         else:
             paths = numbered(self._out, len(clips))
             named = list(zip(paths, contents, strict=True))
-        titles = titles or [path.stem for path in paths]
+        titles = titles_of(labels, len(clips)) if labels else [path.stem for path in paths]
         if recording is not None:
             clips, titles = [recording, *clips], ["recording", *titles]
         write_all(chain(named, self._picture(plot, clips, titles, prompt)))

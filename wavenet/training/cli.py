@@ -348,9 +348,10 @@ class TrainingCLI(LightningCLI):
 
     def _bits(self) -> str:
         """Of the run's last weights: over all held-out audio, also where the run scored a part."""
-        found = self.trainer.callback_metrics.get("val_bits")
-        if found is None:
+        last = self.trainer.callback_metrics.get("val_bits")
+        if last is None:
             return "not validated"
+        found = float(last)
         part, whole = self.datamodule.scored_seconds
         told = f"over {whole:.0f} s"
         if part < whole:
@@ -358,7 +359,7 @@ class TrainingCLI(LightningCLI):
             found = self.trainer.validate(self.model, self.datamodule, verbose=False)[0]["val_bits"]
             told += f"; while training, over {part:.0f} s"
         uniform = math.log2(self.model.network.output.levels)
-        return f"{float(found):.3f} bits per sample (uniform: {uniform:.3f}) {told}"
+        return f"{found:.3f} bits per sample (uniform: {uniform:.3f}) {told}"
 
     @rank_zero_only
     def _finish(self, bits: str) -> None:
