@@ -188,7 +188,7 @@ def test_a_model_without_a_position_refuses_one_and_one_with_it_wants_it() -> No
     with pytest.raises(ValueError, match="built without position_hop"):
         WaveNet(1, 1)(codes, position=position)
     with pytest.raises(ValueError, match="conditioned on where in its clip"):
-        WaveNet(1, 1, position_hop=16)(codes)
+        WaveNet(1, 1, position_hop=16).condition(time=5)
 
 
 @pytest.mark.parametrize("hop", [-1, 15, True, 1.5])

@@ -253,7 +253,11 @@ def test_lightnings_own_sharding_is_refused_where_there_are_several_processes(ra
     data = ready(ramps, val_pattern="^[0-4]/")
     connector = SimpleNamespace(use_distributed_sampler=True)
     trainer = SimpleNamespace(
-        world_size=2, global_rank=1, _accelerator_connector=connector, lightning_module=None
+        world_size=2,
+        global_rank=1,
+        _accelerator_connector=connector,
+        lightning_module=None,
+        state=SimpleNamespace(fn="validate"),
     )
     data.trainer = trainer  # type: ignore[assignment]
     with pytest.raises(ValueError, match="use_distributed_sampler false"):

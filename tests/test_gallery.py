@@ -321,7 +321,7 @@ def test_a_picture_shows_the_first_clips_and_the_first_minutes(
     assert caplog.messages == ["the picture shows the first 1 of 2 seconds"]
     caplog.clear()
     figure = plotting.plot_clips([torch.zeros(900)] * 3, 1000, ["a", "b", "c"])
-    assert [axes.get_title() for axes in figure.axes[:2]] == ["a", "b"] and len(figure.axes) == 4
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["a", "b"] and len(figure.axes) == 5
     assert caplog.messages == ["the picture shows the first 2 of 3 clips"]
 
 
