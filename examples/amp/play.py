@@ -1,34 +1,115 @@
 """Play a recording through a captured amplifier, in blocks as small as those of a sound card.
 
     python examples/amp/play.py guitar.wav amp/model.nam out.wav
+    python examples/amp/play.py guitar.wav amp/model.nam out.wav --knobs drive=2:9,tone=5
 
 Says how much faster than real time it ran, and how long the slowest block took: a sound card waits
-for no block longer than it lasts.
+for no block longer than it lasts. A knob that is given two places moves from one to the other.
+
+Shapes: K knobs, T time.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from wavenet.audio import load_audio, save_audio
-from wavenet.interop import nam
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from amp.model import Amp, load
+from amp.recordings import read_pair
+from amp.train import esr
+
+from wavenet.audio import read_audio, save_audio
+
+Block = Callable[[Tensor, Any], Tensor]  # audio (1, 1, n), knobs (1, K, n) or None -> (1, 1, n)
 
 
-def play(model: nam.NAM | nam.Container, audio: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """audio (T,) -> (T,), and the seconds that each block took."""
-    state, made, took = model.init_state(1), [], []
+def player(amp: Amp) -> Block:
+    """What plays block after block, from silence on; the one place that knows how."""
+    state = amp.init_state(1)
+
+    def play(x: Tensor, knobs: Tensor | None) -> Tensor:
+        nonlocal state
+        y, state = amp.step(x, state, knobs)
+        return y
+
+    return play
+
+
+def streamed(
+    amp: Amp, audio: Tensor, block: int, knobs: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """audio (T,), knobs (1, K, T or 1) -> (T,), and the seconds that each block took."""
+    play, made, took = player(amp), [], []
     with torch.inference_mode():
-        for x in audio.view(1, 1, -1).split(block, dim=-1):
+        for begin in range(0, len(audio), block):
+            x = audio[begin : begin + block].view(1, 1, -1)
+            moved = knobs
+            if knobs is not None and knobs.shape[-1] > 1:
+                moved = knobs[..., begin : begin + block]
             begun = time.perf_counter()
-            y, state = model.step(x, state)
+            made.append(play(x, moved))
             took.append(time.perf_counter() - begun)
-            made.append(y)
     return torch.cat(made, dim=-1).flatten(), torch.tensor(took)
+
+
+def movement(text: str) -> dict[str, tuple[float, float]]:
+    """drive=2:9,tone=5 -> where each knob begins and ends."""
+    knobs = {}
+    for part in filter(None, text.split(",")):
+        name, _, places = part.partition("=")
+        begin, _, end = places.partition(":")
+        try:
+            knobs[name.strip()] = (float(begin), float(end or begin))
+        except ValueError:
+            raise ValueError(
+                f"--knobs is {text!r}, but must be like drive=2:9,tone=5: a name, and a place or "
+                "two."
+            ) from None
+    return knobs
+
+
+def moving(amp: Amp, knobs: dict[str, tuple[float, float]], samples: int) -> Tensor | None:
+    """Where the knobs stand, (1, K, samples), or (1, K, 1) where none moves; None without knobs.
+
+    Raises ValueError for other knobs than the model's, and for places out of their range.
+    """
+    begin, end = (amp.turned({name: places[i] for name, places in knobs.items()}) for i in (0, 1))
+    if not amp.knobs:
+        return None
+    if torch.equal(begin, end):
+        return begin
+    return begin + (end - begin) * torch.linspace(0, 1, samples)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.block < 1:
+        raise ValueError(f"--block must be at least 1, but is {args.block}.")
+    amp = load(args.model)
+    rate = int(amp.sample_rate)
+    sound, seen = read_audio(args.recording)
+    if seen != rate or len(sound) > 1:
+        raise ValueError(
+            f"'{args.recording}' has {len(sound)} channels at {seen} Hz, but the model takes one "
+            f"at {rate} Hz. Export it so."
+        )
+    knobs = moving(amp, movement(args.knobs), sound.shape[1])
+    made, took = streamed(amp, sound[0], args.block, knobs)
+    save_audio(args.out, made, rate)
+    seconds, spent = len(made) / rate, float(took.sum())
+    print(
+        f"{args.out}: {seconds:.2f} s, {seconds / spent:.1f} times as fast as real time; a block "
+        f"lasts {1000 * args.block / rate:.2f} ms and took {1000 * spent / len(took):.2f} ms, the "
+        f"slowest {1000 * float(took.max()):.2f} ms"
+    )
+    if args.against:
+        [pair] = read_pair(args.recording, args.against, rate)
+        print(f"ESR {esr(made[: len(pair.y)], pair.y):.5f} against '{args.against}'")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,23 +118,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("model", type=Path, help="a .nam file")
     parser.add_argument("out", type=Path, help="wav to write")
     parser.add_argument("--block", type=int, default=64, help="samples at a time (%(default)s)")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--knobs", default="", help="where they stand, as in drive=2:9,tone=5")
+    parser.add_argument(
+        "--against", type=Path, help="what the amplifier made of it: says the ESR to that"
+    )
     try:
-        if args.block < 1:
-            raise ValueError(f"--block must be at least 1, but is {args.block}.")
-        model = nam.load(args.model)
-        rate = int(model.sample_rate)
-        made, took = play(model, load_audio(args.recording, rate), args.block)
-        save_audio(args.out, made, rate)
+        run(parser.parse_args(arguments))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    seconds = len(made) / rate
-    faster = seconds / float(took.sum())
-    print(
-        f"{args.out}: {seconds:.2f} s, {faster:.1f} times as fast as real time; "
-        f"a block lasts {1000 * args.block / rate:.2f} ms, the slowest took "
-        f"{1000 * float(took.max()):.2f} ms"
-    )
 
 
 if __name__ == "__main__":
