@@ -188,7 +188,7 @@ def take_apart(model: WaveNet | Parts) -> Parts:
     """
     if isinstance(model, Parts):
         return model
-    model = _computed(model)
+    model = computed(model)
     blocks = list(model.stack.blocks)
     obstacles = tuple(_obstacles(model))
     widths = {block.condition_channels for block in blocks}
@@ -196,7 +196,7 @@ def take_apart(model: WaveNet | Parts) -> Parts:
     return Parts(model, model.receptive_field, max(widths), weights, obstacles)
 
 
-def _computed(model: WaveNet) -> WaveNet:
+def computed(model: Any) -> Any:
     """The model, or where weights are computed, a copy in which they are as they came out."""
     if not any(map(parametrize.is_parametrized, model.modules())):
         return model
