@@ -23,7 +23,8 @@ from wavenet.outputs import require_finite
 
 CHECKED = 12  # samples of an engine's check against the model
 CHECKED_HOP = 5  # samples of a frame of its condition
-CHECKED_BLOCKS = (70, 7)  # samples of a feed-forward network's check against its step
+# samples of a feed-forward network's check against its step: histories move, blocks of any length
+CHECKED_BLOCKS = (300, 7, 20)
 STREAM_TOLERANCE = 1e-4  # of that, relative to the largest value
 
 

@@ -704,11 +704,11 @@ struct Streams {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int ROWS = 6, COLUMNS = 4;  // of a tile of a product: outputs, vectors of time
+constexpr int ROWS = 4, COLUMNS = 4;  // of a tile of a product: outputs, vectors of time
 #elif defined(__AVX__)
-constexpr int ROWS = 6, COLUMNS = 2;
+constexpr int ROWS = 4, COLUMNS = 3;
 #else
-constexpr int ROWS = 6, COLUMNS = 4;
+constexpr int ROWS = 4, COLUMNS = 4;
 #endif
 constexpr int BLOCK = 64;  // samples: four of the widest vectors
 constexpr int MOST_PORTS = 8;  // tensors that go in and out
@@ -760,7 +760,10 @@ inline void product_tile(
         for (int channel = 0; channel < sources[s].channels; channel++, x += stride, w += rows) {
             Vector in[columns];
 #pragma GCC unroll 4
-            for (int c = 0; c < columns; c++) in[c] = anywhere(x + c * LANES);
+            for (int c = 0; c < columns; c++) {
+                in[c] = anywhere(x + c * LANES);
+                IN_REGISTER(in[c]);  // or it is read again for every row
+            }
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) {
                 const Vector weight = splat(w[r]);
@@ -800,8 +803,6 @@ void product(const Planes& planes, const Instruction& i, int vectors) {
         case 1: product_rows<1>(planes, i, numbers, row, vectors); break;
         case 2: product_rows<2>(planes, i, numbers, row, vectors); break;
         case 3: product_rows<3>(planes, i, numbers, row, vectors); break;
-        case 4: product_rows<4>(planes, i, numbers, row, vectors); break;
-        case 5: product_rows<5>(planes, i, numbers, row, vectors); break;
     }
 }
 

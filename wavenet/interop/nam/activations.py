@@ -14,6 +14,8 @@ Written = dict[str, Any]  # {"type": name, settings}
 class Fasttanh(nn.Module):
     """A rational function close to tanh, within 2e-3: plugins compute it in tanh's place."""
 
+    pointwise = True
+
     def forward(self, x: Tensor) -> Tensor:
         size, square = x.abs(), x.square()
         above = x * (
@@ -29,6 +31,8 @@ class Fasttanh(nn.Module):
 
 class LeakyHardtanh(nn.Module):
     """x between two bounds, and a slope of its own beyond each."""
+
+    pointwise = True
 
     def __init__(
         self,
@@ -53,6 +57,8 @@ class LeakyHardtanh(nn.Module):
 
 class Softsigmoid(nn.Module):
     """(1 + softsign(x)) / 2."""
+
+    pointwise = True
 
     def forward(self, x: Tensor) -> Tensor:
         return 0.5 * (1 + nn.functional.softsign(x))
