@@ -501,7 +501,7 @@ def test_without_a_compiler_auto_takes_pytorch_and_native_is_refused(
 def test_the_loop_is_clean_under_address_and_undefined_behaviour_sanitizers(
     tmp_path: Path,
 ) -> None:
-    tests = "forward or batch or float64 or state or nan or holds"
+    tests = "forward or batch or float64 or state or nan or holds or scratch"
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", __file__]
     run = subprocess.run(
         [*command, "-k", tests],
