@@ -150,7 +150,7 @@ def check_against_step(
     past = rebuilt(state, (_noise(tensor.shape, generator) for tensor in flat(state)))
     streams = next((len(tensor) for tensor in flat(state)), 1)
     streamer.state = past
-    pairs = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     for samples in CHECKED_BLOCKS:
         given = [_noise((streams, width, samples), generator) for width in channels]
         mine = streamer.process(*given)

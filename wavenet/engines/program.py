@@ -43,7 +43,7 @@ class Signal(NamedTuple):
 class Leaf(NamedTuple):
     """A tensor of a network's state, (B, C, H): the number of its place, in the state's order."""
 
-    index: int
+    place: int
     channels: int
     history: int
 

@@ -27,10 +27,10 @@ class TorchStreamer:
         self._network = copied(network)
         self.state = self._network.init_state(batch_size)
 
+    @torch.no_grad()
     def process(self, x: Tensor, condition: Tensor | None = None) -> Any:
         given = [x] if condition is None else [x, condition]
-        with torch.inference_mode():
-            y, self.state = self._network.step(given[0], self.state, *given[1:])
+        y, self.state = self._network.step(given[0], self.state, *given[1:])
         return y
 
 

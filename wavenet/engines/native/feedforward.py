@@ -204,7 +204,7 @@ class Layout:
             if buffer.leaf is None:
                 here = CBuffer(planes.get(index, 0) * stride, stride, 0, block, buffer.channels)
             else:
-                self.of_leaf[buffer.leaf.index] = index
+                self.of_leaf[buffer.leaf.place] = index
                 here = self._kept(buffer.channels, buffer.leaf.history, block)
             self.buffers.append(here)
         self.beginning = torch.tensor([buffer.history for buffer in self.buffers])
@@ -222,8 +222,10 @@ class Layout:
         return here
 
     def _pack(self, program: Program) -> None:
-        sources, numbers, offset = [], [], 0
-        instructions = []
+        instructions: list[CInstruction] = []
+        sources: list[CSignal] = []
+        numbers: list[Tensor] = []
+        offset = 0
         for instruction in program.instructions:
             packed = self._numbers(instruction)
             where = instruction.port if instruction.kind in ("LOAD", "STORE") else offset
@@ -256,7 +258,7 @@ class Layout:
         return torch.cat([tile.mT.flatten() for tile in numbers.split(self._rows)])
 
 
-def _array(kind: type, values: Sequence[Any]) -> Any:
+def _array(kind: Any, values: Sequence[Any]) -> Any:
     return (kind * len(values))(*values)
 
 
