@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wavenet.audio import read_audio, resample, save_audio
 from wavenet.engines import Streamer, build_streamer
+from wavenet.engines.streaming import TorchStreamer
 from wavenet.interop.nam.file import load
 
 
@@ -74,7 +75,11 @@ def _run(args: argparse.Namespace) -> None:
         print(f"The loudest sample is {peak:.2f}: what is above 1 was clipped.", file=sys.stderr)
     save_audio(args.out, made, int(model.sample_rate))
     mixed = f", the mean of {len(samples)} channels" if len(samples) > 1 else ""
-    print(f"{args.out}: {seconds:.2f} s{mixed}, {seconds / took:.1f} times as fast as real time")
+    engine = "torch" if isinstance(amplifier, TorchStreamer) else "native"
+    print(
+        f"{args.out}: {seconds:.2f} s{mixed}, {seconds / took:.1f} times as fast as real time "
+        f"(engine {engine})"
+    )
 
 
 if __name__ == "__main__":
