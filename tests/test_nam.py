@@ -662,6 +662,40 @@ def test_the_command_plays_a_recording_through_a_model(
     assert rate == 8000 and float((torch.tensor(heard) - expected).abs().max()) < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("engine", "said"), [("auto", "engine: native (compiled"), ("native", ""), ("torch", "")]
+)
+def test_the_command_takes_the_engine_that_is_asked_for_and_says_which(
+    engine: str,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path, x = written(filled({"layers": TWO}), tmp_path), 0.5 * audio(1, 500).clamp(-1, 1)
+    soundfile.write(tmp_path / "in.wav", x[0, 0].numpy(), 48000, subtype="FLOAT")
+    out = str(tmp_path / "out.wav")
+    with caplog.at_level("INFO"):
+        assert main([str(tmp_path / "in.wav"), str(path), out, "--engine", engine]) == 0
+    assert said in caplog.text
+    name = "torch" if engine == "torch" else "native"
+    line = rf"out.wav: 0.01 s, [\d.]+ times as fast as real time \(engine {name}\)\n"
+    assert re.search(line, capsys.readouterr().out)
+    heard = torch.tensor(soundfile.read(out)[0])
+    with torch.no_grad():
+        expected = nam.load(path)(x.float())[0, 0]
+    assert float((heard - expected).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["Fasttanh", "LeakyHardtanh", "Softsigmoid"])
+def test_every_activation_may_stand_in_the_head(name: str) -> None:
+    head = {"channels": 3, "out_channels": 1, "kernel_sizes": [3, 2], "activation": name}
+    config = filled({"layers": TWO, "head": {**head, "activation": "ReLU"}})
+    config["config"]["head"]["activation"] = name
+    model = model_of(config)
+    assert_streams(model, audio().float())
+
+
 def test_the_command_refuses_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

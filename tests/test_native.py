@@ -409,18 +409,23 @@ def test_without_a_compiler_auto_says_how_to_get_one_and_native_is_refused(
 
 def sanitized(cache: Path, checks: str) -> dict[str, str]:
     """The environment of a process whose libraries are compiled anew under these sanitizers."""
-    asking = ["c++", "-print-file-name=libasan.so"]
-    asan = subprocess.run(asking, capture_output=True, text=True, check=True).stdout.strip()
-    assert os.path.isabs(asan), "the compiler has no libasan.so"
     return {
         **os.environ,
-        "LD_PRELOAD": asan,
+        # the second, which Python has not loaded yet: or the first C++ exception ends the process
+        "LD_PRELOAD": f"{_library_of_the_compiler('asan')}:{_library_of_the_compiler('stdc++')}",
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "halt_on_error=1",
         "WAVENET_CACHE": str(cache),
         "WAVENET_CXXFLAGS": f"-fsanitize={checks} -fno-sanitize-recover=all -O1 -g",
         "PYTHONPATH": str(REPOSITORY),
     }
+
+
+def _library_of_the_compiler(name: str) -> str:
+    asking = ["c++", f"-print-file-name=lib{name}.so"]
+    found = subprocess.run(asking, capture_output=True, text=True, check=True).stdout.strip()
+    assert os.path.isabs(found), f"the compiler has no lib{name}.so"
+    return found
 
 
 @pytest.mark.slow

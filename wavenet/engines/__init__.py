@@ -17,8 +17,10 @@ from wavenet.engines.protocol import (
     EngineFailed,
     EngineState,
     EngineUnavailable,
+    Streamer,
     TeacherForced,
 )
+from wavenet.engines.streaming import build_streamer
 from wavenet.model import WaveNet
 from wavenet.trials import reason_of
 
@@ -31,8 +33,10 @@ __all__ = [
     "EngineUnavailable",
     "Network",
     "Parts",
+    "Streamer",
     "TeacherForced",
     "build_engine",
+    "build_streamer",
     "quantised_copy",
     "take_apart",
 ]

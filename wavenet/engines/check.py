@@ -3,18 +3,29 @@
 Shapes: B streams, Q parameters of a sample's distribution, n samples.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wavenet.conditioning import Condition
 from wavenet.engines.parts import Parts
-from wavenet.engines.protocol import EngineFailed, EngineState, EngineUnavailable, TeacherForced
+from wavenet.engines.protocol import (
+    EngineFailed,
+    EngineState,
+    EngineUnavailable,
+    Streamer,
+    TeacherForced,
+)
+from wavenet.engines.reading import flat, rebuilt
 from wavenet.outputs import require_finite
 
 CHECKED = 12  # samples of an engine's check against the model
 CHECKED_HOP = 5  # samples of a frame of its condition
+# samples of a feed-forward network's check against its step: histories move, blocks of any length
+CHECKED_BLOCKS = (300, 7, 20)
+STREAM_TOLERANCE = 1e-4  # of that, relative to the largest value
 
 
 def require_supported(
@@ -42,7 +53,24 @@ def require_supported(
             f"{str(dtype).removeprefix('torch.')} was asked for: the cached engine has it."
         )
     require_known(parts, name)
-    for weight, parameter in parts.network.named_parameters():
+    _require_finite_weights(parts.network)
+
+
+def require_streamable(network: Any, batch_size: int, name: str) -> None:
+    """Raises ValueError for what a compiled engine cannot stream, by name."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be an integer of at least 1, but got {batch_size!r}.")
+    devices = {parameter.device.type for parameter in network.parameters()} - {"cpu"}
+    if devices:
+        raise ValueError(
+            f"The {name} engine runs on the CPU, but the model is on {', '.join(devices)}: move it "
+            "with model.cpu()."
+        )
+    _require_finite_weights(network)
+
+
+def _require_finite_weights(network: Any) -> None:
+    for weight, parameter in network.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(
                 f"The model's weight {weight} is not finite (NaN or infinity): it is damaged or "
@@ -83,7 +111,7 @@ def check_against_model(
     generator, device = torch.Generator().manual_seed(0), parts.device
 
     def noise(shape: Iterable[int]) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(device)
+        return _noise(shape, generator).to(device)
 
     window, blocks = parts.network.init_state(streams)
     last = torch.zeros(streams, dtype=torch.int64, device=device)
@@ -106,3 +134,42 @@ def check_against_model(
             f"the largest logit (allowed: {tolerance:.0e}). Do not use it here: engine='cached' "
             f"gives the right result. Please report this with your {where}."
         )
+
+
+@torch.no_grad()
+def check_against_step(
+    streamer: Streamer, network: Any, state: Any, channels: Sequence[int], name: str
+) -> None:
+    """The outputs and the state after some blocks, from a random past, against those of `step`.
+
+    state: of the network, of as many streams as the streamer has. channels: of x, and of the
+    condition where there is one. Leaves the streamer in some other state.
+    Raises EngineFailed where they differ by more than STREAM_TOLERANCE.
+    """
+    generator = torch.Generator().manual_seed(0)
+    past = rebuilt(state, (_noise(tensor.shape, generator) for tensor in flat(state)))
+    streams = next((len(tensor) for tensor in flat(state)), 1)
+    streamer.state = past
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for samples in CHECKED_BLOCKS:
+        given = [_noise((streams, width, samples), generator) for width in channels]
+        mine = streamer.process(*given)
+        theirs, past = network.step(given[0], past, *given[1:])
+        pairs += zip(flat(mine), flat(theirs), strict=True)
+    pairs += zip(flat(streamer.state), flat(past), strict=True)
+    for mine, theirs in pairs:
+        if not theirs.numel():
+            continue
+        require_finite(theirs)
+        error = float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
+        if not error <= STREAM_TOLERANCE:
+            raise EngineFailed(
+                f"The {name} engine checked itself against the model's step and was off by "
+                f"{error:.1e} of the largest value (allowed: {STREAM_TOLERANCE:.0e}). Do not use "
+                "it here: engine='torch' gives the right result. Please report this with your "
+                "compiler and processor."
+            )
+
+
+def _noise(shape: Iterable[int], generator: torch.Generator) -> Tensor:
+    return torch.randn(*shape, generator=generator)

@@ -7,7 +7,7 @@ one sample's distribution, L layers.
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from wavenet.layers import (
 )
 from wavenet.model import Head, WaveNet
 from wavenet.outputs import LevelEmbedding, Output, output_settings
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class Network(Protocol):
@@ -188,7 +190,7 @@ def take_apart(model: WaveNet | Parts) -> Parts:
     """
     if isinstance(model, Parts):
         return model
-    model = _computed(model)
+    model = computed(model)
     blocks = list(model.stack.blocks)
     obstacles = tuple(_obstacles(model))
     widths = {block.condition_channels for block in blocks}
@@ -196,7 +198,7 @@ def take_apart(model: WaveNet | Parts) -> Parts:
     return Parts(model, model.receptive_field, max(widths), weights, obstacles)
 
 
-def _computed(model: WaveNet) -> WaveNet:
+def computed(model: Model) -> Model:
     """The model, or where weights are computed, a copy in which they are as they came out."""
     if not any(map(parametrize.is_parametrized, model.modules())):
         return model

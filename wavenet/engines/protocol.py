@@ -7,7 +7,7 @@ distribution, U uniforms of a sample.
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavenet.conditioning import Condition
 from wavenet.engines.parts import Parts
@@ -75,6 +75,28 @@ class TeacherForced(Engine, Protocol):
 
     def teacher_forced(self, samples: Tensor, condition: Condition | None = None) -> Tensor:
         """As `prime`, sample by sample in this engine's own arithmetic."""
+        ...
+
+
+class Streamer(Protocol):
+    """A feed-forward network that keeps its own state: audio in, audio out, block by block.
+
+    Made of a network with `init_state` and `step`, of which it begins in the first state. Later
+    changes to the network do not reach it.
+
+    state: canonical, as `step` takes and returns it; it can be taken from one streamer and given to
+        another, or to `step`.
+    """
+
+    state: Any
+
+    def __init__(self, network: nn.Module, batch_size: int = 1) -> None: ...
+
+    def process(self, x: Tensor, condition: Tensor | None = None) -> Any:
+        """The next n >= 1 samples x (B, in, n), condition (B, D, n or 1) -> those of `step`.
+
+        (B, out, n), or a tuple of such tensors.
+        """
         ...
 
 

@@ -11,7 +11,6 @@ Q parameters of a sample, U uniforms, F frames of a condition; C_ is C padded to
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from torch import Tensor
 from wavenet.conditioning import Condition
 from wavenet.engines.before_gate import FRAMES, BeforeGate
 from wavenet.engines.check import check_against_model, require_output, require_supported
+from wavenet.engines.native import SOURCE
 from wavenet.engines.native.compiler import library
 from wavenet.engines.parts import Parts, Weights, quantised_copy
 from wavenet.engines.protocol import (
@@ -32,7 +32,6 @@ from wavenet.engines.protocol import (
 )
 from wavenet.outputs import Codes, Mixture, Sampling, require_finite
 
-SOURCE = Path(__file__).with_name("native.cpp")
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # WEIGHTS in native.cpp
 WIDEST = 16  # floats of the widest vector in native.cpp: the logits fill whole vectors
 # of the self-check, relative to the largest logit above 1

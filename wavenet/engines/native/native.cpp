@@ -1,8 +1,11 @@
-// Owns the arithmetic of the native engine: one WaveNet step for a group of streams, the draw of
-// the next sample, and the loop over N samples around both. Knows nothing of Python, files, threads
-// or where its memory comes from: engine.py hands all of it in.
+// Owns the arithmetic of the native engine. Two loops share its vectors and functions, and a library
+// has one of them. Sampling: one WaveNet step for a group of streams, the draw of the next sample,
+// and the loop over N samples around both. Feed-forward: audio in, audio out, block by block. Knows
+// nothing of Python, files, threads or where its memory comes from: engine.py and feedforward.py
+// hand all of it in.
 //
-// Compiled for one model and one CPU. The sizes are constants, given as macros:
+// FEED_FORWARD, the names of instructions, makes the feed-forward loop, for all models; see there.
+// Without it, sampling is compiled for one model and one CPU. The sizes are macros too:
 //   RESIDUAL, GATE, SKIP, HEAD, PARAMS: channels
 //   KERNEL: taps of the layers; INPUT_KERNEL: of the input convolution
 //   DILATIONS: one for each layer, separated by commas
@@ -55,16 +58,20 @@ constexpr float ROUNDING = 12582912.0f;
 
 constexpr int padded(int channels) { return (channels + LANES - 1) / LANES * LANES; }
 
+#ifndef FEED_FORWARD
 constexpr int DILATION[] = {DILATIONS};
 constexpr int LAYERS = sizeof(DILATION) / sizeof(DILATION[0]);
 constexpr int C = padded(RESIDUAL), G = padded(GATE), S = padded(SKIP);
 constexpr int D = padded(HEAD), Q = padded(PARAMS);
+#endif
 
 inline Vector splat(float value) { return value - Vector{}; }
 inline Vector& vector(float* p) { return *reinterpret_cast<Vector*>(p); }
 inline const Vector& vector(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 inline Vector smaller(Vector a, Vector b) { return b < a ? b : a; }  // a where one is NaN
 inline Vector larger(Vector a, Vector b) { return b > a ? b : a; }
+
+#ifndef FEED_FORWARD
 
 // The three kinds of weights. A kind says how a row of inputs is kept (`store`: rounded as weights
 // are), what stands before a tile's weights (HEADER elements for each row of outputs) and behind a
@@ -279,6 +286,8 @@ inline const typename Kind::Element* multiply_add(
     return weights;
 }
 
+#endif  // of sampling's products
+
 // Elementwise
 
 // e^x for |x| < 88, within 2 units in the last place. Cephes' split of ln 2, and its polynomial on
@@ -310,6 +319,8 @@ template <typename F>
 inline void for_vectors(int count, F f) {
     for (int i = 0; i < count; i += LANES) f(i);
 }
+
+#ifndef FEED_FORWARD
 
 inline void copy_rows(float* to, const float* row, int channels, int batch) {
     for (int b = 0; b < batch; b++) std::memcpy(to + b * channels, row, channels * sizeof(float));
@@ -622,3 +633,326 @@ void teacher_forced(Streams* g, int64_t n, const int64_t* samples, float* params
 }
 
 }  // extern "C"
+
+#else  // FEED_FORWARD
+
+}  // namespace
+
+// Feed-forward networks: a program of instructions over planes, run for BLOCK samples at a time.
+//
+// A plane is one channel in time, and vectors run over time: any number of channels fills them. A
+// buffer is some planes. One with a history is a stream's own, and a product reads it some samples
+// late, which is what a dilated convolution's tap does:
+//
+//     history 4, taps 4, 2 and 0 late      . . . . a b c d e f g h . . . .
+//                                          |-------| <- 4 late
+//                                              |-------| <- 2 late
+//                                                  |-------| the block now, from `at` on
+//
+// A block is written behind the one before it; where a row has no more room, the history moves back
+// to its front. Other buffers are scratch that one block leaves to the next.
+//
+// What lies in a vector behind the block's end is computed like the rest and read by nobody.
+
+extern "C" {
+
+// Planes of a buffer, so many samples late. buffer -1: there is none.
+struct Signal {
+    int32_t buffer, first, channels, delay;
+};
+
+// sources: of the list of all; numbers: where its weights or constants begin.
+struct Instruction {
+    int32_t kind, sources;
+    int64_t first_source, numbers;
+    Signal out, plus;
+};
+
+// Where plane 0 begins, floats from plane to plane, how many of them are samples, and how many
+// planes there are.
+struct Buffer {
+    int64_t offset, stride, history, room, planes;
+};
+
+// A tensor outside, (streams, channels, n), by what is between neighbours.
+struct Port {
+    float* data;
+    int64_t stream, channel, time;
+};
+
+struct Program {
+    const Instruction* instructions;
+    int64_t length;
+    const Signal* sources;
+    const Buffer* buffers;
+    int64_t buffer_count;
+    const float* numbers;
+};
+
+// Streams of one thread. memory: (B, memory_floats); at: (B, buffer_count), where the next sample
+// of each buffer belongs, 0 for those without a history.
+struct Streams {
+    int64_t first, count;
+    float* memory;
+    int64_t memory_floats;
+    int64_t* at;
+    float* scratch;
+};
+
+}  // extern "C"
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int ROWS = 4, COLUMNS = 4;  // of a tile of a product: outputs, vectors of time
+#elif defined(__AVX__)
+constexpr int ROWS = 4, COLUMNS = 3;
+#else
+constexpr int ROWS = 4, COLUMNS = 4;
+#endif
+constexpr int BLOCK = 64;  // samples: four of the widest vectors
+constexpr int MOST_PORTS = 8;  // tensors that go in and out
+
+enum Kind { FEED_FORWARD };  // an instruction
+
+// A vector anywhere in memory: a tap is any number of samples late.
+typedef float Anywhere __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+inline Anywhere& anywhere(float* p) { return *reinterpret_cast<Anywhere*>(p); }
+inline const Anywhere& anywhere(const float* p) { return *reinterpret_cast<const Anywhere*>(p); }
+
+// A stream's planes as they lie while a block is computed.
+struct Planes {
+    const Program& program;
+    float* memory;
+    float* scratch;
+    const int64_t* at;
+
+    const Buffer& buffer(const Signal& s) const { return program.buffers[s.buffer]; }
+    int64_t stride(const Signal& s) const { return buffer(s).stride; }
+    float* operator()(const Signal& s) const {
+        const Buffer& b = buffer(s);
+        float* const home = b.history ? memory : scratch;
+        return home + b.offset + s.first * b.stride + at[s.buffer] - s.delay;
+    }
+};
+
+// y[r] = b[r] + plus[r] + sum over planes x of w[r] x, for `rows` outputs from `row` on and
+// `columns` vectors of time from t on. numbers: the rows' biases, then their weights, plane by
+// plane. Each output's sum runs over the planes in the same order wherever the block begins, so
+// that a sample is the same however the audio is cut, to the bit.
+template <int rows, int columns>
+inline void product_tile(
+    const Planes& planes, const Instruction& i, const float* numbers, int row, int t) {
+    Vector sums[rows][columns];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) sums[r][c] = splat(numbers[r]);
+    if (i.plus.buffer >= 0) {
+        const int64_t stride = planes.stride(i.plus);
+        const float* plus = planes(i.plus) + row * stride + t;
+        for (int r = 0; r < rows; r++, plus += stride)
+            for (int c = 0; c < columns; c++) sums[r][c] += anywhere(plus + c * LANES);
+    }
+    const float* w = numbers + rows;
+    const Signal* const sources = planes.program.sources + i.first_source;
+    for (int s = 0; s < i.sources; s++) {
+        const float* x = planes(sources[s]) + t;
+        const int64_t stride = planes.stride(sources[s]);
+        for (int channel = 0; channel < sources[s].channels; channel++, x += stride, w += rows) {
+            Vector in[columns];
+#pragma GCC unroll 4
+            for (int c = 0; c < columns; c++) {
+                in[c] = anywhere(x + c * LANES);
+                IN_REGISTER(in[c]);  // or it is read again for every row
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) {
+                const Vector weight = splat(w[r]);
+#pragma GCC unroll 4
+                for (int c = 0; c < columns; c++) sums[r][c] += weight * in[c];
+            }
+        }
+    }
+    const int64_t stride = planes.stride(i.out);
+    float* y = planes(i.out) + row * stride + t;
+    for (int r = 0; r < rows; r++, y += stride)
+        for (int c = 0; c < columns; c++) anywhere(y + c * LANES) = sums[r][c];
+}
+
+template <int rows>
+inline void product_rows(
+    const Planes& planes, const Instruction& i, const float* numbers, int row, int vectors) {
+    int v = 0;
+    for (; v + COLUMNS <= vectors; v += COLUMNS)
+        product_tile<rows, COLUMNS>(planes, i, numbers, row, v * LANES);
+    switch (vectors - v) {
+        case 1: product_tile<rows, 1>(planes, i, numbers, row, v * LANES); break;
+        case 2: product_tile<rows, 2>(planes, i, numbers, row, v * LANES); break;
+        case 3: product_tile<rows, 3>(planes, i, numbers, row, v * LANES); break;
+    }
+}
+
+void product(const Planes& planes, const Instruction& i, int vectors) {
+    const float* numbers = planes.program.numbers + i.numbers;
+    int64_t inputs = 0;
+    for (int s = 0; s < i.sources; s++)
+        inputs += planes.program.sources[i.first_source + s].channels;
+    int row = 0;
+    for (; row + ROWS <= i.out.channels; row += ROWS, numbers += ROWS * (1 + inputs))
+        product_rows<ROWS>(planes, i, numbers, row, vectors);
+    switch (i.out.channels - row) {
+        case 1: product_rows<1>(planes, i, numbers, row, vectors); break;
+        case 2: product_rows<2>(planes, i, numbers, row, vectors); break;
+        case 3: product_rows<3>(planes, i, numbers, row, vectors); break;
+    }
+}
+
+// y = f(constants of the channel, x...) at each time by itself, of `sources` signals x.
+template <int sources, int count, typename F>
+inline void each(const Planes& planes, const Instruction& i, int vectors, F f) {
+    const Signal* const of = planes.program.sources + i.first_source;
+    const float *constants = planes.program.numbers + i.numbers, *x[sources];
+    int64_t strides[sources];
+    for (int s = 0; s < sources; s++) x[s] = planes(of[s]), strides[s] = planes.stride(of[s]);
+    float* y = planes(i.out);
+    const int64_t stride = planes.stride(i.out);
+    for (int channel = 0; channel < i.out.channels; channel++, y += stride, constants += count) {
+        for (int t = 0; t < vectors * LANES; t += LANES) {
+            const auto in = [&](int s) { return (Vector)anywhere(x[s] + t); };
+            if constexpr (sources == 1) anywhere(y + t) = f(constants, in(0));
+            if constexpr (sources == 2) anywhere(y + t) = f(constants, in(0), in(1));
+            if constexpr (sources == 3) anywhere(y + t) = f(constants, in(0), in(1), in(2));
+        }
+        for (int s = 0; s < sources; s++) x[s] += strides[s];
+    }
+}
+
+inline Vector sigmoid(Vector x) { return 1.0f / (1.0f + exponential(-between(x, -40.0f, 40.0f))); }
+
+inline Vector tanh(Vector x) {
+    const Vector e = exponential(2.0f * between(x, -10.0f, 10.0f));
+    return (e - 1.0f) / (e + 1.0f);
+}
+
+inline Vector magnitude(Vector x) { return (Vector)((Bits)x & 0x7fffffffu); }
+inline Vector softsign(Vector x) { return x / (1.0f + magnitude(x)); }
+
+// A rational function close to tanh, which amplifier plugins compute in its place.
+inline Vector rational_tanh(Vector x) {
+    const Vector size = magnitude(x), square = x * x;
+    const Vector above = 2.45550750702956f * (1.0f + size) +
+                         (0.893229853513558f + 0.821226666969744f * size) * square;
+    const Vector inner = magnitude(x + 0.814642734961073f * x * size);
+    return x * above / (2.44506634652299f + (2.44506634652299f + square) * inner);
+}
+
+// Straight lines: x between two bounds, a slope below and one above them.
+inline Vector bent(Vector x, float low, float high, float below, float above) {
+    return between(x, low, high) + below * smaller(x - low, Vector{}) +
+           above * larger(x - high, Vector{});
+}
+
+void load(const Planes& planes, const Instruction& i, const Port& port, int64_t from, int n) {
+    float* to = planes(i.out);
+    for (int channel = 0; channel < i.out.channels; channel++, to += planes.stride(i.out)) {
+        const float* x = port.data + channel * port.channel + from * port.time;
+        if (port.time == 1) std::memcpy(to, x, n * sizeof(float));
+        else
+            for (int t = 0; t < n; t++) to[t] = x[t * port.time];
+    }
+}
+
+void store(const Planes& planes, const Signal& source, const Port& port, int64_t from, int n) {
+    const float* x = planes(source);
+    for (int channel = 0; channel < source.channels; channel++, x += planes.stride(source))
+        std::memcpy(port.data + channel * port.channel + from, x, n * sizeof(float));
+}
+
+void run(const Planes& planes, const Instruction& i, const Port* ports, int64_t from, int n) {
+    using V = Vector;
+    using K = const float*;
+    const int vectors = (n + LANES - 1) / LANES;
+    const auto one = [&](auto f) { each<1, 0>(planes, i, vectors, f); };
+    const auto two = [&](auto f) { each<2, 0>(planes, i, vectors, f); };
+    const auto three = [&](auto f) { each<3, 0>(planes, i, vectors, f); };
+    switch (static_cast<Kind>(i.kind)) {
+        case LOAD: return load(planes, i, ports[i.numbers], from, n);
+        case STORE:
+            return store(planes, planes.program.sources[i.first_source], ports[i.numbers], from, n);
+        case PRODUCT: return product(planes, i, vectors);
+        case COPY: return one([](K, V x) { return x; });
+        case TANH: return one([](K, V x) { return tanh(x); });
+        case SIGMOID: return one([](K, V x) { return sigmoid(x); });
+        case SILU: return one([](K, V x) { return x * sigmoid(x); });
+        case HARDSWISH: return one([](K, V x) { return x * between(x + 3.0f, 0, 6) / 6.0f; });
+        case SOFTSIGN: return one([](K, V x) { return softsign(x); });
+        case SOFTSIGMOID: return one([](K, V x) { return 0.5f * (1.0f + softsign(x)); });
+        case RATIONAL_TANH: return one([](K, V x) { return rational_tanh(x); });
+        case ELU:
+            return each<1, 1>(planes, i, vectors, [](K k, V x) {
+                return larger(x, V{}) + k[0] * (exponential(between(x, -80, 0)) - 1.0f);
+            });
+        case BENT:
+            return each<1, 4>(planes, i, vectors, [](K k, V x) {
+                return bent(x, k[0], k[1], k[2], k[3]);
+            });
+        case SCALE: return each<1, 1>(planes, i, vectors, [](K k, V x) { return k[0] * x; });
+        case ADD: return two([](K, V x, V y) { return x + y; });
+        case MULTIPLY: return two([](K, V x, V y) { return x * y; });
+        case GATED: return two([](K, V filter, V gate) { return gated(filter, gate); });
+        case MULTIPLY_ADD: return three([](K, V x, V y, V z) { return x * y + z; });
+        case BLEND: return three([](K, V g, V x, V y) { return g * x + (1.0f - g) * y; });
+    }
+}
+
+// Moves histories back to the front of their rows where a block has no more room behind them.
+void make_room(const Program& program, float* memory, int64_t* at) {
+    for (int64_t index = 0; index < program.buffer_count; index++) {
+        const Buffer& b = program.buffers[index];
+        if (!b.history || at[index] + BLOCK <= b.room) continue;
+        float* row = memory + b.offset;
+        for (int64_t plane = 0; plane < b.planes; plane++, row += b.stride)
+            std::memmove(row, row + at[index] - b.history, b.history * sizeof(float));
+        at[index] = b.history;
+    }
+}
+
+// One stream's next n samples. ports: of this stream.
+void process_stream(
+    const Program& program, float* memory, int64_t* at, float* scratch, const Port* ports,
+    int64_t n) {
+    const Planes planes{program, memory, scratch, at};
+    for (int64_t from = 0; from < n; from += BLOCK) {
+        const int here = (int)std::min<int64_t>(BLOCK, n - from);
+        make_room(program, memory, at);
+        for (int64_t i = 0; i < program.length; i++)
+            run(planes, program.instructions[i], ports, from, here);
+        for (int64_t index = 0; index < program.buffer_count; index++)
+            if (program.buffers[index].history) at[index] += here;
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+int32_t block() { return BLOCK; }
+int32_t rows() { return ROWS; }
+int32_t most_ports() { return MOST_PORTS; }
+
+// The next n samples of all the streams. ports: what LOAD reads and STORE writes, MOST_PORTS.
+void process(const Program* program, const Streams* streams, const Port* ports, int64_t n) {
+    for (int64_t s = streams->first; s < streams->first + streams->count; s++) {
+        Port own[MOST_PORTS];
+        for (int port = 0; port < MOST_PORTS; port++) {
+            own[port] = ports[port];
+            if (own[port].data) own[port].data += s * own[port].stream;
+        }
+        process_stream(
+            *program, streams->memory + s * streams->memory_floats,
+            streams->at + s * program->buffer_count, streams->scratch, own, n);
+    }
+}
+
+}  // extern "C"
+
+#endif

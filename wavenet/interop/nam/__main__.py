@@ -1,6 +1,7 @@
 """The command that plays a recording through an amplifier: in.wav, model.nam, out.wav."""
 
 import argparse
+import logging
 import sys
 import time
 
@@ -8,22 +9,20 @@ import torch
 from torch import Tensor
 
 from wavenet.audio import read_audio, resample, save_audio
+from wavenet.engines import Streamer, build_streamer
+from wavenet.engines.streaming import TorchStreamer
 from wavenet.interop.nam.file import load
-from wavenet.interop.nam.model import NAM, Container
 
 
-def reamp(model: NAM | Container, audio: Tensor, block: int) -> Tensor:
+def reamp(amplifier: Streamer, audio: Tensor, block: int) -> Tensor:
     """audio (T,) -> (T,), in blocks of so many samples, as a plugin does."""
-    state, made = model.init_state(1), []
-    with torch.inference_mode():
-        for x in audio.view(1, 1, -1).split(block, dim=-1):
-            y, state = model.step(x, state)
-            made.append(y)
+    made = [amplifier.process(x) for x in audio.view(1, 1, -1).split(block, dim=-1)]
     return torch.cat(made, dim=-1).flatten()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0, or 1 after printing what is wrong."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
         prog="python -m wavenet.interop.nam",
         description="Play a recording (mono) through the amplifier of a .nam file.",
@@ -32,6 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", metavar="model.nam")
     parser.add_argument("out", metavar="out.wav")
     parser.add_argument("--block", type=int, default=4096, help="samples at a time (%(default)s)")
+    parser.add_argument(
+        "--engine",
+        choices=["auto", "native", "torch"],
+        default="auto",
+        help="native: compiled for this CPU at its first use; torch; auto: the first that runs",
+    )
     parser.add_argument("--size", type=float, help="of a slimmable model: 0 the smallest to 1")
     parser.add_argument(
         "--resample", action="store_true", help="a recording of another rate than the model's"
@@ -60,8 +65,9 @@ def _run(args: argparse.Namespace) -> None:
     if model.sample_rate != int(model.sample_rate):
         raise ValueError(f"'{args.model}' is for {model.sample_rate} Hz, no whole number.")
     audio = resample(samples.mean(dim=0), rate, int(model.sample_rate))
+    amplifier = build_streamer(model, engine=args.engine)
     begun = time.perf_counter()
-    made = reamp(model, audio, args.block)
+    made = reamp(amplifier, audio, args.block)
     took, seconds = time.perf_counter() - begun, len(made) / model.sample_rate
     if not bool(torch.isfinite(made).all()):
         raise ValueError(f"'{args.model}' makes NaN of this recording; nothing was written.")
@@ -69,7 +75,11 @@ def _run(args: argparse.Namespace) -> None:
         print(f"The loudest sample is {peak:.2f}: what is above 1 was clipped.", file=sys.stderr)
     save_audio(args.out, made, int(model.sample_rate))
     mixed = f", the mean of {len(samples)} channels" if len(samples) > 1 else ""
-    print(f"{args.out}: {seconds:.2f} s{mixed}, {seconds / took:.1f} times as fast as real time")
+    engine = "torch" if isinstance(amplifier, TorchStreamer) else "native"
+    print(
+        f"{args.out}: {seconds:.2f} s{mixed}, {seconds / took:.1f} times as fast as real time "
+        f"(engine {engine})"
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ Written = dict[str, Any]  # {"type": name, settings}
 class Fasttanh(nn.Module):
     """A rational function close to tanh, within 2e-3: plugins compute it in tanh's place."""
 
+    pointwise = True
+
     def forward(self, x: Tensor) -> Tensor:
         size, square = x.abs(), x.square()
         above = x * (
@@ -22,9 +24,15 @@ class Fasttanh(nn.Module):
         inner = (x + 0.814642734961073 * x * size).abs()
         return above / (2.44506634652299 + (2.44506634652299 + square) * inner)
 
+    def traced(self, reader: Any, x: Any, state: Any, condition: Any = None) -> Any:
+        """How a compiled engine reads it (see `wavenet.engines.reading`)."""
+        return reader.each("RATIONAL_TANH", x)
+
 
 class LeakyHardtanh(nn.Module):
     """x between two bounds, and a slope of its own beyond each."""
+
+    pointwise = True
 
     def __init__(
         self,
@@ -42,12 +50,21 @@ class LeakyHardtanh(nn.Module):
         below, above = (x - self.min_val).clamp(max=0), (x - self.max_val).clamp(min=0)
         return inside + self.min_slope * below + self.max_slope * above
 
+    def traced(self, reader: Any, x: Any, state: Any, condition: Any = None) -> Any:
+        bends = [self.min_val, self.max_val, self.min_slope, self.max_slope]
+        return reader.each("BENT", x, constants=bends)
+
 
 class Softsigmoid(nn.Module):
     """(1 + softsign(x)) / 2."""
 
+    pointwise = True
+
     def forward(self, x: Tensor) -> Tensor:
         return 0.5 * (1 + nn.functional.softsign(x))
+
+    def traced(self, reader: Any, x: Any, state: Any, condition: Any = None) -> Any:
+        return reader.each("SOFTSIGMOID", x)
 
 
 KINDS: dict[str, type[nn.Module]] = {

@@ -165,6 +165,21 @@ class NAM(nn.Module):
             y, head_state = self.head.step(y, head_state)
         return y, (*states, condition_state, head_state)
 
+    @property
+    def in_channels(self) -> int:
+        return self._settings.in_channels
+
+    def traced(self, reader: Any, x: Any, state: Any, condition: Any = None) -> Any:
+        """As `step`, of signals: how a compiled engine reads it (see `wavenet.engines.reading`)."""
+        *pasts, condition_state, head_state = state
+        condition, heard = x, None
+        if self.condition_dsp is not None:
+            condition = self.condition_dsp.traced(reader, x, condition_state)
+        for array, past in zip(self.arrays, pasts, strict=True):
+            x, heard = array.traced(reader, x, past, condition, heard)
+        y = reader.scaled(heard, self.head_scale)
+        return y if self.head is None else reader.step(self.head, y, head_state)
+
     def in_file_order(self) -> Iterator[nn.Conv1d]:
         """The convolutions in the order of a file's weights; condition_dsp has its own."""
         for array in self.arrays:
@@ -239,6 +254,14 @@ class Container(nn.Module):
         """As `NAM.step`, by the largest."""
         return self.resized(1).step(x, state)
 
+    @property
+    def in_channels(self) -> int:
+        return self.resized(1).in_channels
+
+    def traced(self, reader: Any, x: Any, state: Any, condition: Any = None) -> Any:
+        """As `NAM.traced`, of the largest."""
+        return self.resized(1).traced(reader, x, state)
+
 
 def checked_size(size: Any) -> float:
     if isinstance(size, bool) or not isinstance(size, int | float) or not 0 <= size <= 1:
@@ -297,6 +320,11 @@ class _Array(nn.Module):
         (x, skips), stack = self.stack.step(self.rechannel(x), state[0], condition, heard)
         y, head = self.head.step(skips, state[1])
         return (x, y), (stack, head)
+
+    def traced(self, reader: Any, x: Any, state: Any, condition: Any, heard: Any) -> Any:
+        x = reader.step(self.rechannel, x)
+        x, skips = reader.step(self.stack, x, state[0], condition, heard)
+        return x, reader.step(self.head, skips, state[1])
 
 
 def _layer(array: ArraySettings, layer: LayerSettings) -> tuple[Block, list[nn.Conv1d]]:
