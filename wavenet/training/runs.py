@@ -99,6 +99,8 @@ def new_folder(runs: Path, name: str) -> Path:
 
     mkdir is atomic, so two runs that start at the same time get two folders.
     """
+    if not str(runs).strip() or runs == Path():
+        raise ValueError("--runs is empty. Give a folder for all runs, or leave it out for runs/.")
     if not name.strip() or name in (".", "..") or re.search(r"[/\\\0]", name):
         raise ValueError(
             f"--name {name!r} is not a name for a folder in '{runs}'. Give one without '/' and "
