@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wavenet.outputs.sampling import Sampling
 
-LARGEST_PEAK = 8.0  # of audio: louder by 18 dB than full scale is another scale, not loud audio
+LARGEST_PEAK = 100.0  # of audio: what is louder is scaled like integers, of 8 bits or more
 
 
 class Output(Protocol):
