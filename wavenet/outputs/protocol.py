@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wavenet.outputs.sampling import Sampling
 
-LARGEST_PEAK = 100.0  # of audio: what is louder is scaled like integers, of 8 bits or more
+LARGEST_PEAK = 1000.0  # of audio: what is louder is scaled like integers
 
 
 class Output(Protocol):
