@@ -130,7 +130,7 @@ def test_fine_tuning_takes_the_models_shape_and_keeps_the_rows_of_known_categori
     assert all(getattr(tuned.config, each) == getattr(before.config, each) for each in SHAPE)
     theirs = dict(before.named_parameters())
     for name, weight in tuned.named_parameters():
-        rows = 2 if name == "label_embedding.tables.0" else None
+        rows = 2 if name == "label_embedding.tables.0.weight" else None
         assert torch.equal(weight[:rows], theirs[name]), name
     table, other = (model.label_embedding.tables[0].weight for model in (tuned, before))
     assert torch.equal(table[:2], other)
