@@ -26,7 +26,7 @@ from wavenet.generation import draw_labels, generate, seconds_of
 from wavenet.model import WaveNet
 from wavenet.plotting import plot_clips, titles_of
 from wavenet.training.advice import how_to_go_on
-from wavenet.training.module import LitWaveNet
+from wavenet.training.module import LitWaveNet, number_scored
 from wavenet.training.stopping import Stopped, handle, restore
 from wavenet.trials import reason_of
 
@@ -99,7 +99,7 @@ def _count_samples(bar: Any, trainer: pl.Trainer, loader: Any) -> None:
 
 def _advance(bar: Any, batch: Mapping[str, Any]) -> None:
     if not bar.disable:
-        bar.update(int((batch["scored"][:, 1] - batch["scored"][:, 0]).sum()))
+        bar.update(int(number_scored(batch["scored"])))
         bar.refresh()
 
 
@@ -217,7 +217,7 @@ class LastCheckpoint(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if not _has_done_all_steps(trainer):
+        if not has_done_all_steps(trainer):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         number = self._signal
         if trainer.world_size > 1:  # all processes must stop after the same step
@@ -256,7 +256,7 @@ class LastCheckpoint(ModelCheckpoint):
     def _save_now(self, trainer: pl.Trainer, validated: bool = False) -> None:
         if (
             is_trial(trainer)
-            or (_has_done_all_steps(trainer) and not validated)
+            or (has_done_all_steps(trainer) and not validated)
             or self._last_global_step_saved == trainer.global_step
             or not _between_steps(trainer)
         ):
@@ -266,7 +266,7 @@ class LastCheckpoint(ModelCheckpoint):
         self.last_model_path = str(Path(self.dirpath, "last.ckpt"))
 
 
-def _has_done_all_steps(trainer: pl.Trainer) -> bool:
+def has_done_all_steps(trainer: pl.Trainer) -> bool:
     return 0 < trainer.max_steps <= trainer.global_step
 
 
@@ -334,11 +334,7 @@ class Samples(pl.Callback):
         if bits < self._best:
             self._best = float(bits)
             network.save_pretrained(run / "model")
-        if (
-            self.count
-            and self.every_n_validations
-            and self._validations % self.every_n_validations == 0
-        ):
+        if self.every_n_validations and self._validations % self.every_n_validations == 0:
             stem = f"step-{trainer.global_step:07d}"
             with going_on(stem):
                 real = self.real_clips(trainer, network)

@@ -338,7 +338,6 @@ class TrainingCLI(LightningCLI):
         self.model.check(
             self.trainer.strategy.root_device,
             str(self.trainer.precision),
-            fresh=not self.config[self.config.subcommand].ckpt_path,
         )
 
     def after_fit(self) -> None:

@@ -25,7 +25,13 @@ from wavenet.outputs import MuLaw, Output, output_from, output_settings
 from wavenet.outputs.pcm import FULL_SCALE, encode_pcm, encode_scaled_pcm
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 from wavenet.training.fast import FastLoss, Way, warn_of_emulation, ways
-from wavenet.training.starting import require_known_labels, require_same_shape, take_weights
+from wavenet.training.starting import (
+    differences,
+    named_other_rate,
+    require_same_shape,
+    require_scorable,
+    take_weights,
+)
 from wavenet.training.trial import tried
 from wavenet.version import __version__
 
@@ -163,18 +169,16 @@ class LitWaveNet(pl.LightningModule):
         config = self.wavenet.config
         self.hparams.update({**config.settings(), "output": output_settings(config.output)})
 
-    def check(self, device: torch.device, precision: str, fresh: bool) -> None:
-        """Raises for a fast path that `device` has not, and for a missing model to start from.
+    def check(self, device: torch.device, precision: str) -> None:
+        """Raises for a fast path that `device` has not.
 
         Training would say so too, but not before the run has left a folder.
         """
         self._ways(device, precision)
-        if fresh and self.hparams["init_from"] is not None:
-            load_model(self.hparams["init_from"])
 
     def on_fit_start(self) -> None:
         if self.hparams["init_from"] is not None and self.trainer.ckpt_path is None:
-            self._start_from(self.hparams["init_from"])
+            self._take_weights_of(self.hparams["init_from"], named_other_rate)
         if self.trainer.is_global_zero:
             self._describe()
         self._take_the_fast_path()
@@ -218,30 +222,11 @@ class LitWaveNet(pl.LightningModule):
     def _ways(self, device: torch.device, precision: str) -> list[Way]:
         return ways(self.hparams["compile"], self.hparams["fused"], device, precision)
 
-    def _start_from(self, name: str) -> None:
+    def _take_weights_of(self, name: str, check: Callable[[WaveNet, WaveNet, str], None]) -> None:
+        """check: of this network, the source and its name; what must be, or is named, besides."""
         source = load_model(name)
         require_same_shape(self.network.config, source.config, name)
-        if source.sample_rate != self.network.sample_rate:
-            logger.warning(
-                "--model.init_from %s was trained at %d Hz, and this data is at %d Hz: all that it "
-                "has learned sounds at another pitch. --data.sample_rate %d keeps it.",
-                name,
-                source.sample_rate,
-                self.network.sample_rate,
-                source.sample_rate,
-            )
-        take_weights(self.network, source, name)
-
-    def _score_weights_of(self, name: str) -> None:
-        """For `validate` and `test` of a model that has no training checkpoint."""
-        source = load_model(name)
-        require_same_shape(self.network.config, source.config, name)
-        require_known_labels(self.network.labels, source.labels, name)
-        if source.sample_rate != self.network.sample_rate:
-            raise ValueError(
-                f"{name} was trained at {source.sample_rate} Hz, and this data is at "
-                f"{self.network.sample_rate} Hz. Give --data.sample_rate {source.sample_rate}."
-            )
+        check(self.network, source, name)
         take_weights(self.network, source, name)
 
     def on_validation_start(self) -> None:
@@ -254,7 +239,7 @@ class LitWaveNet(pl.LightningModule):
     def _score_what_is_given(self) -> None:
         name, trained = self.hparams["init_from"], self.trainer.fit_loop.epoch_loop.global_step > 0
         if name is not None and self.trainer.ckpt_path is None and not trained:
-            self._score_weights_of(name)
+            self._take_weights_of(name, require_scorable)
 
     def _facts(self) -> CorpusFacts:
         """As given, and else as the data has them.
@@ -284,9 +269,7 @@ class LitWaveNet(pl.LightningModule):
         steering = (batch["labels"], self._position(batch), self._mel(batch))
         loss = self._loss(self.network, self._samples(batch), batch["scored"], *steering)
         self.log("bits", loss.detach() * BITS, prog_bar=True)
-        self._scored = (
-            self._scored.to(self.device) + (batch["scored"][:, 1] - batch["scored"][:, 0]).sum()
-        )
+        self._scored = self._scored.to(self.device) + number_scored(batch["scored"])
         self.log("samples_seen", (self._scored * self.trainer.world_size).float())
         return loss
 
@@ -333,7 +316,7 @@ class LitWaveNet(pl.LightningModule):
             on_epoch=True,
             on_step=False,
             prog_bar=True,
-            batch_size=int((scored[:, 1] - scored[:, 0]).sum()),  # its weight in the mean
+            batch_size=int(number_scored(scored)),  # its weight in the mean
             sync_dist=True,
         )
 
@@ -448,7 +431,8 @@ class LitWaveNet(pl.LightningModule):
     def _refuse_other_network(self, trained: Mapping[str, Any]) -> None:
         """Tables of other labels may have the same size: they would load, and mean other things."""
         known = {name: value for name, value in trained.items() if name in NETWORK_SETTINGS}
-        for name, mine, theirs in _differences(self.network.config, Config(**as_saved(known))):
+        saved = Config(**as_saved(known))
+        for name, mine, theirs in differences(self.network.config, saved, NETWORK_SETTINGS):
             raise ValueError(
                 f"The checkpoint was trained with {name} = {theirs}, but here {name} = {mine}. "
                 "Use the model and data settings it was trained with (its run's config.yaml), or "
@@ -475,12 +459,6 @@ def _checked_betas(betas: Any) -> tuple[float, float]:
     return first, second
 
 
-def _differences(mine: Config, theirs: Config) -> list[tuple[str, Any, Any]]:
-    """Settings that differ: (name, mine, theirs)."""
-    pairs = [(name, getattr(mine, name), getattr(theirs, name)) for name in NETWORK_SETTINGS]
-    return [(name, one, other) for name, one, other in pairs if one != other]
-
-
 def _output(given: Output | Mapping[str, Any] | None) -> Output:
     if given is None:
         return MuLaw()
@@ -501,6 +479,11 @@ def training_loss(
     """
     params = network(codes[:, :-1], labels, mel, position, surrounded=True)
     return mean_over_scored(network.output.nats(params, codes[:, 1:]), scored)
+
+
+def number_scored(scored: Tensor) -> Tensor:
+    """scored (B, 2) as [start, end) -> how many samples that is, ()."""
+    return (scored[:, 1] - scored[:, 0]).sum()
 
 
 def mean_over_scored(values: Tensor, scored: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 
 from wavenet.files import write_whole
 from wavenet.plotting import figure_png, plot_curves
+from wavenet.training.callbacks import has_done_all_steps, is_trial
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +52,12 @@ class Records(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._since = time.monotonic()
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or is_trial(trainer):
             return
         run = Path(trainer.default_root_dir)
         self._path = run / METRICS
         rows = [row for row in read_metrics(self._path) if int(row["step"]) <= trainer.global_step]
-        write_whole(self._path, _lines([dict(zip(COLUMNS, COLUMNS, strict=True)), *rows]).encode())
+        write_whole(self._path, (",".join(COLUMNS) + "\n" + _lines(rows)).encode())
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if hasattr(data, "scored_seconds"):
             tell_held_out(run, data)
@@ -95,7 +96,7 @@ class LastValidation(pl.Callback):
         last_pass = trainer.max_epochs not in (None, -1) and (
             trainer.current_epoch + 1 >= int(trainer.max_epochs or 0)
         )
-        if 0 < trainer.max_steps <= trainer.global_step or (last_pass and trainer.is_last_batch):
+        if has_done_all_steps(trainer) or (last_pass and trainer.is_last_batch):
             trainer.should_stop = True  # before it stops, Lightning validates
 
 

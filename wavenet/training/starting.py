@@ -4,7 +4,7 @@ Knows nothing of files, data or the training loop.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -59,12 +59,17 @@ def _as_parsed(setting: str, value: Any) -> Any:
     return value
 
 
+def differences(mine: Config, theirs: Config, names: Iterable[str]) -> list[tuple[str, Any, Any]]:
+    """Settings of these names that differ: (name, mine, theirs)."""
+    pairs = [(name, getattr(mine, name), getattr(theirs, name)) for name in names]
+    return [(name, one, other) for name, one, other in pairs if one != other]
+
+
 def require_same_shape(mine: Config, theirs: Config, name: str) -> None:
     """Raises ValueError, naming the settings of the shape that differ."""
     different = [
-        f"{setting} {getattr(mine, setting)!r}, there {getattr(theirs, setting)!r}"
-        for setting in SHAPE
-        if getattr(mine, setting) != getattr(theirs, setting)
+        f"{setting} {one!r}, there {other!r}"
+        for setting, one, other in differences(mine, theirs, SHAPE)
     ]
     if different:
         raise ValueError(
@@ -73,20 +78,33 @@ def require_same_shape(mine: Config, theirs: Config, name: str) -> None:
         )
 
 
-def require_known_labels(
-    mine: Mapping[str, list[str]], theirs: Mapping[str, list[str]], name: str
-) -> None:
-    """Raises ValueError where a model would be scored on labels that it does not know."""
-    unknown = [
-        f"{label} {', '.join(new)}"
-        for label, categories in mine.items()
-        if (new := [each for each in categories if each not in theirs.get(label, [])])
-    ]
-    if unknown or set(mine) != set(theirs):
+def named_other_rate(network: WaveNet, source: WaveNet, name: str) -> None:
+    """A line in the log where a model is to be trained on at another rate."""
+    if source.sample_rate != network.sample_rate:
+        logger.warning(
+            "--model.init_from %s was trained at %d Hz, and this data is at %d Hz: all that it "
+            "has learned sounds at another pitch. --data.sample_rate %d keeps it.",
+            name,
+            source.sample_rate,
+            network.sample_rate,
+            source.sample_rate,
+        )
+
+
+def require_scorable(network: WaveNet, source: WaveNet, name: str) -> None:
+    """Raises ValueError where a model is to be scored at another rate, or on labels new to it."""
+    mine, theirs = network.labels, source.labels
+    new = any(set(mine[label]) - set(theirs.get(label, [])) for label in mine)
+    if new or set(mine) != set(theirs):
         raise ValueError(
             f"{name} cannot be scored on this data: it knows the labels {dict(theirs)}, and the "
             f"data has {dict(mine)}. Give the data settings it was trained with, or fine-tune it: "
             "python train.py --model.init_from ..."
+        )
+    if source.sample_rate != network.sample_rate:
+        raise ValueError(
+            f"{name} was trained at {source.sample_rate} Hz, and this data is at "
+            f"{network.sample_rate} Hz. Give --data.sample_rate {source.sample_rate}."
         )
 
 
