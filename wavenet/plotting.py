@@ -25,17 +25,18 @@ PIXELS = 256  # the largest width of a small spectrogram
 PNG_LEVELS = 64  # colours of a small spectrogram, 1.3 dB each
 
 
-def spectrogram_db(
-    audio: Tensor, sample_rate: int, loudest: float | None = None
-) -> tuple[Tensor, int]:
+def spectrogram_db(audio: Tensor, sample_rate: int) -> tuple[Tensor, int]:
     """audio (T,) -> power in dB relative to the loudest point (bins, frames); hop in samples.
 
-    The window is a Hann window of 32 ms. loudest: power of 0 dB; that of the clip's own loudest
-    point where none is given.
+    The window is a Hann window of 32 ms.
     """
     power, hop = _power(audio, sample_rate)
-    loudest = float(power.max()) if loudest is None else loudest
-    return (10 * torch.log10(power / max(loudest, 1e-12) + 1e-12)).clamp_min(FLOOR_DB), hop
+    return _decibels(power, float(power.max())), hop
+
+
+def _decibels(power: Tensor, loudest: float) -> Tensor:
+    """loudest: the power of 0 dB."""
+    return (10 * torch.log10(power / max(loudest, 1e-12) + 1e-12)).clamp_min(FLOOR_DB)
 
 
 def _power(audio: Tensor, sample_rate: int) -> tuple[Tensor, int]:
@@ -102,14 +103,14 @@ def plot_clips(
     axes = figure.subplots(
         2, len(clips), squeeze=False, sharey="row", gridspec_kw={"height_ratios": [1, 2]}
     )
-    loudest = _loudest(clips, sample_rate)
+    clips = [audio.detach().cpu().float() for audio in clips]
+    spectrograms = _spectrograms(clips, sample_rate)
     for column, (audio, title) in enumerate(zip(clips, titles, strict=True)):
-        audio = audio.detach().cpu().float()
         seconds = len(audio) / sample_rate
         wave, picture = axes[0, column], axes[1, column]
         wave.plot(torch.arange(len(audio)) / sample_rate, audio, linewidth=0.5)
         wave.set(ylim=(-1, 1), xlim=(0, seconds), title=title)
-        shown = _show_spectrogram(picture, audio, sample_rate, loudest)
+        shown = _show_spectrogram(picture, spectrograms[column], seconds, sample_rate)
         picture.set(xlabel="time (s)")
         for axis in (wave, picture) if prompt_seconds else ():
             axis.axvline(prompt_seconds, color="tab:orange", linestyle="--", linewidth=1)
@@ -129,11 +130,9 @@ def titles_of(labels: Mapping[str, str | Sequence[str]], count: int) -> list[str
     labels: name -> a category for all, or one for each clip.
     """
     each = [[given] * count if isinstance(given, str) else given for given in labels.values()]
-    return [", ".join(of) for of in zip(*each, strict=True)] if each else _numbers(count)
-
-
-def _numbers(count: int) -> list[str]:
-    return [f"clip {index}" for index in range(count)]
+    if not each:
+        return [f"clip {index}" for index in range(count)]
+    return [", ".join(of) for of in zip(*each, strict=True)]
 
 
 def plot_curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Any:
@@ -171,9 +170,11 @@ def _smooth(values: Sequence[float]) -> Tensor:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def _loudest(clips: Sequence[Tensor], sample_rate: int) -> float:
-    """The largest power in the spectrograms of all clips."""
-    return max(float(_power(clip.detach().cpu(), sample_rate)[0].max()) for clip in clips)
+def _spectrograms(clips: Sequence[Tensor], sample_rate: int) -> list[Tensor]:
+    """In dB, of one scale: 0 dB is the loudest point of all."""
+    powers = [_power(clip, sample_rate)[0] for clip in clips]
+    loudest = max(float(power.max()) for power in powers)
+    return [_decibels(power, loudest) for power in powers]
 
 
 def _shown(clips: Sequence[Tensor], sample_rate: int) -> list[Tensor]:
@@ -197,11 +198,12 @@ def plot_spectrograms(
 
     figure = Figure(figsize=(1.6 * len(titles) + 0.8, 1.9 * len(rows) + 0.4), layout="constrained")
     axes = figure.subplots(len(rows), len(titles), squeeze=False, sharey=True)
-    loudest = max(_loudest(clips, sample_rate) for clips in rows.values())
-    for row, (name, clips) in zip(axes, rows.items(), strict=True):
-        row[0].set(ylabel=f"{name}\nkHz")
-        for picture, audio in zip(row, clips, strict=True):
-            shown = _show_spectrogram(picture, audio.detach().cpu().float(), sample_rate, loudest)
+    every = [audio.detach().cpu().float() for clips in rows.values() for audio in clips]
+    spectrograms = _spectrograms(every, sample_rate)
+    for picture, audio, decibels in zip(axes.ravel(), every, spectrograms, strict=True):
+        shown = _show_spectrogram(picture, decibels, len(audio) / sample_rate, sample_rate)
+    for picture, name in zip(axes[:, 0], rows, strict=True):
+        picture.set(ylabel=f"{name}\nkHz")
     for picture, title in zip(axes[0], titles, strict=True):
         picture.set_title(title, fontsize=9)
     for picture in axes[-1]:
@@ -210,13 +212,12 @@ def plot_spectrograms(
     return figure
 
 
-def _show_spectrogram(picture: Any, audio: Tensor, sample_rate: int, loudest: float) -> Any:
-    decibels, _ = spectrogram_db(audio, sample_rate, loudest)
+def _show_spectrogram(picture: Any, decibels: Tensor, seconds: float, sample_rate: int) -> Any:
     return picture.imshow(
         decibels.numpy(),
         origin="lower",
         aspect="auto",
-        extent=(0, len(audio) / sample_rate, 0, sample_rate / 2000),
+        extent=(0, seconds, 0, sample_rate / 2000),
         cmap="magma",
         vmin=FLOOR_DB,
         vmax=0,
