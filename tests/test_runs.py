@@ -61,6 +61,18 @@ def test_any_other_name_is_that_of_a_folder(here: Path, name: str) -> None:
     assert new_folder(Path("runs"), name) == Path("runs", f"{name}-2")
 
 
+@pytest.mark.parametrize("runs", ["", " "])
+def test_an_empty_folder_of_runs_is_refused(here: Path, runs: str) -> None:
+    with Claim() as claim, pytest.raises(ValueError, match="--runs is empty"):
+        claim.take(runs, "a", None)
+    assert not list(here.iterdir())
+
+
+def test_the_working_folder_may_be_that_of_all_runs(here: Path) -> None:
+    with Claim() as claim:
+        assert claim.take(".", "a", None) == Path("a") and (here / "a").is_dir()
+
+
 # --- one process at a time ---
 
 

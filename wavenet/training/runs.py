@@ -38,10 +38,13 @@ class Claim:
     def take(self, runs: str, name: str | None, checkpoint: str | None) -> Path:
         """The checkpoint's own folder in a resumed run, otherwise a new one.
 
-        Raises ValueError for a name that is not one, and for a run that is being trained.
+        Raises ValueError for an empty `runs`, for a name that is not one, and for a run that is
+        being trained.
         """
         if is_started_by_lightning():
             return Path(os.environ[RUN_VARIABLE])
+        if not runs.strip():  # Path("") is the working folder
+            raise ValueError("--runs is empty. Give a folder for all runs, or leave it out: runs/.")
         self._new = not (checkpoint and Path(checkpoint).parent.name == "checkpoints")
         if not self._new:
             folder = Path(checkpoint or "").parent.parent
@@ -99,8 +102,6 @@ def new_folder(runs: Path, name: str) -> Path:
 
     mkdir is atomic, so two runs that start at the same time get two folders.
     """
-    if not str(runs).strip() or runs == Path():
-        raise ValueError("--runs is empty. Give a folder for all runs, or leave it out for runs/.")
     if not name.strip() or name in (".", "..") or re.search(r"[/\\\0]", name):
         raise ValueError(
             f"--name {name!r} is not a name for a folder in '{runs}'. Give one without '/' and "
