@@ -532,3 +532,10 @@ def test_a_stream_tells_the_labels_of_its_clips_given_and_drawn() -> None:
     assert set(chunks.labels["speaker"]) <= set(LABELS["speaker"])
     again = stream(model, num_samples=5, batch_size=3, labels=chunks.labels, seed=4)
     assert torch.equal(next(chunks), next(again))
+
+
+@pytest.mark.parametrize("peak", [9.0, 20000.0])
+def test_a_prompt_scaled_like_integers_is_refused(peak: float) -> None:
+    prompt = torch.tensor([0.0, peak, -1.0])
+    with pytest.raises(ValueError, match=r"A prompt is audio in \[-1, 1\], but got samples up to"):
+        generate(small_model(), prompt=prompt, num_samples=3)

@@ -290,9 +290,10 @@ def test_a_list_of_other_things_is_refused(clips: Any, message: str) -> None:
         bits_per_sample(small_model(), [torch.zeros(4)], lengths=[4])
 
 
-def test_audio_scaled_like_integers_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"in \[-1, 1\], but got samples up to 20000.*32768"):
-        bits_per_sample(small_model(), torch.tensor([0.0, 20000.0]))
+@pytest.mark.parametrize("peak", [9, 127, 20000])
+def test_audio_scaled_like_integers_is_refused(peak: int) -> None:
+    with pytest.raises(ValueError, match=rf"in \[-1, 1\], but got samples up to {peak}.*32768"):
+        bits_per_sample(small_model(), torch.tensor([0.0, float(peak)]))
 
 
 @pytest.mark.parametrize("alike", [True, False])

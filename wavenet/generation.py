@@ -29,7 +29,7 @@ from wavenet.conditioning import (
 from wavenet.engines import Engine, build_engine
 from wavenet.machine import memory, size
 from wavenet.model import WaveNet
-from wavenet.outputs import Sampling, require_applicable
+from wavenet.outputs import Sampling, require_applicable, require_scale
 
 logger = logging.getLogger(__name__)
 
@@ -443,6 +443,7 @@ def _prompt_samples(model: WaveNet, prompt: Tensor, batch_size: int) -> Tensor:
             f"A prompt is audio of shape (time,) or ({batch_size}, time) with at least one sample, "
             f"but got {tuple(prompt.shape)}."
         )
+    require_scale(clips, "A prompt")
     if clips.shape[1] > PREFILL_CHUNK:
         logger.info("reading the prompt first: %d samples", clips.shape[1])
     return model.output.encode(clips.expand(batch_size, -1))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wavenet.conditioning import LabelChoice, label_ids, mel_clips, require_mel
 from wavenet.model import WaveNet
+from wavenet.outputs import require_scale
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +140,7 @@ def _checked_clips(audio: Any) -> Tensor:
             f"bits_per_sample takes audio of shape (time,) or (batch, time), but got "
             f"{tuple(audio.shape)}."
         )
+    require_scale(clips, "What bits_per_sample scores")
     return clips
 
 

@@ -11,7 +11,7 @@ from wavenet.outputs.linear import Linear
 from wavenet.outputs.logistics import MixtureOfLogistics
 from wavenet.outputs.mixture import Mixture
 from wavenet.outputs.mulaw import FlooredMuLaw, MuLaw
-from wavenet.outputs.protocol import Output, require_applicable
+from wavenet.outputs.protocol import Output, require_applicable, require_scale
 from wavenet.outputs.registry import OUTPUTS, checked_output, output_from, output_settings
 from wavenet.outputs.sampling import Sampling, guided, require_finite
 
@@ -34,4 +34,5 @@ __all__ = [
     "output_settings",
     "require_applicable",
     "require_finite",
+    "require_scale",
 ]

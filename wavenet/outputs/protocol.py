@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wavenet.outputs.sampling import Sampling
 
-LARGEST_PEAK = 1000.0  # of audio: what is louder is scaled like integers
+LARGEST_PEAK = 8.0  # of audio: 18 dB above full scale is another scale, not loud audio
 
 
 class Output(Protocol):
@@ -95,8 +95,7 @@ def require_tensor(name: str, given: object) -> None:
 def checked_audio(audio: Tensor, name: str) -> Tensor:
     """Audio, at least in float32 and clipped to [-1, 1], for the `encode` of the output `name`.
 
-    Raises ValueError for NaN, for audio that is not floating point, and for audio beyond
-    LARGEST_PEAK, which is scaled like integers.
+    Raises ValueError for NaN and for audio that is not floating point.
     """
     require_tensor(f"{name}.encode", audio)
     if not audio.is_floating_point():
@@ -109,13 +108,20 @@ def checked_audio(audio: Tensor, name: str) -> Tensor:
             f"{name}.encode got {int(torch.isnan(audio).sum())} NaN samples; repair or drop "
             "this audio."
         )
-    peak = float(audio.detach().abs().amax()) if audio.numel() else 0.0
+    return audio.to(torch.promote_types(audio.dtype, torch.float32)).clamp(-1.0, 1.0)
+
+
+def require_scale(audio: Tensor, what: str) -> None:
+    """Raises ValueError for audio of a user beyond LARGEST_PEAK. `what` names it.
+
+    `encode` clips what is too loud, and would make a square wave of audio scaled like integers.
+    """
+    peak = float(audio.abs().amax()) if audio.is_floating_point() and audio.numel() else 0.0
     if peak > LARGEST_PEAK:
         raise ValueError(
-            f"{name}.encode takes audio in [-1, 1], but got samples up to {peak:g}. Audio that is "
-            "scaled like 16-bit integers is divided by 32768 first."
+            f"{what} is audio in [-1, 1], but got samples up to {peak:g}. Audio that is scaled "
+            "like 16-bit integers is divided by 32768 first."
         )
-    return audio.to(torch.promote_types(audio.dtype, torch.float32)).clamp(-1.0, 1.0)
 
 
 def require_applicable(output: Output, sampling: Sampling) -> None:
