@@ -17,7 +17,17 @@ import soundfile
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import RATE, arguments, differing, load, module, start, train, write_corpus
+from tiny_runs import (
+    RATE,
+    arguments,
+    differing,
+    finished_run,
+    load,
+    module,
+    prepared_corpus,
+    start,
+    train,
+)
 
 import wavenet
 from wavenet.training.callbacks import loudest_part
@@ -30,19 +40,13 @@ TIMEOUT = 120  # seconds until a process counts as stuck
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_corpus(tmp_path_factory.mktemp("corpus"))
-    module(root).prepare_data()
-    return root
+    return prepared_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
 def folder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
-    place = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        train(*arguments(corpus, ema__decay=0.5))
-    return place / "runs" / "default"
+    return finished_run(tmp_path_factory.mktemp("finished"), corpus, ema__decay=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,17 @@ import torch
 import yaml
 from conftest import A100, H100, RTX2080, T4, plant_gpus
 from tiny_corpora import codes_of
-from tiny_runs import REPOSITORY, arguments, environment, load, module, train, write_corpus
+from tiny_runs import (
+    REPOSITORY,
+    arguments,
+    environment,
+    finished_run,
+    load,
+    module,
+    prepared_corpus,
+    train,
+    write_corpus,
+)
 
 import wavenet
 from wavenet.training.advice import explain
@@ -33,18 +43,14 @@ DEFAULT = Path("configs/default.yaml")
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_corpus(tmp_path_factory.mktemp("corpus"))
-    module(root).prepare_data()
-    return root
+    return prepared_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
 def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which one run was made. Tests do not write to it."""
     place = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        train(*arguments(corpus, samples__count=1), "--data.test_pattern=_3\\.wav$")
+    finished_run(place, corpus, "--data.test_pattern=_3\\.wav$", samples__count=1)
     return place
 
 

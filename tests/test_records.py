@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import RATE, arguments, module, train, write_corpus
+from tiny_runs import RATE, arguments, exact_bits, module, prepared_corpus, train
 
 import wavenet
 from wavenet.training import records
@@ -15,9 +15,7 @@ from wavenet.training.records import COLUMNS, read_metrics
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_corpus(tmp_path_factory.mktemp("corpus"))
-    module(root).prepare_data()
-    return root
+    return prepared_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture
@@ -28,13 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def bits_of(run: Path, corpus: Path) -> float:
     """Exact, of the export, over all validation clips."""
-    model, data = wavenet.WaveNet.from_pretrained(run / "model"), module(corpus)
-    nats, count = 0.0, 0
-    for clip in data.clips("val"):
-        audio = torch.from_numpy(data.audio(clip))
-        nats += wavenet.bits_per_sample(model, audio, clip.labels) * len(audio)
-        count += len(audio)
-    return nats / count
+    return exact_bits(wavenet.WaveNet.from_pretrained(run / "model"), module(corpus), "val")
 
 
 def test_the_metrics_of_every_step_and_validation_are_in_a_table_whatever_logs(

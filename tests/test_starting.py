@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import arguments, module, train, write_corpus
+from tiny_runs import (
+    arguments,
+    exact_bits,
+    finished_run,
+    module,
+    prepared_corpus,
+    train,
+    write_corpus,
+)
 
 import wavenet
 from wavenet.training.starting import take_weights
@@ -15,19 +23,14 @@ SHAPE = ("cycles", "layers_per_cycle", "residual_channels", "gate_channels", "sk
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_corpus(tmp_path_factory.mktemp("corpus"))
-    module(root).prepare_data()
-    return root
+    return prepared_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
 def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
     place = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        train(*arguments(corpus, ema__decay=0.5), "--samples.count=0")
-    return place / "runs" / "default"
+    return finished_run(place, corpus, "--samples.count=0", ema__decay=0.5)
 
 
 @pytest.fixture
@@ -69,14 +72,8 @@ def test_a_run_its_checkpoint_its_export_and_init_from_are_scored_alike(
         train("validate", weights)
         found.append(scored(capsys.readouterr().out))
     assert found == pytest.approx([found[0]] * 5, rel=1e-6)
-    model, data = wavenet.WaveNet.from_pretrained(run / "model"), module(corpus)
-    clips = data.clips("val")
-    bits = [
-        wavenet.bits_per_sample(model, torch.from_numpy(data.audio(clip)), clip.labels)
-        for clip in clips
-    ]
-    lengths = [clip.length for clip in clips]
-    exact = sum(b * n for b, n in zip(bits, lengths, strict=True)) / sum(lengths)
+    model = wavenet.WaveNet.from_pretrained(run / "model")
+    exact = exact_bits(model, module(corpus), "val")
     assert found[0] == pytest.approx(exact, rel=1e-5)
 
 

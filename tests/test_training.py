@@ -12,7 +12,16 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from tiny_corpora import codes_of, encoded
-from tiny_runs import RATE, VAL_PATTERN, differing, module, network, trainer, write_corpus
+from tiny_runs import (
+    RATE,
+    VAL_PATTERN,
+    differing,
+    exact_bits,
+    module,
+    network,
+    trainer,
+    write_corpus,
+)
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,16 +37,6 @@ CLIP_LIMIT = 2000  # longer than every clip, so that a crop is a whole clip
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-def exact_bits(model: wavenet.WaveNet, data: AudioDataModule, split: str) -> float:
-    """Over the samples of all clips of a split, clip by clip, through the public function."""
-    clips = data.clips(split)
-    bits = [
-        wavenet.bits_per_sample(model, codes_of(data.corpus, clip), clip.labels) * clip.length
-        for clip in clips
-    ]
-    return sum(bits) / sum(clip.length for clip in clips)
 
 
 def built(data: AudioDataModule, **settings: Any) -> LitWaveNet:

@@ -14,8 +14,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import pytest
 import soundfile
 import torch
+from tiny_corpora import codes_of
 from torch import Tensor
 
 import wavenet
@@ -88,6 +90,23 @@ def module(root: Path, **settings: Any) -> AudioDataModule:
     return AudioDataModule(str(root), **{**defaults, **settings})
 
 
+def prepared_corpus(root: Path) -> Path:
+    """`write_corpus`, its audio decoded."""
+    write_corpus(root)
+    module(root).prepare_data()
+    return root
+
+
+def exact_bits(model: wavenet.WaveNet, data: AudioDataModule, split: str) -> float:
+    """Over the samples of all clips of a split, clip by clip, through the public function."""
+    clips = data.clips(split)
+    bits = [
+        wavenet.bits_per_sample(model, codes_of(data.corpus, clip), clip.labels) * clip.length
+        for clip in clips
+    ]
+    return sum(bits) / sum(clip.length for clip in clips)
+
+
 def network(**settings: Any) -> LitWaveNet:
     """A seeded LitWaveNet; a trainer builds its network once it knows the data."""
     pl.seed_everything(0, verbose=False)
@@ -133,6 +152,14 @@ def train(*args: object) -> None:
         os.environ.pop(RUN_VARIABLE, None)
         for room, level in zip(rooms, levels, strict=True):
             room.setLevel(level)
+
+
+def finished_run(place: Path, corpus: Path, *more: object, **overrides: object) -> Path:
+    """The folder of a run that is trained in `place`, which is then left."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        train(*arguments(corpus, **overrides), *more)
+    return place / "runs" / "default"
 
 
 def environment(**more: str) -> dict[str, str]:
