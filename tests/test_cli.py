@@ -29,11 +29,11 @@ from tiny_runs import (
 )
 
 import wavenet
+from wavenet.checkpoints import newest_checkpoint
 from wavenet.training.advice import explain
+from wavenet.training.arguments import complete_arguments
 from wavenet.training.cli import (
-    complete_arguments,
     default_precision,
-    newest_checkpoint,
     threads_in_one_line,
 )
 from wavenet.training.module import LitWaveNet

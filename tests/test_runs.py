@@ -13,7 +13,7 @@ import yaml
 from tiny_runs import REPOSITORY, environment
 
 from wavenet.files import THIS_MACHINE, scratch
-from wavenet.training.cli import complete_arguments
+from wavenet.training.arguments import complete_arguments
 from wavenet.training.runs import RUN_VARIABLE, Claim, new_folder
 
 DEFAULT = REPOSITORY / "configs" / "default.yaml"
