@@ -188,7 +188,7 @@ class NativeStreamer:
                     f"{name} must have the shape ({self._streams} streams, {channels} channels, "
                     f"{'x.shape[-1] or 1' if tensor is condition else 'n >= 1'}), but has {shape}."
                 )
-        return [tensor.detach().to("cpu", torch.float32) for tensor in given]
+        return [tensor.to("cpu", torch.float32) for tensor in given]
 
 
 class Layout:
