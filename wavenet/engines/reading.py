@@ -135,6 +135,8 @@ class Reader:
 
     def each(self, kind: str, *sources: Signal, constants: Any = ()) -> Signal:
         """See `Program.each`."""
+        if len(widths := {source.channels for source in sources}) > 1:
+            raise Unreadable(f"signals of {min(widths)} and {max(widths)} channels meet in it")
         return self.program.each(kind, *sources, constants=constants)
 
     def scaled(self, x: Signal, scale: float) -> Signal:
@@ -142,8 +144,8 @@ class Reader:
 
     def refusal(self, part: Any, what: str = "") -> str:
         name = self.names.get(id(part))
-        where = f"its part '{name}'" if name else "it"
-        return f"{where} is a {type(part).__name__}{what}, which has no instructions there"
+        where = f" (its part '{name}')" if name else ""
+        return f"there are no instructions for {type(part).__name__}{what}{where}"
 
 
 def _width(part: Any) -> int:
@@ -192,7 +194,7 @@ def _taps(r: Reader, conv: Any, x: Signal, state: Any) -> list[Signal]:
     past, spread = [(conv.kernel_size[0] - 1 - k) for k in range(conv.kernel_size[0])], 0
     if past[0]:
         if not isinstance(state, Leaf):
-            raise Unreadable(r.refusal(conv, " that remembers nothing"))
+            raise Unreadable(r.refusal(conv, " without a past"))
         x, spread = r.program.remembered(x, state), conv.dilation[0]
     return [x.late(steps * spread) for steps in past]
 

@@ -171,7 +171,8 @@ class NativeStreamer:
 
     def _run(self, streams: CStreams, n: int) -> None:
         """C++ runs without the interpreter's lock."""
-        self._library.process(self._layout.program, ctypes.byref(streams), self._ports, n)
+        program = ctypes.byref(self._layout.program)
+        self._library.process(program, ctypes.byref(streams), self._ports, n)
 
     def _checked(self, x: Tensor, condition: Tensor | None) -> list[Tensor]:
         given = [x] if condition is None else [x, condition]
@@ -188,7 +189,7 @@ class NativeStreamer:
                     f"{name} must have the shape ({self._streams} streams, {channels} channels, "
                     f"{'x.shape[-1] or 1' if tensor is condition else 'n >= 1'}), but has {shape}."
                 )
-        return [tensor.detach().to("cpu", torch.float32) for tensor in given]
+        return [tensor.to("cpu", torch.float32) for tensor in given]
 
 
 class Layout:
@@ -227,26 +228,24 @@ class Layout:
         numbers: list[Tensor] = []
         offset = 0
         for instruction in program.instructions:
-            packed = self._numbers(instruction)
+            numbers.append(self._numbers(instruction))
             where = instruction.port if instruction.kind in ("LOAD", "STORE") else offset
-            instructions.append(
-                CInstruction(
-                    *(KINDS.index(instruction.kind), len(instruction.sources), len(sources), where),
-                    CSignal(*(instruction.out or NOWHERE)),
-                    CSignal(*(instruction.plus or NOWHERE)),
-                )
-            )
+            kind, count = KINDS.index(instruction.kind), len(instruction.sources)
+            out, plus = (CSignal(*(s or NOWHERE)) for s in (instruction.out, instruction.plus))
+            instructions.append(CInstruction(kind, count, len(sources), where, out, plus))
             sources += [CSignal(*source) for source in instruction.sources]
-            numbers.append(packed)
-            offset += len(packed)
-        self._arrays = [_array(CInstruction, instructions), _array(CSignal, sources)]
-        self._arrays += [_array(CBuffer, self.buffers), torch.cat(numbers)]
-        first, second, third, last = self._arrays
-        self._program = CProgram(
-            *(ctypes.addressof(first), len(first), ctypes.addressof(second)),
-            *(ctypes.addressof(third), len(third), last.data_ptr()),
+            offset += len(numbers[-1])
+        self._instructions = _array(CInstruction, instructions)  # kept: C has pointers to them
+        self._sources, self._buffers = _array(CSignal, sources), _array(CBuffer, self.buffers)
+        self._packed = torch.cat(numbers)
+        self.program = CProgram(
+            instructions=ctypes.addressof(self._instructions),
+            length=len(instructions),
+            sources=ctypes.addressof(self._sources),
+            buffers=ctypes.addressof(self._buffers),
+            buffer_count=len(self.buffers),
+            numbers=self._packed.data_ptr(),
         )
-        self.program = ctypes.byref(self._program)
 
     def _numbers(self, instruction: Instruction) -> Tensor:
         """Flat: of a product by tiles of rows, the biases of its rows, then input by input."""
