@@ -395,6 +395,7 @@ def test_the_best_weights_are_kept_and_not_the_last(recorded: Path, tmp_path: Pa
                 "--learning_rate", "0.5", "--latency", "33"])  # fmt: skip
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     errors = [error for *_, error in last["history"]]
+    assert len(errors) == 3 and errors[-1] > min(errors)
     args = train.parser().parse_args([*pair_of, *QUICK, "--stft", "0", "--latency", "33"])
     capture = train.Capture(model.load(tmp_path / "model.nam"), train.read(args), args)
     assert capture.held_out_esr() == pytest.approx(min(errors), rel=1e-4)
