@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wavenet import testing
 from wavenet.audio import read_audio, save_audio
+from wavenet.engines import build_streamer
 from wavenet.interop import nam
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -266,11 +267,16 @@ def test_a_model_with_knobs_streams_while_they_move() -> None:
     knobs = torch.stack([torch.linspace(0, 10, 400), torch.linspace(1, -1, 400)])[None]
     testing.assert_streams(amp, x, knobs)
     testing.assert_causal(amp, x, knobs)
-    made, took = play.streamed(amp, x.flatten(), 64, knobs)
     with torch.no_grad():
-        assert_close(made, amp(x, knobs).flatten())
-        still = amp(x, knobs[..., :1]).flatten()
-    assert len(took) == 7 and (made - still).abs().max() > 0.01
+        whole, still = amp(x, knobs).flatten(), amp(x, knobs[..., :1]).flatten()
+    assert (whole - still).abs().max() > 0.01
+    for engine in ("torch", "native"):
+        streamer = build_streamer(amp, engine=engine)
+        made, took = play.streamed(streamer, x.flatten(), 64, knobs)
+        assert_close(made, whole, engine)
+        assert len(took) == 7
+        streamer = build_streamer(amp, engine=engine)
+        assert_close(play.streamed(streamer, x.flatten(), 64, knobs[..., :1])[0], still, engine)
 
 
 def test_knobs_are_named_and_kept_with_their_ranges(tmp_path: Path) -> None:
@@ -395,6 +401,7 @@ def test_the_best_weights_are_kept_and_not_the_last(recorded: Path, tmp_path: Pa
                 "--learning_rate", "0.5", "--latency", "33"])  # fmt: skip
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     errors = [error for *_, error in last["history"]]
+    assert len(errors) == 3 and errors[-1] > min(errors)
     args = train.parser().parse_args([*pair_of, *QUICK, "--stft", "0", "--latency", "33"])
     capture = train.Capture(model.load(tmp_path / "model.nam"), train.read(args), args)
     assert capture.held_out_esr() == pytest.approx(min(errors), rel=1e-4)

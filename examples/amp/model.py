@@ -34,12 +34,16 @@ class Amp(nn.Module):
             where it takes more channels than one.
     """
 
+    in_channels = 1  # of audio
+    slope: Tensor
+    offset: Tensor
+
     def __init__(self, network: nam.NAM) -> None:
         super().__init__()
         self.network, self.knobs = network, _ranges(network)
         low, high = (torch.tensor([end[i] for end in self.knobs.values()]) for i in (0, 1))
-        self.register_buffer("low", low.view(1, -1, 1), persistent=False)
-        self.register_buffer("width", (high - low).view(1, -1, 1), persistent=False)
+        self.register_buffer("slope", 2 / (high - low), persistent=False)
+        self.register_buffer("offset", -self.slope * low - 1, persistent=False)
 
     @classmethod
     def of(
@@ -88,7 +92,7 @@ class Amp(nn.Module):
         """(B, 1 + K, T): what the network takes."""
         if knobs is None:
             return x
-        place = 2 * (knobs - self.low) / self.width - 1
+        place = knobs * self.slope[:, None] + self.offset[:, None]
         return torch.cat([x, place.expand(-1, -1, x.shape[-1])], dim=1)
 
     def forward(self, x: Tensor, knobs: Tensor | None = None) -> Tensor:
@@ -105,6 +109,13 @@ class Amp(nn.Module):
     def step(self, x: Tensor, state: State, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next n samples (B, 1, n), knobs (B, K, n or 1) -> the next n, the new state."""
         return self.network.step(self._with(x, knobs), state)
+
+    def traced(self, reader: Any, x: Any, state: State, knobs: Any = None) -> Any:
+        """As `step`, of signals: how a compiled engine reads it (see `wavenet.engines.reading`)."""
+        if knobs is not None:
+            place = reader.program.product([knobs], self.slope.diag(), self.offset)
+            x = reader.program.joined([x, place])
+        return self.network.traced(reader, x, state)
 
 
 def _with_knobs(settings: nam.Settings, count: int) -> nam.Settings:

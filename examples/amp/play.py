@@ -10,11 +10,10 @@ Shapes: K knobs, T time.
 """
 
 import argparse
+import logging
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,36 +24,22 @@ from amp.recordings import read_pair
 from amp.train import esr
 
 from wavenet.audio import read_audio, save_audio
-
-Block = Callable[[Tensor, Any], Tensor]  # audio (1, 1, n), knobs (1, K, n) or None -> (1, 1, n)
-
-
-def player(amp: Amp) -> Block:
-    """What plays block after block, from silence on; the one place that knows how."""
-    state = amp.init_state(1)
-
-    def play(x: Tensor, knobs: Tensor | None) -> Tensor:
-        nonlocal state
-        y, state = amp.step(x, state, knobs)
-        return y
-
-    return play
+from wavenet.engines import Streamer, build_streamer
 
 
 def streamed(
-    amp: Amp, audio: Tensor, block: int, knobs: Tensor | None = None
+    streamer: Streamer, audio: Tensor, block: int, knobs: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """audio (T,), knobs (1, K, T or 1) -> (T,), and the seconds that each block took."""
-    play, made, took = player(amp), [], []
-    with torch.inference_mode():
-        for begin in range(0, len(audio), block):
-            x = audio[begin : begin + block].view(1, 1, -1)
-            moved = knobs
-            if knobs is not None and knobs.shape[-1] > 1:
-                moved = knobs[..., begin : begin + block]
-            begun = time.perf_counter()
-            made.append(play(x, moved))
-            took.append(time.perf_counter() - begun)
+    made, took = [], []
+    for begin in range(0, len(audio), block):
+        x = audio[begin : begin + block].view(1, 1, -1)
+        moved = knobs
+        if knobs is not None and knobs.shape[-1] > 1:
+            moved = knobs[..., begin : begin + block]
+        begun = time.perf_counter()
+        made.append(streamer.process(x, moved))
+        took.append(time.perf_counter() - begun)
     return torch.cat(made, dim=-1).flatten(), torch.tensor(took)
 
 
@@ -99,7 +84,8 @@ def run(args: argparse.Namespace) -> None:
             f"at {rate} Hz. Export it so."
         )
     knobs = moving(amp, movement(args.knobs), sound.shape[1])
-    made, took = streamed(amp, sound[0], args.block, knobs)
+    streamer = build_streamer(amp, engine=args.engine)
+    made, took = streamed(streamer, sound[0], args.block, knobs)
     save_audio(args.out, made, rate)
     seconds, spent = len(made) / rate, float(took.sum())
     print(
@@ -118,10 +104,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("model", type=Path, help="a .nam file")
     parser.add_argument("out", type=Path, help="wav to write")
     parser.add_argument("--block", type=int, default=64, help="samples at a time (%(default)s)")
+    parser.add_argument(
+        "--engine",
+        choices=["auto", "native", "torch"],
+        default="auto",
+        help="native: compiled for this CPU at its first use; torch; auto: the first that runs",
+    )
     parser.add_argument("--knobs", default="", help="where they stand, as in drive=2:9,tone=5")
     parser.add_argument(
         "--against", type=Path, help="what the amplifier made of it: says the ESR to that"
     )
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # which engine, and why
     try:
         run(parser.parse_args(arguments))
     except (ValueError, OSError) as error:

@@ -207,7 +207,7 @@ def parser() -> argparse.ArgumentParser:
         help="what was played and what was recorded; or a table of many, with knobs",
     )
     p.add_argument("--out", type=Path, default=Path("amp"), help="folder to write to")
-    p.add_argument("--size", choices=nam.PRESETS, default="feather", help="of the network")
+    p.add_argument("--size", choices=nam.PRESETS, default="standard", help="of the network")
     p.add_argument("--sample_rate", type=int, default=48_000, help="Hz, of recordings and model")
     p.add_argument("--latency", type=int, help="of the recordings, in samples; found if not given")
     p.add_argument(
@@ -216,9 +216,9 @@ def parser() -> argparse.ArgumentParser:
         default=10.0,
         help="seconds at the end of each recording that are not trained on",
     )
-    p.add_argument("--epochs", type=int, default=12, help=f"of {STEPS} steps")
-    p.add_argument("--batch", type=int, default=8, help="crops of a step")
-    p.add_argument("--crop", type=int, default=16_384, help="samples compared in each crop")
+    p.add_argument("--epochs", type=int, default=40, help=f"of {STEPS} steps")
+    p.add_argument("--batch", type=int, default=2, help="crops of a step")
+    p.add_argument("--crop", type=int, default=8192, help="samples compared in each crop")
     p.add_argument(
         "--learning_rate", type=float, default=0.004, help="at first; a hundredth of it at the end"
     )
@@ -307,13 +307,12 @@ def checked_resumption(args: argparse.Namespace, amp: Amp) -> str | None:
 
 def fit(capture: Capture, out: Path, epochs: int, checkpoint: str | None) -> None:
     """Trains, and leaves the capture with the weights that were best on the held-out part."""
-    best = ModelCheckpoint(
-        out, "best", monitor="held_out_esr", save_last=True, enable_version_counter=False
-    )
+    best = ModelCheckpoint(out, "best", monitor="held_out_esr", enable_version_counter=False)
+    last = ModelCheckpoint(out, "last", enable_version_counter=False)  # of every epoch
     trainer = pl.Trainer(
         max_epochs=epochs,
         devices=1,
-        callbacks=[best, TQDMProgressBar(refresh_rate=10)],
+        callbacks=[best, last, TQDMProgressBar(refresh_rate=10)],
         logger=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
