@@ -88,7 +88,7 @@ def test_stereo_at_another_rate_is_mixed_down_and_resampled_with_one_line(
     assert float(audio[1000:-1000].abs().max()) == pytest.approx(0.5, abs=0.03)
     assert int(torch.fft.rfft(audio).abs().argmax()) == 440
     lines = [record.message for record in caplog.records if "Resampled" in record.message]
-    assert lines == ["Resampled 2 of 3 files to 8000 Hz: 2 at 44100 Hz."]
+    assert lines == ["Resampled 2 of 3 files to 8000 Hz by torchaudio: 2 at 44100 Hz."]
 
 
 def test_samples_beyond_full_scale_are_clipped_and_reported(
