@@ -55,6 +55,8 @@ def _is_there(package: str) -> bool:
         return find_spec(package) is not None
     except ImportError:
         return False
+    except ValueError:  # a module without a spec stands in its place
+        return True
 
 
 @cache
@@ -140,7 +142,8 @@ def spelled(command: str) -> str:
 
     `wavenet train` in an installation, and for whoever began with `wavenet`.
     """
-    by_name = Path(sys.argv[0] if sys.argv else "").stem in ("wavenet", "__main__")
+    begun = Path(sys.argv[0] if sys.argv else "")
+    by_name = begun.stem == "wavenet" or begun == PACKAGE / "__main__.py"
     in_clone = _is_clone() and (CLONE / f"{command}.py").is_file()
     return f"python {command}.py" if in_clone and not by_name else f"wavenet {command}"
 

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import threading
 import warnings
 from argparse import SUPPRESS
@@ -20,6 +21,7 @@ from typing import Any, get_args
 
 import lightning.pytorch as pl
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -29,6 +31,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from wavenet.checkpoints import load_model, newest_checkpoint, read_checkpoint
 from wavenet.files import write_whole
+from wavenet.installation import (
+    is_recipe,
+    recipe,
+    recipe_names,
+    recipes,
+    script,
+    scripts,
+    spelled,
+)
 from wavenet.machine import has_bfloat16, obstacle_to_gpu
 from wavenet.model import WaveNet
 from wavenet.pretrained import find
@@ -53,17 +64,20 @@ from wavenet.training.trust import require_known_script, require_plain
 
 logger = logging.getLogger(__name__)
 
+CONFIG = ("--config", "-c")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-USAGE = "python train.py [fit | validate | test] [--config FILE] [--SETTING VALUE ...]"
+USAGE = "{command} [fit | validate | test] [--config FILE or RECIPE] [--SETTING VALUE ...]"
 DESCRIPTION = """Train a WaveNet on a folder of audio.
 
-  python train.py                                                 fit with configs/default.yaml
-  python train.py --config configs/folder.yaml --data.root DIR    your own folder of audio
-  python train.py --ckpt_path last                                resume the newest run exactly
-  python train.py validate --ckpt_path PATH                       bits per sample of a checkpoint
-  python train.py test --ckpt_path PATH                           the same on the test clips
-  python train.py fit --help                                      all settings and their defaults
+  {command}                                     fit with the recipe default
+  {command} --config folder --data.root DIR     your own folder of audio
+  {command} --ckpt_path last                    resume the newest run exactly
+  {command} validate --ckpt_path PATH           bits per sample of a checkpoint
+  {command} test --ckpt_path PATH               the same on the test clips
+  {command} fit --help                          all settings and their defaults
 
+Recipes, which --config takes by name:
+{recipes}
 Override settings of a config by name: --model.residual_channels 128 --trainer.max_steps 20000.
 A run writes RUNS/NAME/ with config.yaml, checkpoints/, model/, samples/ and TensorBoard events.
 """
@@ -80,7 +94,7 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
         end_with_parent(signal.SIGTERM)
     open_closed_streams()
     if list(arguments) in (["-h"], ["--help"]):
-        print(DESCRIPTION)
+        print(described(DESCRIPTION))
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("wavenet.generation", "wavenet.engines"):  # would log at every validation
@@ -97,6 +111,12 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
         if os.environ.get("WAVENET_TRACEBACK"):
             raise
         sys.exit(f"error: {explain(error, claim.folder)}\n(WAVENET_TRACEBACK=1 shows where)")
+
+
+def described(text: str) -> str:
+    """With the command and the recipes in it."""
+    names = textwrap.fill(", ".join(recipe_names()), 96, initial_indent="  ", subsequent_indent="  ")
+    return text.format(command=spelled("train"), recipes=names)
 
 
 class WhatMatters(logging.Filter):
@@ -235,8 +255,8 @@ class TrainingCLI(LightningCLI):
                 "max_steps": 10000,
             },
             parser_kwargs={
-                "description": DESCRIPTION,
-                **{name: {"usage": USAGE} for name in self.subcommands()},
+                "description": described(DESCRIPTION),
+                **{name: {"usage": described(USAGE)} for name in self.subcommands()},
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -404,7 +424,7 @@ def summary(run: Path, network: WaveNet, count: int, bits: str) -> str:
     samples = ", ".join(str(run / "samples" / f"final-{index}.wav") for index in range(count))
     records = ", ".join(str(run / name) for name in (CURVE, METRICS) if (run / name).is_file())
     labels = ",".join(f"{name}={categories[0]}" for name, categories in network.labels.items())
-    command = f"python generate.py --checkpoint {run / 'model'} --batch 4"
+    command = f"{spelled('generate')} --checkpoint {run / 'model'} --batch 4"
     command += ("" if network.draws_lengths else " --seconds 2") + (
         labels and f" --labels {labels}"
     )
@@ -437,7 +457,8 @@ def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
     if {"-h", "--help"} & set(arguments):
         return arguments
     command, *rest = arguments
-    config, name = (_value(rest, *flags) for flags in (("--config", "-c"), ("--name",)))
+    rest = _with_recipes(rest)
+    config, name = (_value(rest, *flags) for flags in (CONFIG, ("--name",)))
     if config is not None:
         _require_text(Path(config))
     rest = _with_weights(command, rest)
@@ -445,9 +466,37 @@ def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
     if config is None:
         scored = start if command != "fit" else None
         rest = ["--config", str(_own_config(rest, checkpoint or scored, default_config)), *rest]
+    rest = [*rest, *_own_script(rest)]
     if name is None and checkpoint is None:
         rest = ["--name", Path(config).stem if config else default_config.stem, *rest]
     return [command, *rest]
+
+
+def _with_recipes(arguments: list[str]) -> list[str]:
+    """The arguments with a file behind each --config, where a recipe's name may have been."""
+    found = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        flag, equals, value = argument.partition("=")
+        if equals and flag in CONFIG:
+            argument = f"{flag}={recipe(value)}"
+        elif before in CONFIG:
+            argument = str(recipe(argument))
+        found.append(argument)
+    return found
+
+
+def _own_script(rest: list[str]) -> list[str]:
+    """The library's own prepare.py for one of its recipes, where another file has that path here.
+
+    Somebody's data/NAME/prepare.py in the working folder is not run because a recipe was named.
+    """
+    config = Path(_value(rest, *CONFIG) or "")
+    if not config.is_file() or not is_recipe(config) or _value(rest, "--data.prepare") is not None:
+        return []
+    named = ((yaml.safe_load(config.read_text()) or {}).get("data") or {}).get("prepare")
+    if named is None or script(named).resolve() in scripts():
+        return []
+    return ["--data.prepare", str(recipes() / named)]
 
 
 def _with_weights(command: str, rest: list[str]) -> list[str]:
@@ -456,7 +505,7 @@ def _with_weights(command: str, rest: list[str]) -> list[str]:
     A run gives its best checkpoint to be scored, its last to go on with. What has weights alone, an
     export or a bundled model, is scored by --model.init_from.
     """
-    given, config = _value(rest, "--ckpt_path"), _value(rest, "--config", "-c")
+    given, config = _value(rest, "--ckpt_path"), _value(rest, *CONFIG)
     if not given:
         return rest
     others, folder = _without(rest, "--ckpt_path"), Path(given, "checkpoints")
@@ -484,10 +533,10 @@ def _with_weights(command: str, rest: list[str]) -> list[str]:
 
 def _own_config(rest: list[str], source: str | None, default_config: Path) -> Path:
     """The config that belongs to these weights, a checkpoint, an export or a bundled name."""
-    recipes = default_config.parent
+    own_recipes = default_config.parent
     if source is None:
         return default_config
-    bundled = recipes / f"{source}.yaml"
+    bundled = own_recipes / f"{source}.yaml"
     path = Path(source)
     if not path.exists() and re.fullmatch(r"\w+", source) and bundled.is_file():
         return bundled
@@ -501,7 +550,7 @@ def _own_config(rest: list[str], source: str | None, default_config: Path) -> Pa
         config,
         data.get("prepare"),
         _value(rest, "--data.root") or data.get("root"),
-        recipes=recipes.parent / "data",
+        recipes=own_recipes.parent / "data",
         named=_value(rest, "--data.prepare") is not None,
     )
     return config
