@@ -32,5 +32,5 @@ def chosen(prog: str, choices: Mapping[str, str], arguments: Sequence[str]) -> s
 def usage(prog: str, choices: Mapping[str, str]) -> str:
     width = max(map(len, choices)) + 2
     rows = [f"  {name:<{width}}{what}" for name, what in choices.items()]
-    lines = [f"usage: {prog} COMMAND ...", "", *rows, "", f"{prog} COMMAND --help: all of its flags"]
-    return "\n".join(lines)
+    more = f"{prog} COMMAND --help: all of its flags"
+    return "\n".join([f"usage: {prog} COMMAND ...", "", *rows, "", more])

@@ -1,4 +1,4 @@
-"""Owns the command `wavenet evaluate digits|vocoder`, of which each is one of `wavenet.evaluation`."""
+"""Owns the command `wavenet evaluate digits|vocoder`, each of `wavenet.evaluation`."""
 
 import sys
 from collections.abc import Sequence

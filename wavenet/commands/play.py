@@ -1,4 +1,4 @@
-"""Owns the command `wavenet play in.wav model.nam out.wav`, which is that of `wavenet.interop.nam`."""
+"""Owns the command `wavenet play in.wav model.nam out.wav`, that of `wavenet.interop.nam`."""
 
 import sys
 from collections.abc import Sequence

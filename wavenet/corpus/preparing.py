@@ -35,7 +35,8 @@ from wavenet.audio import RESAMPLERS, resampler
 from wavenet.corpus.decoding import PCM, Decoded, DecodeSettings, decode_clip
 from wavenet.corpus.listing import find_audio
 from wavenet.files import cache_folder, write_whole
-from wavenet.installation import require, script as found
+from wavenet.installation import require
+from wavenet.installation import script as found
 
 logger = logging.getLogger(__name__)
 
@@ -480,8 +481,8 @@ def _report_rates(manifest: Manifest, rate: int) -> None:
     logger.info("Resampled %d of %d files to %d Hz by %s: %s.", *counts, rate, by, found)
     if by != (here := resampler()):
         logger.warning(
-            "That audio was resampled by %s, and this environment resamples by %s. It is used as it "
-            "is; audio that is read from now on, such as a prompt, goes through %s. To prepare "
+            "That audio was resampled by %s, and this environment resamples by %s. It is used as "
+            "it is; audio that is read from now on, such as a prompt, goes through %s. To prepare "
             "it anew, give another --data.cache_dir.",
             *(by, here, here),
         )

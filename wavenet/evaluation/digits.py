@@ -210,7 +210,7 @@ def generate_clips(
     samples, where longer clips are cut. Other models generate `total` samples.
     settings: see `wavenet.generate`.
     """
-    require("Judging digits", "tqdm")
+    require("Judging digits", "tqdm", "matplotlib")
     from tqdm import tqdm
 
     require_labels(model)

@@ -115,8 +115,8 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
 
 def described(text: str) -> str:
     """With the command and the recipes in it."""
-    names = textwrap.fill(", ".join(recipe_names()), 96, initial_indent="  ", subsequent_indent="  ")
-    return text.format(command=spelled("train"), recipes=names)
+    names = textwrap.wrap(", ".join(recipe_names()), 96)
+    return text.format(command=spelled("train"), recipes=textwrap.indent("\n".join(names), "  "))
 
 
 class WhatMatters(logging.Filter):
