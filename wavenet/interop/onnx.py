@@ -49,8 +49,9 @@ def export(
     for a `WaveNet` also `silence`, the first sample, `audio`, what each code sounds like where its
     samples are codes, and what steers it: a `condition` that holds for ever, or the frames of a
     clip, `conditions` (B, D, F), with `hop` and `offset` as in `Condition`. Otherwise it is
-    `forward`, of any length. The batch is that of the inputs. The file's metadata say `receptive_field`, `latency`,
-    `chunk_multiple` and `sample_rate` where the module does, and the output of a `WaveNet`.
+    `forward`, of any length. The batch is that of the inputs. The file's metadata say
+    `receptive_field`, `latency`, `chunk_multiple` and `sample_rate` where the module does, and the
+    output of a `WaveNet`.
 
     Args:
         module: on the CPU, in float32 and in eval mode; one of ours, or any with `init_state` and
