@@ -64,9 +64,7 @@ def metadata(wheel: Path) -> Message:
 
 
 def test_the_wheel_has_every_module_of_the_package_and_no_tests(names: set[str]) -> None:
-    modules = {
-        str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "wavenet").rglob("*.py")
-    }
+    modules = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "wavenet").rglob("*.py")}
     code = {name for name in names if name.endswith(".py") and "/recipes/" not in name}
     assert code == modules and len(code) > 90
     assert {name.split("/")[0] for name in names} == {
@@ -154,6 +152,17 @@ def test_the_command_starts_what_it_lists(names: set[str], wheel: Path) -> None:
         assert "wavenet = wavenet.commands:entry" in archive.read(name).decode()
     for command in COMMANDS:
         assert f"wavenet/commands/{command}.py" in names
+
+
+def test_ci_runs_the_tests_of_the_core_beside_other_torches() -> None:
+    assert "\n.ci/core\n" in (REPOSITORY / ".ci" / "run").read_text()
+    listed = re.search(r"^tests=\((.*?)\)", (REPOSITORY / ".ci" / "core").read_text(), re.M | re.S)
+    assert listed is not None and len(listed[1].split()) > 20
+    for name in listed[1].split():
+        text = (REPOSITORY / "tests" / f"test_{name}.py").read_text()
+        assert not re.search(r"^(import|from) (lightning|torchaudio|jsonargparse)", text, re.M), (
+            name
+        )
 
 
 @pytest.mark.slow
