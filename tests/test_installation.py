@@ -1,4 +1,4 @@
-"""What an installation has: recipes by name, scripts from their place, optional packages by name."""
+"""What an installation has: recipes by name, their scripts, packages that may be missing."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""The wheel: what is in it and what is not, what it says of itself, and that it works once installed.
+"""The wheel: what is in it, what it says of itself, and that it works once installed.
 
 It is built without a network, by the setuptools that is installed.
 """
