@@ -23,7 +23,7 @@ from wavenet.engines import ENGINES, OLDER_NAMES
 from wavenet.generation import Stream
 from wavenet.outputs import Sampling
 
-EVERY = 0.1  # seconds between two changes of the line of progress
+IN_PLACE, IN_A_FILE = 0.1, 60.0  # seconds between two lines of progress
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def chunk_size(clips: int) -> int:
 def with_progress(chunks: Stream, sample_rate: int) -> Iterator[Tensor]:
     """The same chunks, with a line on stderr: samples/s over all clips, and times real time.
 
-    On a terminal it changes in place; a file gets the first and the last.
+    On a terminal it changes in place; a file gets a line at the beginning, at times, and at the end.
     """
     total = None if chunks.lengths is None else int(chunks.lengths.max()) * len(chunks.lengths)
     made, begun = 0, time.monotonic()
@@ -100,7 +100,7 @@ def _progress(made: int, total: int | None, seconds: float, sample_rate: int) ->
 
 
 class _Line:
-    """One line of stderr that tells how far the work is, written anew ten times a second."""
+    """A line of stderr that tells how far the work is."""
 
     def __init__(self) -> None:
         self._in_place = sys.stderr is not None and sys.stderr.isatty()
@@ -108,7 +108,7 @@ class _Line:
 
     def show(self, text: str) -> None:
         now, self._text = time.monotonic(), text
-        if now - self._last >= (EVERY if self._in_place else math.inf):
+        if now - self._last >= (IN_PLACE if self._in_place else IN_A_FILE):
             self._last = now
             self._write("" if self._in_place else "\n")
 
