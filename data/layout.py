@@ -8,6 +8,7 @@ import csv
 import errno
 import glob
 import hashlib
+import importlib
 import math
 import os
 import shutil
@@ -16,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 try:
     import fcntl
@@ -157,6 +158,19 @@ def summary(rows: Sequence[tuple[str, str]], out: Path, full: int) -> str:
 def counts(splits: Sequence[str]) -> str:
     """The number of clips in each split, for the last line that a prepare script prints."""
     return ", ".join(f"{name} {splits.count(name)}" for name in ("train", "val", "test"))
+
+
+def torchaudio_class(name: str) -> Any:
+    """A corpus of torchaudio.datasets, for its download. Raises ValueError where none loads."""
+    try:
+        datasets = importlib.import_module("torchaudio.datasets")
+    except Exception as error:  # it also raises OSError and RuntimeError beside another torch
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"torchaudio, which downloads this corpus, does not load here ({reason}). Download it "
+            "yourself, unpack it, and add --source FOLDER."
+        ) from error
+    return getattr(datasets, name)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -113,6 +113,34 @@ def test_fit_and_the_default_config_are_filled_in(given: list[str], completed: l
     assert complete_arguments(given, DEFAULT) == completed
 
 
+@pytest.mark.parametrize("given", [["--config", "fsdd"], ["--config=fsdd"], ["-c", "fsdd"]])
+def test_a_recipe_is_named_without_its_path(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    completed = complete_arguments(["validate", *given], REPOSITORY / DEFAULT)
+    assert "fsdd" in completed and str(REPOSITORY / "configs/fsdd.yaml") in " ".join(completed)
+    with pytest.raises(ValueError, match=r"--config fsd: .*did you mean fsdd"):
+        complete_arguments(["--config", "fsd"], REPOSITORY / DEFAULT)
+
+
+def test_a_script_of_the_working_folder_does_not_stand_in_for_that_of_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = "data/instruments/prepare.py"
+    assert "--data.prepare" not in complete_arguments([], REPOSITORY / DEFAULT)
+    Path(script).parent.mkdir(parents=True)
+    Path(script).write_text("raise SystemExit('not mine')")
+    completed = complete_arguments([], REPOSITORY / DEFAULT)
+    assert completed[-2:] == ["--data.prepare", str(REPOSITORY / script)]
+    named = ["--data.prepare", script]
+    assert complete_arguments(named, REPOSITORY / DEFAULT)[-2:] == named, "the user's own wish"
+    Path("mine.yaml").write_text(f"data:\n  prepare: {script}\n")
+    own = complete_arguments(["--config", "mine.yaml"], REPOSITORY / DEFAULT)
+    assert "--data.prepare" not in own, "the user's own config"
+
+
 def checkpoint(place: Path, name: str, age: int) -> Path:
     path = place / "runs" / name / "checkpoints" / "last.ckpt"
     path.parent.mkdir(parents=True)

@@ -43,6 +43,7 @@ from tiny_corpora import (
 from wavenet.audio import load_audio, pcm16, resample
 from wavenet.corpus import decoding, find_audio, preparing
 from wavenet.corpus.decoding import normalize_audio
+from wavenet.installation import MissingPackage
 from wavenet.outputs.mulaw import MuLaw
 
 
@@ -88,7 +89,60 @@ def test_stereo_at_another_rate_is_mixed_down_and_resampled_with_one_line(
     assert float(audio[1000:-1000].abs().max()) == pytest.approx(0.5, abs=0.03)
     assert int(torch.fft.rfft(audio).abs().argmax()) == 440
     lines = [record.message for record in caplog.records if "Resampled" in record.message]
-    assert lines == ["Resampled 2 of 3 files to 8000 Hz: 2 at 44100 Hz."]
+    assert lines == ["Resampled 2 of 3 files to 8000 Hz by torchaudio: 2 at 44100 Hz."]
+
+
+def resampler_of(root: Path) -> object:
+    (folder,) = prepared_folders(root / ".wavenet-cache")
+    return json.loads((folder / "manifest.json").read_text())["resampler"]
+
+
+def test_the_manifest_names_what_resampled_where_anything_was(tmp_path: Path) -> None:
+    for name, rate in (("same", 8000), ("other", 16000)):
+        (tmp_path / name).mkdir()
+        write_tone(tmp_path / name / "a.wav", rate=rate)
+        prepared(tmp_path / name)
+    assert resampler_of(tmp_path / "same") is None
+    assert resampler_of(tmp_path / "other") == "torchaudio"
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_audio_of_another_resampler_is_used_with_a_warning(
+    older: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_tone(tmp_path / "a.wav", rate=16000)
+    before = prepared(tmp_path).audio_path.read_bytes()
+    (folder,) = prepared_folders(tmp_path / ".wavenet-cache")
+    if older:  # which did not say
+        manifest = json.loads((folder / "manifest.json").read_text())
+        del manifest["resampler"]
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    caplog.clear()
+    assert prepared(tmp_path).audio_path.read_bytes() == before
+    assert "resampled by" not in caplog.text, "the same as here"
+    monkeypatch.setattr(preparing, "resampler", lambda: "soxr")
+    with caplog.at_level(logging.WARNING, "wavenet"):
+        assert prepared(tmp_path).audio_path.read_bytes() == before
+    (told,) = [m for m in caplog.messages if "resampled by" in m]
+    assert told.startswith("That audio was resampled by torchaudio, and this environment resamples")
+
+
+def test_without_a_resampler_nothing_is_skipped_but_the_remedy_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tone(tmp_path / "a.wav", rate=16000)
+    write_tone(tmp_path / "b.wav")
+
+    def none(*_: object) -> None:
+        raise MissingPackage("Resampling audio needs soxr")
+
+    monkeypatch.setattr(decoding, "resample", none)
+    with pytest.raises(MissingPackage, match="needs soxr"):
+        prepared(tmp_path)
+    assert prepared_folders(tmp_path / ".wavenet-cache") == []
 
 
 def test_samples_beyond_full_scale_are_clipped_and_reported(

@@ -45,7 +45,11 @@ def test_every_folder_in_pretrained_is_a_bundled_model() -> None:
 @pytest.mark.parametrize("name", pretrained.bundled())
 def test_a_bundled_model_is_complete_small_and_float32(name: str) -> None:
     folder = pretrained.HERE / name
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", *pretrained.FILES]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "LICENSE",
+        "README.md",
+        *pretrained.FILES,
+    ]
     assert (folder / "model.safetensors").stat().st_size < LIMIT
     with safe_open(folder / "model.safetensors", "pt") as weights:
         tensors = {key: weights.get_tensor(key) for key in list(weights.keys())}
@@ -305,8 +309,10 @@ def test_no_text_sends_anybody_to_the_unrelated_package_of_the_index() -> None:
     """There, `wavenet` is another project; this library's distribution is wavenet-torch."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert project["name"] == "wavenet-torch"
-    kinds = ("*.py", "*.md", "*.toml", "*.yaml", "*.html")
+    kinds = ("*.py", "*.md", "*.toml", "*.yaml", "*.html", "*.cff", "*.cpp", ".ci/*")
     texts = [path for kind in kinds for path in REPOSITORY.rglob(kind) if ".git" not in path.parts]
     assert len(texts) > 100
-    named = re.compile(r"""pip install\s+(-\S+\s+)*["']?wavenet(?!-torch)""")
+    named = re.compile(
+        r"""pip install\s+(-\S+\s+)*["']?wavenet(?!-torch)|["'`]wavenet\[\w"""  # or its extras
+    )
     assert [str(path) for path in texts if named.search(path.read_text())] == []

@@ -37,7 +37,9 @@ def test_progress_goes_to_stderr_and_nothing_else_is_printed(
     captured = capfd.readouterr()
     assert captured.out == ""
     assert (
-        "600/600" in captured.err and "x real time" in captured.err and "samples/s" in captured.err
+        "100% of 600 samples" in captured.err
+        and "x real time" in captured.err
+        and " a second" in captured.err
     )
     assert torch.equal(shown, quiet)
 

@@ -1,11 +1,12 @@
 """Owns the conversion between audio files and tensors: reading, resampling, writing wav.
 
-Knows nothing of codes, models or data sets. Shapes: C channels, T time. torchaudio, soundfile and
-numpy are imported only in the functions that use them, so that `import wavenet` needs only torch.
+Knows nothing of codes, models or data sets. Shapes: C channels, T time. torchaudio, soxr, soundfile
+and numpy are imported only in the functions that use them: `import wavenet` needs only torch.
 """
 
 import io
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wavenet.files import write_whole
+from wavenet.installation import require, torchaudio_here
 from wavenet.machine import memory, size
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ STREAM_SIZE = 0xFFFFFFFF  # the size in the header of a wav that was written to 
 # The resampling filter bank grows with the terms of the ratio; 44.1 to 192 kHz need at most 640.
 LARGEST_DENOMINATOR = 1000
 LARGEST_FACTOR = 1000  # between two rates; beyond it, a header's rate is nonsense
+RESAMPLERS = ("torchaudio", "soxr")  # the second where the first does not load beside this torch
 
 
 def read_audio(path: str | Path) -> tuple[Tensor, int]:
@@ -127,9 +131,10 @@ def _declared(header_log: str, frames: int) -> int:
 def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """(..., T) at `from_rate` Hz -> (..., ceil(T * to_rate / from_rate)), band-limited.
 
-    If the exact ratio of the rates has a denominator above 1000 (11127 to 16000 Hz), the nearest
-    ratio with a smaller one is used: an error in pitch of less than a cent. Raises ValueError for
-    rates that differ by a factor of more than 1000, and for more than `LONGEST` samples.
+    By `resampler()`. If the exact ratio of the rates has a denominator above 1000 (11127 to
+    16000 Hz), the nearest ratio with a smaller one is used: an error in pitch of less than a cent.
+    Raises ValueError for rates that differ by a factor of more than 1000, for more than `LONGEST`
+    samples, and (a MissingPackage) where no resampler is installed.
     """
     for name, rate in (("from_rate", from_rate), ("to_rate", to_rate)):
         if isinstance(rate, bool) or not isinstance(rate, int) or rate <= 0:
@@ -150,10 +155,36 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
             f"more than {LARGEST_FACTOR}."
         )
     _require_memory(audio, from_rate, to_rate)
-    import torchaudio
-
     ratio = Fraction(to_rate, from_rate).limit_denominator(LARGEST_DENOMINATOR)
-    return torchaudio.functional.resample(audio, ratio.denominator, ratio.numerator)
+    if resampler() == "soxr":
+        return _by_soxr(audio, ratio)
+    resampled: Tensor = torchaudio_here().functional.resample(  # type: ignore[union-attr]
+        audio, ratio.denominator, ratio.numerator
+    )
+    return resampled
+
+
+def resampler() -> str:
+    """What `resample` uses here, one of RESAMPLERS. Raises MissingPackage where there is none."""
+    if torchaudio_here() is not None:
+        return "torchaudio"
+    require("Resampling audio", "soxr")
+    return "soxr"
+
+
+def _by_soxr(audio: Tensor, ratio: Fraction) -> Tensor:
+    """On the CPU and without gradients. The length is as torchaudio's, which rounds up."""
+    import soxr
+
+    wanted = math.ceil(audio.shape[-1] * ratio)
+    floats = audio.detach().cpu().to(torch.promote_types(audio.dtype, torch.float32))
+    rows = floats.reshape(-1, audio.shape[-1]).numpy()
+    made = [
+        torch.from_numpy(soxr.resample(row, ratio.denominator, ratio.numerator, "VHQ"))
+        for row in rows
+    ]
+    fitted = [F.pad(row, (0, max(0, wanted - len(row))))[:wanted] for row in made]
+    return torch.stack(fitted).reshape(*audio.shape[:-1], wanted).to(audio)
 
 
 def _require_memory(audio: Tensor, from_rate: int, to_rate: int) -> None:

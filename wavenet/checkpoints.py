@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from wavenet.installation import spelled
 from wavenet.machine import obstacle_to_gpu
 from wavenet.model import Config, WaveNet
 from wavenet.pretrained import DEFAULT, HERE
@@ -216,8 +217,8 @@ def newest_export(runs: Path) -> Path:
     found = list(runs.glob("*/model/model.safetensors"))
     if not found:
         raise FileNotFoundError(
-            f"There is no trained model in {runs} yet. Train one with: python train.py\n"
-            "or give the path of one: python generate.py --checkpoint PATH "
+            f"There is no trained model in {runs} yet. Train one with: {spelled('train')}\n"
+            f"or give the path of one: {spelled('generate')} --checkpoint PATH "
             f"(--checkpoint {DEFAULT}: the bundled model)"
         )
     return max(found, key=lambda path: path.stat().st_mtime).parent
@@ -231,9 +232,10 @@ def newest_or_bundled(runs: Path | None = None) -> Path:
         if runs is not None:
             raise
     logger.info(
-        "no run in %s/ yet: using the bundled model %s. Train your own with: python train.py",
+        "no run in %s/ yet: using the bundled model %s. Train your own with: %s",
         RUNS,
         DEFAULT,
+        spelled("train"),
     )
     return HERE / DEFAULT
 

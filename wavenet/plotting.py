@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wavenet.files import write_whole
+from wavenet.installation import require
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ def spectrogram_png(audio: Tensor, sample_rate: int) -> bytes:
     One pixel per bin and frame, at most PIXELS frames wide, in PNG_LEVELS colours: less than 20 kB
     for one second at 8 kHz.
     """
+    require("A picture", "matplotlib")
     from matplotlib import colormaps
 
     decibels, _ = spectrogram_db(audio, sample_rate)
@@ -96,6 +98,7 @@ def plot_clips(
     spectrograms have one scale: 0 dB is the loudest point of all. prompt_seconds: where a line
     marks the end of what the clips go on from.
     """
+    require("A picture", "matplotlib")
     from matplotlib.figure import Figure
 
     clips, titles = _shown(clips, sample_rate), titles[:MOST_CLIPS]
@@ -141,6 +144,7 @@ def plot_curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Any:
     curves: by name, points (samples seen, bits). Where a curve has many points, it is drawn faint,
     under its mean over the points about each.
     """
+    require("A picture", "matplotlib")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
@@ -194,6 +198,7 @@ def plot_spectrograms(
 
     All have one scale: 0 dB is the loudest point of all.
     """
+    require("A picture", "matplotlib")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.6 * len(titles) + 0.8, 1.9 * len(rows) + 0.4), layout="constrained")

@@ -5,11 +5,13 @@ Knows nothing of models or files.
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from types import FrameType
 from typing import Any, NoReturn, Self
@@ -20,6 +22,8 @@ from torch import Tensor
 from wavenet.engines import ENGINES, OLDER_NAMES
 from wavenet.generation import Stream
 from wavenet.outputs import Sampling
+
+IN_PLACE, IN_A_FILE = 0.1, 60.0  # seconds between two lines of progress
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,17 +74,52 @@ def chunk_size(clips: int) -> int:
 
 
 def with_progress(chunks: Stream, sample_rate: int) -> Iterator[Tensor]:
-    """The same chunks, with a bar on stderr: samples/s over all clips, and times real time."""
-    from tqdm import tqdm
+    """The same chunks, with a line on stderr: samples/s over all clips, and times real time.
 
+    On a terminal it changes in place; a file gets a line first, each minute and at the end.
+    """
     total = None if chunks.lengths is None else int(chunks.lengths.max()) * len(chunks.lengths)
-    with tqdm(total=total, unit=" samples", unit_scale=True, desc="generating") as bar:
+    made, begun = 0, time.monotonic()
+    line = _Line()
+    try:
+        line.show(_progress(made, total, 0.0, sample_rate))
         for chunk in chunks:
-            bar.update(chunk.numel())
-            elapsed = bar.format_dict["elapsed"]
-            if elapsed:
-                bar.set_postfix_str(f"{bar.n / elapsed / sample_rate:.2f} x real time")
+            made += chunk.numel()
+            line.show(_progress(made, total, time.monotonic() - begun, sample_rate))
             yield chunk
+    finally:
+        line.end()
+
+
+def _progress(made: int, total: int | None, seconds: float, sample_rate: int) -> str:
+    share = f"{100 * made // total}% of {total:,} samples" if total else f"{made:,} samples"
+    if not seconds:
+        return f"generating: {share}"
+    speed = made / seconds
+    return f"generating: {share}, {speed:,.0f} a second, {speed / sample_rate:.2f} x real time"
+
+
+class _Line:
+    """A line of stderr that tells how far the work is."""
+
+    def __init__(self) -> None:
+        self._in_place = sys.stderr is not None and sys.stderr.isatty()
+        self._text, self._last, self._shown = "", -math.inf, 0
+
+    def show(self, text: str) -> None:
+        now, self._text = time.monotonic(), text
+        if now - self._last >= (IN_PLACE if self._in_place else IN_A_FILE):
+            self._last = now
+            self._write("" if self._in_place else "\n")
+
+    def end(self) -> None:
+        self._write("\n")
+
+    def _write(self, ending: str) -> None:
+        start = "\r" if self._in_place else ""
+        with suppress(OSError, ValueError):  # stderr is closed or full: the work goes on
+            print(start + self._text.ljust(self._shown), end=ending, file=sys.stderr, flush=True)
+        self._shown = len(self._text) if self._in_place else 0
 
 
 class Stopped(KeyboardInterrupt):

@@ -25,6 +25,7 @@ from data.layout import (
     splits_by_name,
     staging,
     summary,
+    torchaudio_class,
     write_metadata,
 )
 
@@ -37,10 +38,9 @@ URL = "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2"
 
 def download(into: Path) -> Path:
     """Downloads and unpacks the corpus into `into`. Raises ValueError if that fails."""
-    from torchaudio.datasets import LJSPEECH
-
+    corpus = torchaudio_class("LJSPEECH")
     try:
-        LJSPEECH(into, download=True)
+        corpus(into, download=True)
     except (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError) as error:
         raise ValueError(
             f"could not download LJ Speech ({error}). Check the network and run the same command "

@@ -24,6 +24,7 @@ from data.layout import (
     run,
     source_parser,
     staging,
+    torchaudio_class,
     write_metadata,
 )
 
@@ -41,11 +42,10 @@ def unpacked(place: Path) -> bool:
 
 def download(out: Path) -> None:
     """Downloads and unpacks the corpus into `out`. Raises ValueError if that fails."""
-    from torchaudio.datasets import SPEECHCOMMANDS
-
+    corpus = torchaudio_class("SPEECHCOMMANDS")
     with staging(out) as stage:
         try:
-            SPEECHCOMMANDS(stage, download=True)
+            corpus(stage, download=True)
         except (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError) as error:
             raise ValueError(
                 f"could not download Speech Commands ({error}). Check the network and run the same "

@@ -25,6 +25,7 @@ from data.layout import (
     source_parser,
     splits_by_name,
     staging,
+    torchaudio_class,
     write_metadata,
 )
 
@@ -38,10 +39,9 @@ URL = "https://datashare.ed.ac.uk/handle/10283/3443"
 
 def download(into: Path) -> Path:
     """Downloads and unpacks the corpus into `into`. Raises ValueError if that fails."""
-    from torchaudio.datasets import VCTK_092
-
+    corpus = torchaudio_class("VCTK_092")
     try:
-        VCTK_092(str(into), download=True)
+        corpus(str(into), download=True)
     except (OSError, RuntimeError, EOFError, HTTPException, zipfile.BadZipFile) as error:
         raise ValueError(
             f"could not download VCTK ({error}). Check the network and run the same command again, "

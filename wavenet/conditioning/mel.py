@@ -1,7 +1,6 @@
 """Owns the log mel spectrogram as a condition: its settings, its frames, and their features.
 
-Knows nothing of layers or files. torchaudio is imported where audio becomes a spectrogram, so that
-`import wavenet` needs only torch.
+Knows nothing of layers or files. The spectrogram is that of torchaudio, its reference in the tests.
 
 Shapes: B batch, M bands, F frames, T time. Frame f belongs to the samples f * hop to
 (f + 1) * hop - 1, and its window is centred on them. What lies outside a clip is silence,
@@ -22,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wavenet.conditioning.filterbank import mel_bands, spectrum
 from wavenet.conditioning.upsampling import Smoothed, Stages, Transposed, upsampler_from
 
 Upsampling = Literal["hold", "linear", "learned"]
@@ -260,26 +260,18 @@ def _require_whole(name: str, value: object, low: int, high: int) -> None:
 
 @lru_cache(maxsize=16)
 def _transform(mel: Mel, sample_rate: int, device: torch.device) -> Callable[[Tensor], Tensor]:
-    import torchaudio
-
     if mel.high is not None and mel.high > sample_rate / 2:
         raise ValueError(
             f"mel.high is {mel.high} Hz, but audio of {sample_rate} Hz has nothing above "
             f"{sample_rate / 2:g} Hz. Give at most that, or leave it out."
         )
-    transform: Any = torchaudio.transforms.MelSpectrogram(
-        sample_rate,
-        n_fft=mel.window,
-        hop_length=mel.hop,
-        f_min=mel.low,
-        f_max=mel.high,
-        n_mels=mel.bands,
-        power=1.0,
-        center=False,
-        norm="slaney",
-        mel_scale="slaney",
-    )
-    return transform.to(device)
+    bands = mel_bands(mel.window // 2 + 1, mel.bands, sample_rate, mel.low, mel.high).to(device)
+    window = torch.hann_window(mel.window, device=device)
+
+    def transform(audio: Tensor) -> Tensor:
+        return spectrum(audio, window, mel.window, mel.hop).abs().mT.matmul(bands).mT
+
+    return transform
 
 
 class MelFeatures(nn.Module):

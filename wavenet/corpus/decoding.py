@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wavenet.audio import pcm16, read_audio, resample
 from wavenet.corpus.checks import require_positive, require_whole
+from wavenet.installation import MissingPackage
 
 PCM = np.dtype("<i2")  # of the prepared file
 PEAK_DBFS = -1.0
@@ -55,13 +56,19 @@ class Decoded:
     rate: int = 0  # Hz, of the file
     samples: int = 0  # before trimming, at the prepared rate
     clipped: int = 0  # samples beyond full scale
+    resampled: bool = False
     skipped: str | None = None
 
 
 def decode_clip(path: Path, settings: DecodeSettings) -> Decoded:
-    """Read, mix down, resample, trim, normalise and round one file. A file of no use says why."""
+    """Read, mix down, resample, trim, normalise and round one file. A file of no use says why.
+
+    Raises MissingPackage where nothing is installed that resamples: the file is of use then.
+    """
     try:
         return _decode(path, settings)
+    except MissingPackage:
+        raise
     except (ValueError, OSError) as error:
         reason = str(error)
     except MemoryError:
@@ -77,7 +84,8 @@ def _decode(path: Path, settings: DecodeSettings) -> Decoded:
     if settings.trim_silence_db is not None:
         audio = trim_silence(audio, settings.trim_silence_db)
     audio = normalize_audio(audio, settings.normalize)
-    return Decoded(_to_pcm(audio), rate, samples, int((audio.abs() > 1).sum()))
+    clipped = int((audio.abs() > 1).sum())
+    return Decoded(_to_pcm(audio), rate, samples, clipped, rate != settings.sample_rate)
 
 
 def trim_silence(audio: Tensor, below_peak_db: float) -> Tensor:

@@ -31,9 +31,12 @@ from typing import Any, TypeVar
 import filelock
 import torch
 
+from wavenet.audio import RESAMPLERS, resampler
 from wavenet.corpus.decoding import PCM, Decoded, DecodeSettings, decode_clip
 from wavenet.corpus.listing import find_audio
 from wavenet.files import cache_folder, write_whole
+from wavenet.installation import require
+from wavenet.installation import script as found
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +59,13 @@ Result = TypeVar("Result")
 def make_audio(root: Path, script: str) -> None:
     """Run `python SCRIPT --out ROOT` where there is no audio yet. A second process waits.
 
-    Raises ValueError if the script is not there or fails.
+    data/NAME/prepare.py is the library's own where there is no such file here. Raises ValueError if
+    the script is not there or fails.
     """
     if _has_audio(root):
         return
-    if not Path(script).is_file():
+    path = found(script)
+    if not path.is_file():
         raise ValueError(f"'{root}' holds no audio, and --data.prepare '{script}' does not exist.")
     user = os.getuid() if hasattr(os, "getuid") else 0
     with filelock.FileLock(
@@ -68,8 +73,8 @@ def make_audio(root: Path, script: str) -> None:
     ):
         if _has_audio(root):
             return
-        logger.info("'%s' holds no audio yet; running %s.", root, script)
-        done = subprocess.run([sys.executable, script, "--out", str(root)], check=False)
+        logger.info("'%s' holds no audio yet; running %s.", root.absolute(), path)
+        done = subprocess.run([sys.executable, str(path), "--out", str(root)], check=False)
     if done.returncode != 0:
         raise ValueError(
             f"--data.prepare '{script}' ended with status {done.returncode} (its message is "
@@ -242,6 +247,7 @@ def _prepare(root: Path, paths: Sequence[str], settings: DecodeSettings, target:
 def _new_manifest(settings: DecodeSettings) -> Manifest:
     header = {"format_version": FORMAT_VERSION, "settings": asdict(settings)}
     manifest: Manifest = {**header, "samples": "int16, little-endian", "clips": [], "skipped": []}
+    manifest["resampler"] = None  # what resampled files of another rate
     return {**manifest, "rates": Counter(), "totals": Counter(dict.fromkeys(TOTALS, 0))}
 
 
@@ -249,6 +255,7 @@ def _write_audio(
     file: Path, root: Path, paths: Sequence[str], settings: DecodeSettings, manifest: Manifest
 ) -> None:
     """Write every usable file's samples end to end, and into the manifest what was done."""
+    require("Preparing audio", "tqdm")
     from tqdm import tqdm
 
     with file.open("wb") as output, _one_torch_thread():
@@ -256,6 +263,8 @@ def _write_audio(
         bar = tqdm(results, "Preparing audio", len(paths), unit="file", disable=None)
         for path, decoded in zip(paths, bar, strict=True):
             _note(manifest, path, decoded)
+            if decoded.resampled:
+                manifest["resampler"] = resampler()
             output.write(decoded.levels.tobytes())
         output.flush()
         os.fsync(output.fileno())
@@ -429,6 +438,7 @@ def _is_complete(manifest: Mapping[str, Any]) -> bool:
         and _are_rows([totals], dict.fromkeys(TOTALS, int))
         and isinstance(rates, dict)
         and all(hz.isdecimal() and type(count) is int for hz, count in rates.items())
+        and manifest.get("resampler") in (None, *RESAMPLERS)
     )
 
 
@@ -448,7 +458,7 @@ def report_skipped(manifest: Manifest) -> None:
 def report_changes(manifest: Manifest) -> None:
     """What resampling, clipping and trimming did, a line each where they did something."""
     totals, rate = manifest["totals"], manifest["settings"]["sample_rate"]
-    _report_rates(manifest["rates"], rate)
+    _report_rates(manifest, rate)
     if totals["clipped"]:
         logger.warning(
             "%d samples in %d files lie beyond full scale and were clipped; "
@@ -460,12 +470,22 @@ def report_changes(manifest: Manifest) -> None:
         logger.info("Trimming silence keeps %.1f%% of the audio: %s.", 100 * kept, clock(seconds))
 
 
-def _report_rates(rates: Mapping[str, int], rate: int) -> None:
+def _report_rates(manifest: Manifest, rate: int) -> None:
+    rates = manifest["rates"]
     others = {hz: count for hz, count in rates.items() if int(hz) != rate}
-    if others:
-        found = ", ".join(f"{count} at {hz} Hz" for hz, count in others.items())
-        counts = (sum(others.values()), sum(rates.values()))
-        logger.info("Resampled %d of %d files to %d Hz: %s.", *counts, rate, found)
+    if not others:
+        return
+    by = manifest.get("resampler") or RESAMPLERS[0]  # older manifests do not say: it was the first
+    found = ", ".join(f"{count} at {hz} Hz" for hz, count in others.items())
+    counts = (sum(others.values()), sum(rates.values()))
+    logger.info("Resampled %d of %d files to %d Hz by %s: %s.", *counts, rate, by, found)
+    if by != (here := resampler()):
+        logger.warning(
+            "That audio was resampled by %s, and this environment resamples by %s. It is used as "
+            "it is; audio that is read from now on, such as a prompt, goes through %s. To prepare "
+            "it anew, give another --data.cache_dir.",
+            *(by, here, here),
+        )
 
 
 def clock(seconds: float) -> str:

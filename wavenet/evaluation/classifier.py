@@ -1,7 +1,7 @@
 """Owns a small classifier of log-mel spectrograms: which digit, which speaker.
 
 Knows nothing of WaveNet, files or scores. Shapes: N clips, T time, M mel bands, F mel frames,
-D features. torchaudio is imported only in the functions that use it.
+D features.
 """
 
 import math
@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from wavenet.conditioning.filterbank import HTK, mel_bands, spectrum
 
 SILENCE = math.log(1e-5)  # the smallest log-mel power: mu-law rounding near silence is below it
 DECIBELS = 10 / math.log(10)  # dB per unit of log-mel power
@@ -27,19 +29,11 @@ def log_mel(audio: Tensor, sample_rate: int) -> Tensor:
     40 bands, 32 ms windows every 10 ms. The bands start at 80 Hz: the codec's silence is a small
     constant, and the window spreads a constant over 62 Hz.
     """
-    from torchaudio.transforms import MelSpectrogram
-
-    window = round(0.032 * sample_rate)
-    settings = {
-        "n_fft": 2 * window,
-        "win_length": window,
-        "hop_length": sample_rate // 100,
-        "n_mels": 40,
-        "f_min": 80.0,
-    }
-    return (
-        MelSpectrogram(sample_rate, pad_mode="constant", **settings)(audio).log().clamp_min(SILENCE)
-    )
+    length = round(0.032 * sample_rate)
+    window = torch.hann_window(length, device=audio.device)
+    bands = mel_bands(length + 1, 40, sample_rate, low=80.0, scale=HTK).to(audio.device)
+    transforms = spectrum(audio, window, 2 * length, sample_rate // 100, centred=True)
+    return transforms.abs().square().mT.matmul(bands).mT.log().clamp_min(SILENCE)
 
 
 class Classifier(nn.Module):

@@ -34,6 +34,7 @@ from wavenet.evaluation.scores import (
     nearest_distances,
 )
 from wavenet.generation import checked_seed, generate_each, whole_number
+from wavenet.installation import require
 from wavenet.machine import memory, size
 from wavenet.model import WaveNet
 from wavenet.plotting import figure_png, plot_spectrograms
@@ -209,6 +210,7 @@ def generate_clips(
     samples, where longer clips are cut. Other models generate `total` samples.
     settings: see `wavenet.generate`.
     """
+    require("Judging digits", "tqdm", "matplotlib")
     from tqdm import tqdm
 
     require_labels(model)
@@ -433,9 +435,9 @@ def _confusion_picture(counts: list[list[int]], digits: Sequence[str]) -> Any:
 # --- The command ---
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "python -m wavenet.evaluation") -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m wavenet.evaluation",
+        prog=prog,
         description="Judge generated spoken digits against real ones.",
     )
     _add_data_options(p)
@@ -533,8 +535,10 @@ def run(args: argparse.Namespace) -> None:
         write_all(contents(args.out, result, held_out, model, vars(args)))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m wavenet.evaluation"
+) -> None:
     # INFO for this module only: the engines would log the same line for every batch.
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)
-    run_command(lambda: run(parser().parse_args(arguments)))
+    run_command(lambda: run(parser(prog).parse_args(arguments)))

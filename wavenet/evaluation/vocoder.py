@@ -27,6 +27,7 @@ from wavenet.conditioning import Mel
 from wavenet.evaluation.digits import find_clips
 from wavenet.evaluation.distances import FLOOR_DB, Measure, measures
 from wavenet.generation import AT_ONCE, generate
+from wavenet.installation import torchaudio_here
 from wavenet.model import WaveNet
 from wavenet.plotting import figure_png, plot_spectrograms
 from wavenet.results import require_place, write_all
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 ITERATIONS = 60  # of Griffin-Lim
 SHOWN = 3  # clips in the picture
 UNITS = {"LSD": "dB", "MCD": "dB"}
+COMMAND = "python -m wavenet.evaluation.vocoder"
 PICTURE, NUMBERS = "vocoder.png", "vocoder.json"
 
 
@@ -89,11 +91,12 @@ def copies(
     mel = model.mel
     frames = [mel.spectrogram(clip, model.sample_rate) for clip in recordings]
     lengths = [len(clip) for clip in recordings]
-    made = {
-        "model": list(_generated(model, frames, seed, settings)),
-        "Griffin-Lim": [griffin_lim(mel, each, model.sample_rate, seed) for each in frames],
-        "samples and back": [model.output.decode(model.output.encode(x)) for x in recordings],
-    }
+    made = {"model": list(_generated(model, frames, seed, settings))}
+    if torchaudio_here() is None:
+        logger.info("without Griffin-Lim beside it, which needs a torchaudio that loads here")
+    else:
+        made["Griffin-Lim"] = [griffin_lim(mel, x, model.sample_rate, seed) for x in frames]
+    made["samples and back"] = [model.output.decode(model.output.encode(x)) for x in recordings]
     return {
         way: [clip[:length] for clip, length in zip(clips, lengths, strict=True)]
         for way, clips in made.items()
@@ -164,9 +167,9 @@ def table(scores: Mapping[str, Mapping[str, Score]]) -> str:
     return "\n".join([f"{'':<18}{head}", *rows])
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = COMMAND) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m wavenet.evaluation.vocoder",
+        prog=prog,
         description="Make recordings again from their mel spectrograms, and measure how well.",
     )
     p.add_argument(
@@ -188,8 +191,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def run(arguments: Sequence[str] | None = None) -> None:
-    args = parser().parse_args(arguments)
+def run(args: argparse.Namespace) -> None:
     if args.clips < 1:
         raise ValueError(f"--clips must be at least 1, but got {args.clips}.")
     for name in (NUMBERS, PICTURE) if args.out else ():
@@ -221,10 +223,10 @@ def _files(
     yield args.out / PICTURE, figure_png(plot_spectrograms(rows, sample_rate, titles))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = COMMAND) -> None:
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)
-    run_command(lambda: run(arguments))
+    run_command(lambda: run(parser(prog).parse_args(arguments)))
 
 
 if __name__ == "__main__":

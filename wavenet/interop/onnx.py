@@ -6,7 +6,7 @@
 
 In a graph of `step` the state is `state_0`, `state_1`, ... and comes out as `new_state_0`, ...:
 what came out is given back with the next chunk. There is no dict in it, no None and no tensor
-without elements. Needs the extra `onnx`, imported when it is used: pip install -e '.[onnx]'.
+without elements. Needs the extra `onnx`, imported when it is used.
 examples/speak_onnx.py runs a WaveNet's file with ONNX Runtime and numpy alone.
 
 Shapes: B batch, T time, D condition channels, Q parameters of a sample's distribution.
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from wavenet.conditioning import Condition
 from wavenet.files import write_together
+from wavenet.installation import require
 from wavenet.model import WaveNet
 
 TOLERANCE = 1e-5  # between PyTorch and ONNX Runtime, relative where values are above 1
@@ -46,9 +47,11 @@ def export(
     Stateful, the graph is one `step`, of chunks of any length that is a multiple of the module's
     `chunk_multiple`. Beside NAME.onnx lies NAME.npz with the arrays `state_0`, ... to begin with;
     for a `WaveNet` also `silence`, the first sample, `audio`, what each code sounds like where its
-    samples are codes, and a `condition` that holds for ever. Otherwise it is `forward`, of any
-    length. The batch is that of the inputs. The file's metadata say `receptive_field`, `latency`,
-    `chunk_multiple` and `sample_rate` where the module does, and the output of a `WaveNet`.
+    samples are codes, and what steers it: a `condition` that holds for ever, or the frames of a
+    clip, `conditions` (B, D, F), with `hop` and `offset` as in `Condition`. Otherwise it is
+    `forward`, of any length. The batch is that of the inputs. The file's metadata say
+    `receptive_field`, `latency`, `chunk_multiple` and `sample_rate` where the module does, and the
+    output of a `WaveNet`.
 
     Args:
         module: on the CPU, in float32 and in eval mode; one of ours, or any with `init_state` and
@@ -60,7 +63,7 @@ def export(
             an input `condition`, (B, D, 1) where it holds for ever (hop 0), else (B, D, T).
 
     Raises ValueError for what cannot be exported, or differs from PyTorch by more than 1e-5;
-    ImportError that names what is to be installed.
+    ImportError (a MissingPackage) that names what is to be installed.
     """
     path = _checked(path, module)
     if isinstance(module, WaveNet):
@@ -74,7 +77,7 @@ def export(
         _check(graph, content)
     files = {path: content}
     if stateful:
-        more = module.shipped(inputs) if isinstance(module, _Autoregressive) else {}
+        more = module.shipped() if isinstance(module, _Autoregressive) else {}
         files[path.with_suffix(".npz")] = _archive(graph.start, more)
     write_together(files)
 
@@ -173,19 +176,26 @@ def _as_tuple(y: Any) -> tuple[Tensor, ...]:
 class _Autoregressive(nn.Module):
     """samples (B, T), condition -> params (B, Q, T): a WaveNet with a flat condition."""
 
-    def __init__(self, model: WaveNet, hop: int) -> None:
+    def __init__(self, model: WaveNet, condition: Condition | None) -> None:
         super().__init__()
-        self.model, self.hop = model, hop
+        self.model, self.condition = model, condition
+        self.hop = 1 if condition is not None and condition.hop else 0  # in the graph
         self.receptive_field, self.sample_rate = model.receptive_field, model.sample_rate
         self.output = {"output": type(model.output).__name__, "levels": model.output.levels}
 
-    def shipped(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def shipped(self) -> dict[str, Tensor]:
         """Arrays that what runs the graph needs beside the state."""
         output = self.model.output
         arrays = {"silence": torch.tensor(output.silence)}
         if output.categorical:
             arrays["audio"] = output.decode(torch.arange(output.levels))
-        return arrays | ({"condition": inputs[1]} if len(inputs) > 1 and not self.hop else {})
+        if self.condition is None:
+            return arrays
+        features, hop, offset = self.condition
+        if not hop:
+            return arrays | {"condition": features}
+        place = {"hop": torch.tensor(hop), "offset": torch.tensor(offset)}
+        return arrays | {"conditions": features, **place}
 
     def _condition(self, features: Tensor | None) -> Condition | None:
         return None if features is None else Condition(features, self.hop)
@@ -211,14 +221,10 @@ def _autoregressive(
             "model.condition({'digit': torch.tensor([3])})."
         )
     batch = 1 if condition is None else len(condition.features)
-    hop = 0 if condition is None or not condition.hop else 1
     samples = inputs[0] if inputs else torch.randint(model.output.levels, (batch, EXAMPLE))
-    if condition is not None:
-        features = condition.features if not hop else condition.over(samples.shape[-1])
-        inputs = (samples, features)
-    else:
-        inputs = (samples,)
-    return _Autoregressive(model, hop).eval(), inputs, ("samples", "condition", "params")
+    steered = () if condition is None else (condition.over(samples.shape[-1]).contiguous(),)
+    names = ("samples", "condition", "params")
+    return _Autoregressive(model, condition).eval(), (samples, *steered), names
 
 
 # To ONNX and back
@@ -324,13 +330,7 @@ def _checked(path: str | Path, module: nn.Module) -> Path:
     path = Path(path)
     if path.suffix != ".onnx":
         raise ValueError(f"ONNX files end in .onnx, but got '{path}'.")
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            __import__(name)
-        except ImportError as error:
-            raise ImportError(
-                f"The export to ONNX needs {name}: pip install -e '.[onnx]', or pip install {name}."
-            ) from error
+    require("The export to ONNX", "onnx", "onnxscript", "onnxruntime", extra="onnx")
     if module.training:
         raise ValueError(f"{type(module).__name__} is in training mode; call eval() first.")
     wrong = {

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 Takes = nn.Module  # x, or (x, condition) where it has condition_channels
 
+# Over the channels, if their dim says so. A tuple: torch.compile of torch 2.9 does not know a | b.
+CHANNELWISE = (nn.GLU, nn.Softmax, nn.LogSoftmax)
 # Activations of torch that work on each number, or on each sample's channels.
 POINTWISE = (
     *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh),
@@ -51,7 +53,7 @@ def is_pointwise(part: Any) -> bool:
         return bool(declared)
     if type(part) is nn.Sequential:
         return all(is_pointwise(inner) for inner in part)
-    if isinstance(part, nn.GLU | nn.Softmax | nn.LogSoftmax):
+    if isinstance(part, CHANNELWISE):
         return part.dim in (1, -2)
     if isinstance(part, nn.BatchNorm1d):
         return not part.training

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from wavenet.installation import spelled
+
 # In the messages of torch and of the library that joins processes
 NO_MEMORY = ("allocate memory", "out of memory", "Storage size calculation overflowed")
 NO_PEER = ("Connection closed by peer", "Connection reset by peer", "NCCL", "gloo")
@@ -54,7 +56,7 @@ def how_to_go_on(run: Path | None) -> str:
     path = None if run is None else run / "checkpoints" / "last.ckpt"
     if path is None or not path.is_file():
         return "There is no checkpoint yet; start the run again."
-    return f"Resume with: python train.py --ckpt_path {shlex.quote(str(path))}"
+    return f"Resume with: {spelled('train')} --ckpt_path {shlex.quote(str(path))}"
 
 
 def _while_restoring(error: Exception) -> bool:

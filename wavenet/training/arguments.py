@@ -7,12 +7,16 @@ import logging
 import re
 from pathlib import Path
 
+import yaml
+
 from wavenet.checkpoints import newest_checkpoint
+from wavenet.installation import is_recipe, recipe, recipes, script, scripts
 from wavenet.pretrained import find
 from wavenet.training.trust import require_known_script, require_plain
 
 logger = logging.getLogger(__name__)
 
+CONFIG = ("--config", "-c")
 COMMANDS = ("fit", "validate", "test")
 
 
@@ -30,7 +34,8 @@ def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
     if {"-h", "--help"} & set(arguments):
         return arguments
     command, *rest = arguments
-    config, name = (_value(rest, *flags) for flags in (("--config", "-c"), ("--name",)))
+    rest = _with_recipes(rest)
+    config, name = (_value(rest, *flags) for flags in (CONFIG, ("--name",)))
     if config is not None:
         _require_text(Path(config))
     rest = _with_weights(command, rest)
@@ -38,9 +43,37 @@ def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
     if config is None:
         scored = start if command != "fit" else None
         rest = ["--config", str(_own_config(rest, checkpoint or scored, default_config)), *rest]
+    rest = [*rest, *_own_script(rest)]
     if name is None and checkpoint is None:
         rest = ["--name", Path(config).stem if config else default_config.stem, *rest]
     return [command, *rest]
+
+
+def _with_recipes(arguments: list[str]) -> list[str]:
+    """The arguments with a file behind each --config, where a recipe's name may have been."""
+    found = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        flag, equals, value = argument.partition("=")
+        if equals and flag in CONFIG:
+            argument = f"{flag}={recipe(value)}"
+        elif before in CONFIG:
+            argument = str(recipe(argument))
+        found.append(argument)
+    return found
+
+
+def _own_script(rest: list[str]) -> list[str]:
+    """The library's own prepare.py for one of its recipes, where another file has that path here.
+
+    Somebody's data/NAME/prepare.py in the working folder is not run because a recipe was named.
+    """
+    config = Path(_value(rest, *CONFIG) or "")
+    if not config.is_file() or not is_recipe(config) or _value(rest, "--data.prepare") is not None:
+        return []
+    named = ((yaml.safe_load(config.read_text()) or {}).get("data") or {}).get("prepare")
+    if named is None or script(named).resolve() in scripts():
+        return []
+    return ["--data.prepare", str(recipes() / named)]
 
 
 def _with_weights(command: str, rest: list[str]) -> list[str]:
@@ -49,7 +82,7 @@ def _with_weights(command: str, rest: list[str]) -> list[str]:
     A run gives its best checkpoint to be scored, its last to go on with. What has weights alone, an
     export or a bundled model, is scored by --model.init_from.
     """
-    given, config = _value(rest, "--ckpt_path"), _value(rest, "--config", "-c")
+    given, config = _value(rest, "--ckpt_path"), _value(rest, *CONFIG)
     if not given:
         return rest
     others, folder = _without(rest, "--ckpt_path"), Path(given, "checkpoints")
@@ -77,10 +110,10 @@ def _with_weights(command: str, rest: list[str]) -> list[str]:
 
 def _own_config(rest: list[str], source: str | None, default_config: Path) -> Path:
     """The config that belongs to these weights, a checkpoint, an export or a bundled name."""
-    recipes = default_config.parent
+    own_recipes = default_config.parent
     if source is None:
         return default_config
-    bundled = recipes / f"{source}.yaml"
+    bundled = own_recipes / f"{source}.yaml"
     path = Path(source)
     if not path.exists() and re.fullmatch(r"\w+", source) and bundled.is_file():
         return bundled
@@ -94,7 +127,7 @@ def _own_config(rest: list[str], source: str | None, default_config: Path) -> Pa
         config,
         data.get("prepare"),
         _value(rest, "--data.root") or data.get("root"),
-        recipes=recipes.parent / "data",
+        recipes=own_recipes.parent / "data",
         named=_value(rest, "--data.prepare") is not None,
     )
     return config

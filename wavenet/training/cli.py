@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import textwrap
 import threading
 import warnings
 from argparse import SUPPRESS
@@ -28,6 +29,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from wavenet.checkpoints import load_model, read_checkpoint
 from wavenet.files import write_whole
+from wavenet.installation import recipe_names, spelled
 from wavenet.machine import has_bfloat16, obstacle_to_gpu
 from wavenet.model import WaveNet
 from wavenet.training.advice import explain
@@ -52,16 +54,18 @@ from wavenet.training.stopping import end_with_parent, open_closed_streams, stop
 logger = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-USAGE = "python train.py [fit | validate | test] [--config FILE] [--SETTING VALUE ...]"
+USAGE = "{command} [fit | validate | test] [--config FILE or RECIPE] [--SETTING VALUE ...]"
 DESCRIPTION = """Train a WaveNet on a folder of audio.
 
-  python train.py                                                 fit with configs/default.yaml
-  python train.py --config configs/folder.yaml --data.root DIR    your own folder of audio
-  python train.py --ckpt_path last                                resume the newest run exactly
-  python train.py validate --ckpt_path PATH                       bits per sample of a checkpoint
-  python train.py test --ckpt_path PATH                           the same on the test clips
-  python train.py fit --help                                      all settings and their defaults
+  {command}                                     fit with the recipe default
+  {command} --config folder --data.root DIR     your own folder of audio
+  {command} --ckpt_path last                    resume the newest run exactly
+  {command} validate --ckpt_path PATH           bits per sample of a checkpoint
+  {command} test --ckpt_path PATH               the same on the test clips
+  {command} fit --help                          all settings and their defaults
 
+Recipes, which --config takes by name:
+{recipes}
 Override settings of a config by name: --model.residual_channels 128 --trainer.max_steps 20000.
 A run writes RUNS/NAME/ with config.yaml, checkpoints/, model/, samples/ and TensorBoard events.
 """
@@ -78,7 +82,7 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
         end_with_parent(signal.SIGTERM)
     open_closed_streams()
     if list(arguments) in (["-h"], ["--help"]):
-        print(DESCRIPTION)
+        print(described(DESCRIPTION))
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("wavenet.generation", "wavenet.engines"):  # would log at every validation
@@ -95,6 +99,12 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
         if os.environ.get("WAVENET_TRACEBACK"):
             raise
         sys.exit(f"error: {explain(error, claim.folder)}\n(WAVENET_TRACEBACK=1 shows where)")
+
+
+def described(text: str) -> str:
+    """With the command and the recipes in it."""
+    names = textwrap.wrap(", ".join(recipe_names()), 96)
+    return text.format(command=spelled("train"), recipes=textwrap.indent("\n".join(names), "  "))
 
 
 class WhatMatters(logging.Filter):
@@ -233,8 +243,8 @@ class TrainingCLI(LightningCLI):
                 "max_steps": 10000,
             },
             parser_kwargs={
-                "description": DESCRIPTION,
-                **{name: {"usage": USAGE} for name in self.subcommands()},
+                "description": described(DESCRIPTION),
+                **{name: {"usage": described(USAGE)} for name in self.subcommands()},
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -401,7 +411,7 @@ def summary(run: Path, network: WaveNet, count: int, bits: str) -> str:
     samples = ", ".join(str(run / "samples" / f"final-{index}.wav") for index in range(count))
     records = ", ".join(str(run / name) for name in (CURVE, METRICS) if (run / name).is_file())
     labels = ",".join(f"{name}={categories[0]}" for name, categories in network.labels.items())
-    command = f"python generate.py --checkpoint {run / 'model'} --batch 4"
+    command = f"{spelled('generate')} --checkpoint {run / 'model'} --batch 4"
     command += ("" if network.draws_lengths else " --seconds 2") + (
         labels and f" --labels {labels}"
     )

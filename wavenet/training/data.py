@@ -28,6 +28,7 @@ from wavenet.corpus import (
 )
 from wavenet.corpus.checks import require_not_negative, require_positive, require_share
 from wavenet.corpus.listing import remedy
+from wavenet.installation import spelled
 from wavenet.machine import memory
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 
@@ -305,7 +306,7 @@ class AudioDataModule(LightningDataModule):
         if not self.corpus.has("test"):
             raise ValueError(
                 f"This data has no test clips. {remedy(self.corpus.listing, 'test')}. The "
-                "validation clips are scored by: python train.py validate"
+                f"validation clips are scored by: {spelled('train')} validate"
             )
         return batch_loader(self._in_pieces("test"), self.num_workers)
 

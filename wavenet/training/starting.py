@@ -12,6 +12,7 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
+from wavenet.installation import spelled
 from wavenet.model import Config, WaveNet
 from wavenet.outputs import output_settings
 
@@ -99,7 +100,7 @@ def require_scorable(network: WaveNet, source: WaveNet, name: str) -> None:
         raise ValueError(
             f"{name} cannot be scored on this data: it knows the labels {dict(theirs)}, and the "
             f"data has {dict(mine)}. Give the data settings it was trained with, or fine-tune it: "
-            "python train.py --model.init_from ..."
+            f"{spelled('train')} --model.init_from ..."
         )
     if source.sample_rate != network.sample_rate:
         raise ValueError(

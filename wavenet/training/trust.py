@@ -14,6 +14,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
 from wavenet.corpus.listing import find_audio
+from wavenet.installation import script
 from wavenet.outputs import OUTPUTS
 
 # Trainer settings that may be classes, and the words that they may be instead
@@ -75,7 +76,7 @@ def require_known_script(
     if prepare is None or named or (root is not None and _holds_audio(Path(root))):
         return
     known = {path.resolve() for path in recipes.glob("*/prepare.py")}
-    if not isinstance(prepare, str) or Path(prepare).resolve() not in known:
+    if not isinstance(prepare, str) or script(prepare).resolve() not in known:
         raise ValueError(
             f"{config} was refused: '{root}' holds no audio, and to make it the file names a "
             f"script, data.prepare {str(prepare)!r}, that does not come with this program. Give "

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,11 +21,13 @@ def reamp(amplifier: Streamer, audio: Tensor, block: int) -> Tensor:
     return torch.cat(made, dim=-1).flatten()
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m wavenet.interop.nam"
+) -> int:
     """Returns 0, or 1 after printing what is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
-        prog="python -m wavenet.interop.nam",
+        prog=prog,
         description="Play a recording (mono) through the amplifier of a .nam file.",
     )
     parser.add_argument("recording", metavar="in.wav")

@@ -1,0 +1,38 @@
+"""Owns the command `wavenet`, from an installation in any folder: which commands there are.
+
+Each is a module here with `main(arguments, prog)`, imported when it is asked for. Knows nothing of
+what they do.
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from wavenet.commands.choosing import chosen
+from wavenet.version import __version__
+
+COMMANDS = {
+    "train": "train a WaveNet on a folder of audio, go on with a run, or score it",
+    "generate": "draw audio from a model and write it as wav",
+    "evaluate": "judge what a model makes: digits or vocoder",
+    "export": "write a model as a folder of its own, or for ONNX Runtime",
+    "play": "play a recording through the amplifier of a .nam file",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`wavenet COMMAND ...`. arguments: of the command line, where none are given."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["--version"]:
+        print(f"wavenet {__version__}")
+        return
+    name = chosen("wavenet", COMMANDS, given)
+    import_module(f"{__name__}.{name}").main(given[1:], f"wavenet {name}")
+
+
+def entry() -> None:
+    """`main` for a process of its own."""
+    # Before a command's own handlers and after them, Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    main()
