@@ -4,6 +4,7 @@ Knows nothing of models or audio. Recipes are the folders configs/ and data/ of 
 them in wavenet/recipes/.
 """
 
+import argparse
 import difflib
 import importlib
 import logging
@@ -14,6 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 logger = logging.getLogger(__name__)
 
@@ -152,3 +154,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Of a message, " (did you mean NAME?)", or nothing where none is near."""
     found = difflib.get_close_matches(word, list(known), 1)
     return f" (did you mean {found[0]}?)" if found else ""
+
+
+def proposing(message: str, options: Iterable[str]) -> str:
+    """argparse's message, with the nearest option for each that it does not know."""
+    _, found, words = message.partition("nrecognized arguments: ")
+    wrong = [word.partition("=")[0] for word in words.split() if word.startswith("-")]
+    if not found or not wrong:
+        return message
+    known = sorted(options)
+    return "; ".join(f"there is no {word}{nearest(word, known)}" for word in wrong) + "."
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse's parser, whose error for an option that it does not know proposes the nearest."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(proposing(message, self._option_string_actions))

@@ -15,7 +15,7 @@ from wavenet.checkpoints import load_model
 from wavenet.conditioning import Condition, label_ids
 from wavenet.files import write_whole
 from wavenet.generation import seconds_of, stream
-from wavenet.installation import recipes
+from wavenet.installation import CommandParser, recipes
 from wavenet.model import WaveNet
 from wavenet.terminal import label_choice, run_command
 
@@ -25,7 +25,7 @@ SPEAKER = Path("examples", "speak_onnx.py")  # what it is
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog=prog,
         description="Write a model as a folder of its own, or for ONNX Runtime.",
         epilog="examples:\n"

@@ -20,7 +20,7 @@ from wavenet.evaluation.distances import describe_copies
 from wavenet.frames import frames_given
 from wavenet.gallery import write_gallery
 from wavenet.generation import seconds_of, stream
-from wavenet.installation import require, spelled
+from wavenet.installation import CommandParser, require, spelled
 from wavenet.machine import set_threads
 from wavenet.model import WaveNet
 from wavenet.results import NEW, Wavs, require_place
@@ -40,7 +40,7 @@ SECONDS = 2.0  # of a clip, from a model that does not plan for its length
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog=prog,
         description="Draw audio from a trained WaveNet and write it as wav.",
         epilog="examples:\n"

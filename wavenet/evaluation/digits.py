@@ -34,7 +34,7 @@ from wavenet.evaluation.scores import (
     nearest_distances,
 )
 from wavenet.generation import checked_seed, generate_each, whole_number
-from wavenet.installation import require
+from wavenet.installation import CommandParser, require
 from wavenet.machine import memory, size
 from wavenet.model import WaveNet
 from wavenet.plotting import figure_png, plot_spectrograms
@@ -436,7 +436,7 @@ def _confusion_picture(counts: list[list[int]], digits: Sequence[str]) -> Any:
 
 
 def parser(prog: str = "python -m wavenet.evaluation") -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog=prog,
         description="Judge generated spoken digits against real ones.",
     )

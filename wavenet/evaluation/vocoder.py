@@ -27,7 +27,7 @@ from wavenet.conditioning import Mel
 from wavenet.evaluation.digits import find_clips
 from wavenet.evaluation.distances import FLOOR_DB, Measure, measures
 from wavenet.generation import AT_ONCE, generate
-from wavenet.installation import torchaudio_here
+from wavenet.installation import CommandParser, torchaudio_here
 from wavenet.model import WaveNet
 from wavenet.plotting import figure_png, plot_spectrograms
 from wavenet.results import require_place, write_all
@@ -168,7 +168,7 @@ def table(scores: Mapping[str, Mapping[str, Score]]) -> str:
 
 
 def parser(prog: str = COMMAND) -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog=prog,
         description="Make recordings again from their mel spectrograms, and measure how well.",
     )

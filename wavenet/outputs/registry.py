@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, cast
 
 from wavenet.outputs.gaussians import Gaussian, MixtureOfGaussians
@@ -25,14 +25,25 @@ def output_settings(output: Output) -> dict[str, Any]:
 
 def output_from(settings: Mapping[str, Any]) -> Output:
     """Raises ValueError for a name or a setting that there is not, with those there are."""
-    name, fields = settings.get("name"), {k: v for k, v in settings.items() if k != "name"}
+    name = settings.get("name")
+    given = {k: v for k, v in settings.items() if k != "name"}
     kind = OUTPUTS.get(name) if isinstance(name, str) else None
+    if name is None:
+        raise ValueError(
+            f"No output has just these settings: {given}. The outputs, and what each takes: "
+            f"{'; '.join(map(_signature, OUTPUTS.values()))}."
+        )
     if kind is None:
         raise ValueError(f"There is no output {name!r}; there are: {', '.join(OUTPUTS)}.")
     try:
-        return kind(**fields)
+        return kind(**given)
     except TypeError as error:
-        raise ValueError(f"The output {name} does not take these settings: {fields}.") from error
+        raise ValueError(f"The output {name} does not take these settings: {given}.") from error
+
+
+def _signature(kind: type[Output]) -> str:
+    """`MuLaw(classes)`."""
+    return f"{kind.__name__}({', '.join(field.name for field in fields(kind))})"  # type: ignore[arg-type]
 
 
 def checked_output(given: Any) -> Output:

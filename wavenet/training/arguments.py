@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from wavenet.checkpoints import newest_checkpoint
-from wavenet.installation import is_recipe, recipe, recipes, script, scripts
+from wavenet.installation import is_recipe, nearest, recipe, recipes, script, scripts, spelled
 from wavenet.pretrained import find
 from wavenet.training.trust import require_known_script, require_plain
 
@@ -27,11 +27,16 @@ def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
     run whose weights are given, that of a bundled model, else the default config), and for a new
     run its name.
     """
-    if arguments[:1] in (["-h"], ["--help"], ["--version"]):
+    if arguments[:1] == ["--version"]:
         return arguments
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        raise ValueError(
+            f"there is no '{arguments[0]}'{nearest(arguments[0], COMMANDS)}. What can be done is "
+            f"{', '.join(COMMANDS)}: {spelled('train')} --help"
+        )
     if not arguments or arguments[0] not in COMMANDS:
         arguments = ["fit", *arguments]
-    if {"-h", "--help"} & set(arguments):
+    if {"-h", "--help", "--help-all"} & set(arguments):
         return arguments
     command, *rest = arguments
     rest = _with_recipes(rest)

@@ -15,6 +15,7 @@ import threading
 import warnings
 from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,6 +47,7 @@ from wavenet.training.callbacks import (
 )
 from wavenet.training.data import AudioDataModule
 from wavenet.training.module import LitWaveNet
+from wavenet.training.parser import Parser
 from wavenet.training.records import CURVE, METRICS, LastValidation, Records
 from wavenet.training.runs import Claim, is_started_by_lightning
 from wavenet.training.starting import adopt_shape
@@ -54,7 +56,6 @@ from wavenet.training.stopping import end_with_parent, open_closed_streams, stop
 logger = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-USAGE = "{command} [fit | validate | test] [--config FILE or RECIPE] [--SETTING VALUE ...]"
 DESCRIPTION = """Train a WaveNet on a folder of audio.
 
   {command}                                     fit with the recipe default
@@ -62,7 +63,7 @@ DESCRIPTION = """Train a WaveNet on a folder of audio.
   {command} --ckpt_path last                    resume the newest run exactly
   {command} validate --ckpt_path PATH           bits per sample of a checkpoint
   {command} test --ckpt_path PATH               the same on the test clips
-  {command} fit --help                          all settings and their defaults
+  {command} --help-all                          every setting in full, the Trainer's too
 
 Recipes, which --config takes by name:
 {recipes}
@@ -81,9 +82,6 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
     elif "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent(signal.SIGTERM)
     open_closed_streams()
-    if list(arguments) in (["-h"], ["--help"]):
-        print(described(DESCRIPTION))
-        return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("wavenet.generation", "wavenet.engines"):  # would log at every validation
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -244,10 +242,11 @@ class TrainingCLI(LightningCLI):
             },
             parser_kwargs={
                 "description": described(DESCRIPTION),
-                **{name: {"usage": described(USAGE)} for name in self.subcommands()},
+                **{name: {"description": described(DESCRIPTION)} for name in self.subcommands()},
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            parser_class=partial(Parser, given=arguments),  # type: ignore[arg-type]
             args=arguments,
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from wavenet.audio import read_audio, resample, save_audio
 from wavenet.engines import Streamer, build_streamer
 from wavenet.engines.streaming import TorchStreamer
+from wavenet.installation import CommandParser
 from wavenet.interop.nam.file import load
 
 
@@ -26,7 +27,7 @@ def main(
 ) -> int:
     """Returns 0, or 1 after printing what is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=prog,
         description="Play a recording (mono) through the amplifier of a .nam file.",
     )
