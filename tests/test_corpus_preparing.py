@@ -43,6 +43,7 @@ from tiny_corpora import (
 from wavenet.audio import load_audio, pcm16, resample
 from wavenet.corpus import decoding, find_audio, preparing
 from wavenet.corpus.decoding import normalize_audio
+from wavenet.corpus.preparing import cache_of
 from wavenet.installation import MissingPackage
 from wavenet.outputs.mulaw import MuLaw
 
@@ -93,7 +94,7 @@ def test_stereo_at_another_rate_is_mixed_down_and_resampled_with_one_line(
 
 
 def resampler_of(root: Path) -> object:
-    (folder,) = prepared_folders(root / ".wavenet-cache")
+    (folder,) = prepared_folders(cache_of(root, None))
     return json.loads((folder / "manifest.json").read_text())["resampler"]
 
 
@@ -115,7 +116,7 @@ def test_audio_of_another_resampler_is_used_with_a_warning(
 ) -> None:
     write_tone(tmp_path / "a.wav", rate=16000)
     before = prepared(tmp_path).audio_path.read_bytes()
-    (folder,) = prepared_folders(tmp_path / ".wavenet-cache")
+    (folder,) = prepared_folders(cache_of(tmp_path, None))
     if older:  # which did not say
         manifest = json.loads((folder / "manifest.json").read_text())
         del manifest["resampler"]
@@ -142,7 +143,7 @@ def test_without_a_resampler_nothing_is_skipped_but_the_remedy_told(
     monkeypatch.setattr(decoding, "resample", none)
     with pytest.raises(MissingPackage, match="needs soxr"):
         prepared(tmp_path)
-    assert prepared_folders(tmp_path / ".wavenet-cache") == []
+    assert prepared_folders(cache_of(tmp_path, None)) == []
 
 
 def test_samples_beyond_full_scale_are_clipped_and_reported(
@@ -267,7 +268,7 @@ def test_a_changed_file_is_prepared_anew_and_a_touched_one_is_not(
     write_codes(ramps / "9" / "clip.wav", ramp(5, 100))
     data = prepared(ramps)
     assert (codes_of(data, data.clips("train")[9]) == ramp(5, 100)).all()
-    assert len(prepared_folders(ramps / ".wavenet-cache")) == 2
+    assert len(prepared_folders(cache_of(ramps, None))) == 2
 
 
 def test_one_preparation_serves_every_output(
@@ -284,7 +285,7 @@ def test_one_preparation_serves_every_output(
         np.testing.assert_array_equal(codes_of(data, clip, output), wanted)
         row = encoded(data.whole_clips("train", 1)[0], output)[0]
         np.testing.assert_array_equal(row, [output.silence, *wanted])
-    assert len(prepared_folders(tmp_path / ".wavenet-cache")) == 1
+    assert len(prepared_folders(cache_of(tmp_path, None))) == 1
 
 
 def test_a_folder_of_the_format_before_is_left_alone_and_prepared_anew(ramps: Path) -> None:
@@ -293,7 +294,7 @@ def test_a_folder_of_the_format_before_is_left_alone_and_prepared_anew(ramps: Pa
     settings = {"sample_rate": 8000, "normalize": None, "trim_silence_db": None}
     contents = json.dumps([1, settings, sorted(files.items()), []])
     name = hashlib.blake2b(contents.encode(), digest_size=16).hexdigest()
-    old = ramps / ".wavenet-cache" / name
+    old = cache_of(ramps, None) / name
     old.mkdir(parents=True)
     (old / "codes.u8").write_bytes(bytes(sum(LENGTHS)))
     manifest = {"format_version": 1, "settings": settings, "codec": "mu-law", "clips": []}
@@ -310,13 +311,13 @@ def test_settings_that_change_the_audio_have_folders_of_their_own(ramps: Path) -
     ]
     assert lengths[1] == sum(math.ceil(length / 2) for length in LENGTHS)
     prepared(ramps, normalize="peak")
-    assert len(prepared_folders(ramps / ".wavenet-cache")) == 3
+    assert len(prepared_folders(cache_of(ramps, None))) == 3
 
 
 def test_the_manifest_says_what_lies_where(ramps: Path, tmp_path: Path) -> None:
     (ramps / "broken.wav").write_text("no")
     prepared(ramps, cache_dir=str(tmp_path / "cache"))
-    assert not (ramps / ".wavenet-cache").exists()
+    assert not cache_of(ramps, None).exists()
     (folder,) = prepared_folders(tmp_path / "cache")
     assert sorted(path.name for path in folder.iterdir()) == ["audio.s16", "manifest.json"]
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -330,7 +331,7 @@ def test_the_manifest_says_what_lies_where(ramps: Path, tmp_path: Path) -> None:
 
 def test_an_audio_file_of_the_wrong_size_is_refused(ramps: Path) -> None:
     prepared(ramps)
-    (folder,) = prepared_folders(ramps / ".wavenet-cache")
+    (folder,) = prepared_folders(cache_of(ramps, None))
     with (folder / "audio.s16").open("ab") as file:
         file.truncate(100)
     with pytest.raises(ValueError, match=r"100 bytes instead of 15756; delete that folder"):
@@ -407,7 +408,7 @@ def test_a_damaged_prepared_folder_is_refused_by_name(
     ramps: Path, damage: Callable[[Path], object], flaw: str
 ) -> None:
     prepared(ramps)
-    (folder,) = prepared_folders(ramps / ".wavenet-cache")
+    (folder,) = prepared_folders(cache_of(ramps, None))
     damage(folder)
     for use in (prepared, lambda root: unprepared(root).open()):
         with pytest.raises(ValueError, match=flaw) as raised:
@@ -421,7 +422,7 @@ def test_a_damaged_prepared_folder_is_refused_by_name(
 )
 def test_damaged_hashes_are_made_anew(ramps: Path, content: bytes) -> None:
     prepared(ramps)
-    (hashes,) = (ramps / ".wavenet-cache").glob("digests-*.json")
+    (hashes,) = cache_of(ramps, None).glob("digests-*.json")
     whole = hashes.read_bytes()
     hashes.write_bytes(content)
     assert prepared(ramps).num_samples("train") == sum(LENGTHS)
@@ -429,20 +430,48 @@ def test_damaged_hashes_are_made_anew(ramps: Path, content: bytes) -> None:
     odd = {path: [*stamp, ["no hash"]] for path, (*stamp, _) in json.loads(whole).items()}
     hashes.write_text(json.dumps(odd))
     assert prepared(ramps).num_samples("train") == sum(LENGTHS)
-    assert len(prepared_folders(ramps / ".wavenet-cache")) == 1
+    assert len(prepared_folders(cache_of(ramps, None))) == 1
 
 
-def test_a_root_that_cannot_be_written_is_prepared_in_the_users_cache(
-    ramps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_recordings_are_prepared_in_the_users_cache_and_a_run_says_where(
+    ramps: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != ramps)
     monkeypatch.delenv("WAVENET_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    assert prepared(ramps).num_samples("train") == sum(LENGTHS)
-    assert (
-        len(prepared_folders(tmp_path / "home" / "wavenet")) == 1
-        and not (ramps / ".wavenet-cache").exists()
-    )
+    before = sorted(ramps.rglob("*"))
+    with caplog.at_level(logging.INFO, "wavenet"):
+        assert prepared(ramps).num_samples("train") == sum(LENGTHS)
+        caplog.clear()
+        prepared(ramps)
+    assert sorted(ramps.rglob("*")) == before
+    (own,) = (tmp_path / "home" / "wavenet" / "prepared").iterdir()
+    assert own.name.startswith(ramps.name)
+    (folder,) = prepared_folders(own)
+    assert f"prepared audio: {folder}" in caplog.messages
+
+
+def test_what_an_older_version_prepared_in_the_corpus_is_used(ramps: Path, tmp_path: Path) -> None:
+    older = ramps / ".wavenet-cache"
+    older.mkdir()
+    first = prepared(ramps)
+    assert first.audio_path.parent.parent == older == cache_of(ramps, None)
+    assert prepared(ramps).audio_path == first.audio_path
+
+
+def test_files_that_are_not_used_are_named_on_every_run(
+    ramps: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in range(12):
+        (ramps / f"broken-{index:02d}.wav").write_text("no")
+    prepared(ramps)
+    caplog.clear()
+    prepared(ramps)
+    (told,) = [m for m in caplog.messages if "not used" in m]
+    assert told.startswith("12 files are not used (each with its reason in manifest.json")
+    assert told.endswith("broken-09.wav and 2 others.") and "broken-00.wav, broken-01" in told
 
 
 # --- Beside other processes -------------------------------------------------------------------
@@ -488,7 +517,7 @@ def test_of_two_processes_that_prepare_at_once_one_waits_for_the_other(ramps: Pa
     assert [process.returncode for process in (first, second)] == [0, 0], outputs
     assert [output.split()[-1] for output in outputs] == [str(sum(LENGTHS))] * 2
     assert "decodes" not in outputs[1]
-    assert len(names_in(ramps / ".wavenet-cache")) == 1
+    assert len(names_in(cache_of(ramps, None))) == 1
 
 
 def test_where_the_one_is_killed_the_one_that_waits_goes_on(ramps: Path) -> None:
@@ -504,7 +533,7 @@ def test_where_the_one_is_killed_the_one_that_waits_goes_on(ramps: Path) -> None
     assert first.wait(timeout=30) == -signal.SIGKILL
     first.communicate()
     prepared(ramps)
-    assert len(names_in(ramps / ".wavenet-cache")) == 1
+    assert len(names_in(cache_of(ramps, None))) == 1
 
 
 def test_where_there_are_no_locks_the_first_to_finish_is_kept(
@@ -524,13 +553,13 @@ def test_where_there_are_no_locks_the_first_to_finish_is_kept(
     monkeypatch.setattr(preparing, "_publish", come_second)
     data = prepared(ramps)
     assert (codes_of(data, data.clips("train")[2]) == ramp(LENGTHS[2], 2)).all()
-    assert len(prepared_folders(ramps / ".wavenet-cache")) == 1
+    assert len(prepared_folders(cache_of(ramps, None))) == 1
 
 
 def test_what_a_killed_process_left_is_swept_and_what_a_living_one_makes_is_not(
     ramps: Path,
 ) -> None:
-    cache = ramps / ".wavenet-cache"
+    cache = cache_of(ramps, None)
     killed = run(PREPARE_SLOWLY, str(ramps))
     wait_for(killed, "decodes")
     killed.send_signal(signal.SIGKILL)
@@ -567,7 +596,7 @@ def prepare_slowly(root: Path) -> None:
 
 
 def test_killed_at_any_moment_nothing_half_made_counts_and_nothing_is_left(ramps: Path) -> None:
-    cache, moments = ramps / ".wavenet-cache", np.random.default_rng(0).uniform(0, 0.25, 12)
+    cache, moments = cache_of(ramps, None), np.random.default_rng(0).uniform(0, 0.25, 12)
     for moment in moments:
         process = get_context("fork").Process(target=prepare_slowly, args=(ramps,))
         process.start()
@@ -597,7 +626,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(ramps: Path) -> None:
     process = run(PREPARE_ON_A_FULL_DISK, str(ramps))
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 1
-    cache = ramps / ".wavenet-cache"
+    cache = cache_of(ramps, None)
     assert f"Could not write the prepared audio to '{cache}': File too large. About" in output
     said = re.search(r"About ([\d.]+) kB are needed, and 6.0 kB are free there. Free more", output)
     assert said is not None and float(said[1]) == pytest.approx(15.8, rel=0.3)
@@ -698,7 +727,7 @@ def test_a_root_without_one_usable_file_is_refused_with_reasons_and_leaves_nothi
         ValueError, match=r"None of the 1 audio files .* can be used:\n.*a.wav' cannot be read"
     ):
         unprepared(tmp_path).prepare()
-    assert prepared_folders(tmp_path / ".wavenet-cache") == []
+    assert prepared_folders(cache_of(tmp_path, None)) == []
 
 
 def write_promise(path: Path, kept: int | None = None) -> None:

@@ -32,6 +32,7 @@ from faults.stock import (
 )
 from wavenet import WaveNet, generate
 from wavenet.checkpoints import newest_checkpoint, read_checkpoint
+from wavenet.corpus.preparing import cache_of
 from wavenet.engines.native import compiler
 from wavenet.training.callbacks import WholeCheckpoints
 from wavenet.training.module import LitWaveNet
@@ -76,7 +77,7 @@ def _prepare_check(whole: Path) -> None:
 
 def _prepared(corpus: Path) -> dict[str, str]:
     """Contents of every finished folder of the cache."""
-    folders = [x for x in (corpus / ".wavenet-cache").iterdir() if x.is_dir()]
+    folders = [x for x in cache_of(corpus, None).iterdir() if x.is_dir()]
     files = [x for folder in folders if folder.suffix != ".tmp" for x in folder.iterdir()]
     return {f"{x.parent.name}/{x.name}": _hash(x) for x in files}
 

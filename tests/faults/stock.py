@@ -59,6 +59,7 @@ class Stock:
 
 
 _stock: list[Stock] = []
+INSIDE = ".wavenet-cache"  # of a corpus: prepared there, and not in the cache that all cases share
 
 
 def stock() -> Stock:
@@ -82,6 +83,7 @@ def make(folder: Path) -> Stock:
 def _fill(_: None) -> None:
     here = stock()
     write_corpus(here.corpus, digits="012")
+    (here.corpus / INSIDE).mkdir()
     (here.folder / "file").write_text("not a folder")
     os.chdir(here.folder)
     train(*here.settings(), "--name=whole")
@@ -127,7 +129,9 @@ EVALUATION = (  # flags for the corpus of the stock
 
 def corpus_copy(target: Path) -> Path:
     """The corpus without what was prepared of it."""
-    return Path(shutil.copytree(stock().corpus, target, ignore=lambda *_: [".wavenet-cache"]))
+    shutil.copytree(stock().corpus, target, ignore=lambda *_: [INSIDE])
+    (target / INSIDE).mkdir()
+    return target
 
 
 def encoded(kind: str, subtype: str, rate: int, channels: int, frames: int) -> bytes:

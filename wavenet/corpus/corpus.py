@@ -30,6 +30,7 @@ from wavenet.corpus.preparing import (
     make_audio,
     prepare_clips,
     read_manifest,
+    recall_skipped,
     report_changes,
     report_skipped,
     sweep,
@@ -58,8 +59,7 @@ class Corpus:
         listing: Which files there are, their labels and their splits.
         decoding: Rate, level and trimming of the prepared audio.
         prepare: A prepare.py, run as `python PREPARE --out ROOT` when root holds no audio yet.
-        cache_dir: Where prepared audio is kept; None: in root, or in the user's cache folder where
-            root cannot be written.
+        cache_dir: Where prepared audio is kept; None: in the user's cache folder.
     """
 
     def __init__(
@@ -140,11 +140,11 @@ class Corpus:
         return manifest
 
     def _report(self, manifest: Manifest, fresh: bool) -> None:
-        if fresh:
-            report_skipped(manifest)
+        (report_skipped if fresh else recall_skipped)(manifest)
         report_changes(manifest)
         skipped = len(manifest["skipped"])
         logger.info("%s", _summary(self._clips, self._labels, self.sample_rate, skipped))
+        logger.info("prepared audio: %s", self._folder)
 
     # What it offers
 

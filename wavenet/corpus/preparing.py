@@ -44,6 +44,7 @@ FORMAT_VERSION = 2  # of the prepared folder; a new one prepares anew
 AUDIO_NAME, MANIFEST_NAME = "audio.s16", "manifest.json"
 UNREADABLE = "unreadable"  # in place of the hash of such a file
 # NAME.lock, NAME.RANDOM.tmp and .NAME.RANDOM are beside a prepared folder or a file of hashes, NAME
+FEW = 10  # files that are named in one line
 BESIDE = re.compile(r"\.?([0-9a-f]{32}|digests-[0-9a-f]{16}\.json)\.(?:lock|\w+\.tmp|\w{8})")
 
 TOTALS = ("samples", "kept", "clipped", "clipped_files")  # of all clips; before trimming, after it
@@ -94,13 +95,16 @@ def _place(root: Path) -> str:
 
 
 def cache_of(root: Path, cache_dir: str | None) -> Path:
-    """`cache_dir`, or `.wavenet-cache` in root, or the user's cache where root is read-only."""
+    """`cache_dir`, or else a folder of this root's own in the user's cache.
+
+    Older versions prepared in a hidden folder of root: where it is there, it is used.
+    """
     if cache_dir is not None:
         return Path(cache_dir)
-    inside = root / ".wavenet-cache"
-    if os.access(inside if inside.exists() else root, os.W_OK):
-        return inside
-    return cache_folder()
+    older = root / ".wavenet-cache"
+    if os.access(older, os.W_OK):
+        return older
+    return cache_folder() / "prepared" / f"{root.resolve().name}-{_place(root)}"
 
 
 def locate(root: Path, paths: Sequence[str], settings: DecodeSettings, cache: Path) -> Path:
@@ -453,6 +457,18 @@ def report_skipped(manifest: Manifest) -> None:
     """One warning for each file that was not used."""
     for entry in manifest["skipped"]:
         logger.warning("Skipped: %s", entry["reason"])
+
+
+def recall_skipped(manifest: Manifest) -> None:
+    """One warning for all files that were not used when the audio was prepared."""
+    paths = [entry["path"] for entry in manifest["skipped"]]
+    if paths:
+        others = f" and {len(paths) - FEW} others" if len(paths) > FEW else ""
+        logger.warning(
+            "%d files are not used (each with its reason in manifest.json of the prepared audio): "
+            "%s%s.",
+            *(len(paths), ", ".join(paths[:FEW]), others),
+        )
 
 
 def report_changes(manifest: Manifest) -> None:

@@ -286,6 +286,8 @@ class TrainingCLI(LightningCLI):
         settings = self.config[self.config.subcommand]
         require_filled(self._parser(self.config.subcommand), settings)
         require_sensible(settings.trainer)
+        if settings.data.seed is None:
+            settings.data.seed = settings.seed_everything
         settings.trainer.accelerator = accelerator_for(
             settings.trainer.accelerator, settings.trainer.devices
         )

@@ -79,9 +79,10 @@ class AudioDataModule(LightningDataModule):
             to set beside its own: each is scaled until its lowest sample is -1 and its highest 1,
             and its first sample is predicted from one receptive field of silence. This changes the
             bits per sample; see data/README.md. Without it: as they are, from the zero state.
-        cache_dir: Where prepared audio is kept. Default: `.wavenet-cache` in root, or the user's
-            cache folder where root cannot be written.
-        seed: Decides the order of the clips and where they are cropped.
+        cache_dir: Where prepared audio is kept. Default: a folder for this root in the user's cache
+            folder, or in the one that the environment variable WAVENET_CACHE names.
+        seed: Decides the order of the clips and where they are cropped. On the command line it is
+            --seed_everything where it is not given; elsewhere 0.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class AudioDataModule(LightningDataModule):
         num_workers: int = 1,
         protocol: Literal["sashimi"] | None = None,
         cache_dir: str | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         labels = (label_pattern, label_from_folder, metadata, label_names)
@@ -115,7 +116,7 @@ class AudioDataModule(LightningDataModule):
         decoding = DecodeSettings(sample_rate, normalize, trim_silence_db)
         self.corpus = Corpus(listing, decoding, prepare, cache_dir)
         self.crop_samples, self.trailing_silence = crop_samples, trailing_silence
-        self.label_dropout, self.seed, self.protocol = label_dropout, seed, protocol
+        self.label_dropout, self.seed, self.protocol = label_dropout, seed or 0, protocol
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.num_workers, self.val_seconds = num_workers, val_seconds
         self.receptive_field: int | None = None
