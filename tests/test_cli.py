@@ -32,11 +32,9 @@ import wavenet
 from wavenet.checkpoints import newest_checkpoint
 from wavenet.training.advice import explain
 from wavenet.training.arguments import complete_arguments
-from wavenet.training.cli import (
-    default_precision,
-    threads_in_one_line,
-)
+from wavenet.training.cli import default_precision
 from wavenet.training.module import LitWaveNet
+from wavenet.training.quiet import threads_in_one_line
 
 DEFAULT = Path("configs/default.yaml")
 
@@ -304,7 +302,12 @@ def test_an_unknown_subcommand_is_refused() -> None:
 
 def test_one_seed_decides_the_weights_and_the_batches(corpus: Path, here: Path) -> None:
     for name, seed, own in (("a", "3", []), ("b", "3", ["--data.seed=4"])):
-        train(*arguments(corpus, trainer__max_steps=1), f"--name={name}", f"--seed_everything={seed}", *own)
+        train(
+            *arguments(corpus, trainer__max_steps=1),
+            f"--name={name}",
+            f"--seed_everything={seed}",
+            *own,
+        )
     seeds = [
         yaml.safe_load((here / "runs" / name / "config.yaml").read_text())["data"]["seed"]
         for name in "ab"

@@ -42,6 +42,7 @@ from amp.recordings import Recording, read_pair, read_table
 from wavenet.checkpoints import unpickled
 from wavenet.interop import nam
 from wavenet.plotting import save_figure
+from wavenet.training.quiet import quiet_lightning
 
 STEPS = 100  # of an epoch, after which the held-out part is heard
 CHUNK = 1 << 18  # samples of the held-out part at a time
@@ -360,6 +361,7 @@ def run(arguments: list[str] | None = None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    quiet_lightning()
     try:
         run(arguments)
     except (ValueError, OSError) as error:

@@ -11,10 +11,9 @@ import os
 import signal
 import sys
 import textwrap
-import threading
 import warnings
 from argparse import SUPPRESS
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -48,6 +47,7 @@ from wavenet.training.callbacks import (
 from wavenet.training.data import AudioDataModule
 from wavenet.training.module import LitWaveNet
 from wavenet.training.parser import Parser
+from wavenet.training.quiet import quiet_lightning, saying_once, threads_in_one_line
 from wavenet.training.records import CURVE, METRICS, LastValidation, Records
 from wavenet.training.runs import Claim, is_started_by_lightning
 from wavenet.training.starting import adopt_shape
@@ -85,8 +85,7 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("wavenet.generation", "wavenet.engines"):  # would log at every validation
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(WhatMatters())
-    _silence_warnings()
+    quiet_lightning()
     keep_memory()
     claim = Claim()
     try:
@@ -103,64 +102,6 @@ def described(text: str) -> str:
     """With the command and the recipes in it."""
     names = textwrap.wrap(", ".join(recipe_names()), 96)
     return text.format(command=spelled("train"), recipes=textwrap.indent("\n".join(names), "  "))
-
-
-class WhatMatters(logging.Filter):
-    """Leaves out what Lightning says of products and of devices that are not there."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = str(record.msg)
-        return not (
-            "Tip:" in text or (text.startswith(("GPU", "TPU")) and "available: False" in text)
-        )
-
-
-class EnginesOnce(logging.Filter):
-    """Says once why a slow engine draws the samples, not at every validation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        new = message not in self._said
-        if record.name.startswith("wavenet.engines"):
-            self._said.add(message)
-        return new
-
-
-@contextlib.contextmanager
-def saying_once() -> Iterator[None]:
-    added = [(handler, EnginesOnce()) for handler in logging.getLogger().handlers]
-    for handler, once in added:
-        handler.addFilter(once)
-    try:
-        yield
-    finally:
-        for handler, once in added:
-            handler.removeFilter(once)
-
-
-@contextlib.contextmanager
-def threads_in_one_line() -> Iterator[None]:
-    """Says in one line what the system has refused to a thread beside the run.
-
-    TensorBoard writes in one. The run meets the same error when it next writes, and ends with it.
-    """
-    earlier = threading.excepthook
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        if issubclass(args.exc_type, OSError):
-            logger.warning("writing beside the run failed: %s", args.exc_value)
-        else:
-            earlier(args)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = earlier
 
 
 def keep_memory() -> None:
@@ -477,22 +418,3 @@ def gpus_of(devices: Any) -> list[torch.device]:
         return [torch.device("cuda", number) for number in devices if 0 <= int(number) < here]
     except (TypeError, ValueError):
         return []
-
-
-def _silence_warnings() -> None:
-    """Silences Lightning and torch warnings that do not apply here."""
-    for pattern in (
-        ".*LightningCLI's args parameter.*",
-        ".*does not have many workers.*",
-        ".*WeightAveraging callback.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*treespec, LeafSpec.*",
-        ".*is smaller than the logging interval.*",
-        # The loader can be resumed: see data.ResumableSampler.
-        ".*ended before the epoch ended and your dataloader is not resumable.*",
-        ".*callbacks used to create the checkpoint need to be provided.*",
-        ".*The dirpath has changed from.*",
-        # The strides differ only in a dimension of size 1: the tap of 1x1 convolutions.
-        ".*Grad strides do not match bucket view strides.*",
-    ):
-        warnings.filterwarnings("ignore", pattern)
