@@ -1,9 +1,10 @@
-"""Puts the recipes into the wheel, as wavenet/recipes/; all else is in pyproject.toml.
+"""Puts the recipes into the wheel, and the README into its metadata; all else is in pyproject.toml.
 
-In a clone they lie beside the package, in configs/ and data/, where people read and change them.
-`wavenet.installation.recipes` finds either.
+In a clone the recipes lie beside the package, in configs/ and data/, where people read and change
+them; in a wheel, in wavenet/recipes/. `wavenet.installation.recipes` finds either.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,4 +46,17 @@ class BuildWithRecipes(build_py):
         return [*super().get_source_files(), *map(str, sources())]
 
 
-setup(cmdclass={"build_py": BuildWithRecipes})
+def description() -> str:
+    """The README as an index shows it: without pictures, their captions, and links to files beside it."""
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    text = re.sub(
+        r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n+(\*[^*]+\*\n+)?", "", text
+    )  # with its caption
+    return re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]*\)", r"\1", text)
+
+
+setup(
+    cmdclass={"build_py": BuildWithRecipes},
+    long_description=description(),
+    long_description_content_type="text/markdown",
+)

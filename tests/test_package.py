@@ -118,6 +118,17 @@ def test_the_metadata_say_what_it_is(metadata: Message, names: set[str]) -> None
         assert f"wavenet_torch-{wavenet.__version__}.dist-info/licenses/{licence}" in names
 
 
+def test_what_an_index_shows_is_the_readme_without_links_that_it_cannot_follow(
+    metadata: Message,
+) -> None:
+    text = str(metadata.get_payload())
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert text.startswith("# ") and "python train.py" in text
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert links and all(link.startswith("https://") for link in links)
+    assert "](benchmarks/" in (REPOSITORY / "README.md").read_text(), "which a clone shows"
+
+
 def test_the_core_depends_on_four_packages(metadata: Message) -> None:
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert {re.split(r"[<>=!\[ ]", line)[0] for line in required} == {
