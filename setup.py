@@ -47,7 +47,7 @@ class BuildWithRecipes(build_py):
 
 
 def description() -> str:
-    """The README as an index shows it: without pictures, their captions, and links to files beside it."""
+    """The README as an index shows it: without pictures and links to files beside it."""
     text = (HERE / "README.md").read_text(encoding="utf-8")
     text = re.sub(
         r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n+(\*[^*]+\*\n+)?", "", text
