@@ -145,10 +145,11 @@ def stream(
     Memory does not grow with time.
 
     Args:
-        seconds, num_samples: how much, one of the two, for all clips or one each; neither, or
-            math.inf seconds: for ever. A model that knows its position in the clip plans for that
-            length and cannot go on for ever; where neither is given it draws its clips' lengths
-            from those of its corpus, by labels and seed.
+        seconds: how much, for all clips or one each; neither this nor num_samples, or math.inf: for
+            ever. A model that knows its position in the clip plans for that length and cannot go on
+            for ever; where neither is given it draws its clips' lengths from those of its corpus,
+            by labels and seed.
+        num_samples: how much in samples, in the place of seconds.
         batch_size: clips; clip i draws from seed + i, so that it sounds the same in every batch.
         labels: {"digit": "7"} for all clips, {"digit": ["7", "8"]} one each. A label that is left
             out is drawn for each clip from its seed.
@@ -163,7 +164,8 @@ def stream(
             (batch_size, D, frames), from the clips' first sample on, prompt included. It takes the
             place of labels and mel. With guidance, which is then off unless it is given, two rows
             for each clip, conditional and unconditional in turn.
-        engine, precision: see `wavenet.engines.build_engine`.
+        engine: its name; see `wavenet.engines.build_engine`.
+        precision: of weights and activations; see there.
         sampling: temperature, top_k, top_p, guidance; see `wavenet.Sampling`. guidance, for a model
             that was trained for it (see `Config`, unlabelled), doubles the work; None: GUIDANCE for
             such a model, 0 for others.

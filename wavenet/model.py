@@ -231,8 +231,8 @@ class WaveNet(nn.Module):
     samples[:, : t + 1] only. The first input of a clip is the output's silence, so the first sample
     is predicted too.
 
-    Args: those of `Config`, by position or by name. In the attributes labels, sample_rate,
-        clip_length and output they can be read again; config has all of them.
+    It takes what `Config` takes, by position or by name. In the attributes labels, sample_rate,
+    clip_length and output they can be read again; config has all of them.
     """
 
     def __init__(self, *sizes: int, **settings: Any) -> None:

@@ -169,7 +169,8 @@ class ResidualBlock(Block):
         residual_channels: C, channels of x and of the residual.
         gate_channels: G, channels of z, after the gate; the dilated convolution makes 2G.
         skip_channels: S, channels of the skip.
-        kernel_size, dilation: of the causal convolution.
+        kernel_size: taps of the causal convolution.
+        dilation: samples from one of its taps to the next.
         condition_channels: D; 0 for a block without condition.
         residual_scale: factor on the residual; sqrt(0.5) keeps the variance constant over depth.
         last: the last block of a stack has no W_r, since nobody reads its residual; x is handed on.

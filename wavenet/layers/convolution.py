@@ -194,7 +194,7 @@ class LookaheadConv1d(CausalConv1d):
 
     Args:
         lookahead: from 0 to (kernel_size - 1) * dilation, otherwise ValueError.
-        others: as for `CausalConv1d`.
+        settings: as for `CausalConv1d`.
     """
 
     def __init__(

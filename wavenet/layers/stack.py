@@ -166,9 +166,10 @@ def residual_blocks(
 class ResidualStack(Stack):
     """The paper's stack: `residual_blocks` whose summed skips come out.
 
+    The other arguments are those of `ResidualBlock`.
+
     Args:
         dilations: one a block, as from `dilation_cycles(3, 10)`.
-        others: as for `ResidualBlock`.
     """
 
     def __init__(
