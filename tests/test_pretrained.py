@@ -5,6 +5,7 @@ Nothing here needs a network or huggingface_hub: a folder and a recorder replace
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -22,6 +23,7 @@ from test_model import contents
 
 import wavenet
 from wavenet import WaveNet, pretrained
+from wavenet.audio import save_audio
 from wavenet.checkpoints import load_model, model_name, newest_or_bundled
 
 REPOSITORY = Path(__file__).parent.parent
@@ -200,7 +202,10 @@ def test_a_model_s_name_leaves_out_parent_folders(tmp_path: Path, source: str, n
 
 
 class Hub:
-    """Replaces huggingface_hub: repositories are folders; requests and uploads are recorded."""
+    """Replaces huggingface_hub: repositories are folders; requests and uploads are recorded.
+
+    tests/test_hub.py runs the client itself.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -220,13 +225,17 @@ class Hub:
 
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any:
         self.made.append((repo_id, private, exist_ok))
-        return Address(f"https://huggingface.co/ann/{repo_id.rpartition('/')[2]}")
+        return Address(f"https://huggingface.co/{repo_id if '/' in repo_id else 'ann/' + repo_id}")
+
+    def file_exists(self, repo_id: str, filename: str) -> bool:
+        return (self.folder / repo_id / filename).is_file()
 
     def upload_folder(
         self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], commit_message: str
     ) -> None:
-        assert repo_id == "ann/voice" and set(contents(folder_path)) <= set(allow_patterns)
         self.uploaded = contents(folder_path)
+        assert set(self.uploaded) == set(allow_patterns) and "wavenet-torch" in commit_message
+        shutil.copytree(folder_path, self.folder / repo_id, dirs_exist_ok=True)
 
 
 class Address(str):
@@ -238,9 +247,12 @@ class Address(str):
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub = Hub(tmp_path / "hub")
-    module: Any = SimpleNamespace(snapshot_download=hub.snapshot_download, HfApi=hub.HfApi)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub_module(hub))
     yield hub
+
+
+def hub_module(hub: Hub) -> Any:
+    return SimpleNamespace(snapshot_download=hub.snapshot_download, HfApi=hub.HfApi)
 
 
 def test_a_model_goes_to_the_hub_and_comes_back_bit_for_bit(tmp_path: Path, hub: Hub) -> None:
@@ -250,16 +262,75 @@ def test_a_model_goes_to_the_hub_and_comes_back_bit_for_bit(tmp_path: Path, hub:
         hub.uploaded = {}
         assert model.push_to_hub(repo_id, private=private) == "https://huggingface.co/ann/voice"
         assert hub.made[-1] == (repo_id, private, True)
-        assert hub.uploaded == contents(tmp_path / "here"), "the two files of save_pretrained"
-    (hub.folder / "ann" / "voice").mkdir(parents=True)
-    for name, content in hub.uploaded.items():
-        (hub.folder / "ann" / "voice" / name).write_bytes(content)
+        files = {k: content for k, content in hub.uploaded.items() if k != "README.md"}
+        assert files == contents(tmp_path / "here"), "the two files of save_pretrained"
     again = WaveNet.from_pretrained("ann/voice")
     assert hub.asked == ["ann/voice"] and again.config == model.config
     assert all(
         torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items()
     )
     assert load_model("ann/voice").config == model.config
+
+
+def fields_of(text: str) -> dict[str, str]:
+    """The fields at the head of a model card."""
+    _, head, _ = text.split("---\n", 2)
+    return dict(line.split(": ", 1) for line in head.splitlines())
+
+
+LABELLED = {"labels": {"digit": ["0", "1"], "speaker": [f"s_{i}" for i in range(30)]}}
+VOCODER = {"mel": wavenet.Mel(bands=4, hop=16, window=32), "sample_rate": 8000}
+
+
+@pytest.mark.parametrize(
+    ("settings", "task"), [(LABELLED, "text-to-audio"), (VOCODER, "audio-to-audio")]
+)
+def test_the_card_of_a_pushed_model_has_the_hubs_fields_and_a_program_that_runs(
+    settings: Any, task: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_model(dtype=torch.float32, **settings).push_to_hub("ann/voice", license="cc-by-4.0")
+    text = hub.uploaded["README.md"].decode()
+    tags = "wavenet, audio, raw-audio" + ", vocoder" * ("mel" in settings)
+    assert fields_of(text) == {
+        "library_name": "wavenet-torch",
+        "license": "cc-by-4.0",
+        "pipeline_tag": task,
+        "tags": f"[{tags}]",
+    }
+    assert ("s\\_11 and 18 more" in text) == ("labels" in settings)
+    assert ("log mel frames of 4 bands" in text) == ("mel" in settings)
+    save_audio(Path("in.wav"), torch.rand(100) - 0.5, 8000)
+    program = text.split("```python\n")[1].split("```")[0]
+    exec(compile(program.replace("seconds=2", "seconds=0.01"), "card", "exec"), {})
+    assert Path("out.wav").stat().st_size > 44 + 2 * 70
+
+
+def test_a_card_that_is_there_stays(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = hub.folder / "ann" / "voice" / "README.md"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with caplog.at_level("INFO", logger="wavenet"):
+        small_model(dtype=torch.float32).push_to_hub("ann/voice", license="mit")
+    assert theirs.read_text() == "mine" and sorted(hub.uploaded) == pretrained.FILES
+    assert "ann/voice has a model card, which stays as it is" in caplog.text
+
+
+def test_a_licence_is_written_as_the_hub_names_it_or_not_at_all(hub: Hub) -> None:
+    model = small_model(dtype=torch.float32)
+    for wrong in ("CC BY 4.0", "mit\ntags: [x]", "", 4):
+        with pytest.raises(ValueError, match=r"license is the Hub's name.*lower case.*but got"):
+            model.push_to_hub("ann/voice", license=wrong)  # type: ignore[arg-type]
+    assert hub.made == []
+    model.push_to_hub("ann/voice")
+    text = hub.uploaded["README.md"].decode()
+    assert "license" not in fields_of(text) and "None was named." in text
+
+
+def test_a_bundled_models_card_has_the_same_fields() -> None:
+    for name in pretrained.bundled():
+        fields = fields_of((pretrained.HERE / name / "README.md").read_text())
+        assert fields["library_name"] == "wavenet-torch" and fields["license"]
+        assert fields["pipeline_tag"] == "text-to-audio" and "wavenet" in fields["tags"]
 
 
 def test_a_folder_has_priority_over_the_hub_and_a_mistyped_path_is_not_looked_up(

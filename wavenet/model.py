@@ -44,6 +44,7 @@ from wavenet.layers import CausalConv1d, Stack, StackState, dilation_cycles, res
 from wavenet.ops import affine
 from wavenet.outputs import MuLaw, Output, checked_output
 from wavenet.pretrained import find, upload
+from wavenet.pretrained.card import Facts, card, checked_license
 from wavenet.saving import read_folder, write_folder
 
 ModelState = tuple[Tensor, StackState]  # of the input convolution, of the stack
@@ -584,16 +585,37 @@ class WaveNet(nn.Module):
             raise ValueError(f"{misfit}: {_differences(found, expected)}")
         return model
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, license: str | None = None
+    ) -> str:
         """Uploads what `save_pretrained` writes to user/model of the Hugging Face Hub.
 
         Returns the repository's address. Needs `pip install 'wavenet-torch[hub]'` and a login (`hf
         auth login`, or HF_TOKEN). The repository is made where there is none, for all to see unless
-        private; other files in it stay. Raises what huggingface_hub raises.
+        private. Where it has no model card, one is written; other files in it stay.
+
+        license: of the weights, as the Hub names it ("cc-by-sa-4.0"), for that card. It follows
+            from what the model was trained on; nothing is written where none is given.
+
+        Raises ValueError for another spelling of a licence, and what huggingface_hub raises.
         """
+        described = partial(card, facts=self._facts(), license=checked_license(license))
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return upload(Path(folder), repo_id, private=private)
+            return upload(Path(folder), repo_id, private=private, card=described)
+
+    def _facts(self) -> Facts:
+        """For the model card."""
+        return Facts(
+            self.sample_rate,
+            f"{type(self.output).__name__}, {self.output.levels} levels",
+            self.num_parameters,
+            self.receptive_field,
+            self.labels,
+            bands=self.mel.bands if self.mel is not None else 0,
+            given=self.mel is not None and self.mel.given,
+            planned=self.draws_lengths,
+        )
 
 
 def _features_of(x: Tensor, condition: Condition | None) -> Tensor | None:

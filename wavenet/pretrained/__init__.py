@@ -3,15 +3,21 @@
 Knows nothing of models: it turns a name into a folder, and uploads a folder to the Hub.
 """
 
+import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from wavenet.installation import DISTRIBUTION
 from wavenet.version import __version__
+
+logger = logging.getLogger(__name__)
 
 DEFAULT = "fsdd"
 FILES = ["config.json", "model.safetensors"]  # what `WaveNet.save_pretrained` writes
+CARD = "README.md"  # of a model on the Hub
 HERE = Path(__file__).parent
 REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/model
 
@@ -38,16 +44,23 @@ def find(name: str | os.PathLike[str]) -> Path:
     raise FileNotFoundError(f"{os.fspath(name)}: {what}. {_accepted()}")
 
 
-def upload(folder: Path, repo_id: str, *, private: bool) -> str:
+def upload(folder: Path, repo_id: str, *, private: bool, card: Callable[[str], str]) -> str:
     """Uploads the two files of a saved model to user/model on the Hub; returns its address.
 
-    The repository is created if it does not exist.
+    The repository is created if it does not exist. card: user/model -> the text of its model card,
+    for a repository that has none; the card that somebody wrote stays as it is.
     """
-    hub = _hub(repo_id).HfApi(library_name="wavenet", library_version=__version__)
+    hub = _hub(repo_id).HfApi(library_name=DISTRIBUTION, library_version=__version__)
     repository = hub.create_repo(repo_id, private=private, exist_ok=True)
-    message = f"A model of wavenet {__version__}"
+    files, name = [*FILES], repository.repo_id
+    if hub.file_exists(name, CARD):
+        logger.info("%s has a model card, which stays as it is", name)
+    else:
+        (folder / CARD).write_text(card(name), encoding="utf-8")
+        files.append(CARD)
+    message = f"A model of {DISTRIBUTION} {__version__}"
     hub.upload_folder(
-        repo_id=repository.repo_id, folder_path=folder, allow_patterns=FILES, commit_message=message
+        repo_id=name, folder_path=folder, allow_patterns=files, commit_message=message
     )
     return str(repository)
 
@@ -55,7 +68,14 @@ def upload(folder: Path, repo_id: str, *, private: bool) -> str:
 def _download(repo_id: str) -> Path:
     hub = _hub(repo_id)
     try:
-        return Path(hub.snapshot_download(repo_id, allow_patterns=FILES, library_name="wavenet"))
+        return Path(
+            hub.snapshot_download(
+                repo_id,
+                allow_patterns=FILES,
+                library_name=DISTRIBUTION,
+                library_version=__version__,
+            )
+        )
     except (OSError, ValueError) as error:  # no network, no such repository, or it needs a login
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise FileNotFoundError(
