@@ -28,9 +28,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     while waiting:
         path = waiting.pop()
         if not path.startswith("docs/"):
-            files.append(
-                File.generated(config, site_path(path), abs_src_path=str(ROOT / path))
-            )
+            files.append(File.generated(config, site_path(path), abs_src_path=str(ROOT / path)))
         if path.endswith(".md"):
             found = set(links((ROOT / path).read_text(), path)) - seen
             waiting += sorted(each for each in found if (ROOT / each).is_file())

@@ -105,9 +105,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, value: Any) -> None:
         self._send(json.dumps(value).encode(), "application/json")
 
-    def _send(
-        self, content: bytes | None, kind: str, missing: str = "", status: int = 404
-    ) -> None:
+    def _send(self, content: bytes | None, kind: str, missing: str = "", status: int = 404) -> None:
         """A content, or that it is missing, with the code by which the client knows how."""
         self.send_response(200 if content is not None else status)
         if content is None:
@@ -156,7 +154,8 @@ PULL = """
 import torch, wavenet
 one, other = (wavenet.WaveNet.from_pretrained(name) for name in ("ann/voice", "here"))
 assert one.config == other.config
-assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values()))
+theirs = other.state_dict()
+assert all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
 print("the same")
 """
 FAIL = """

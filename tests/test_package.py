@@ -139,7 +139,7 @@ def test_the_core_depends_on_four_packages(metadata: Message) -> None:
     }
     assert "torch>=2.9" in required
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert {"train", "hub", "onnx", "vocoder", "dev"} <= extras
+    assert {"train", "hub", "onnx", "vocoder", "docs", "dev"} <= extras
 
 
 def test_the_weights_licence_is_the_whole_text_of_the_one_that_is_named() -> None:
@@ -181,7 +181,8 @@ def test_a_source_distribution_makes_the_same_wheel(wheel: Path, tmp_path: Path)
     sdist = built(tmp_path, "build_sdist")
     shutil.unpack_archive(sdist, tmp_path / "unpacked", filter="data")
     (root,) = (tmp_path / "unpacked").iterdir()
-    for name in ("README.md", "CITATION.cff", "docs/blocks.md", "tests/conftest.py", "train.py"):
+    pages = ("mkdocs.yml", "docs/blocks.md", "docs/hooks.py", "docs/tour.ipynb")
+    for name in ("README.md", "CITATION.cff", *pages, "tests/conftest.py", "train.py"):
         assert (root / name).is_file(), name
     images = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (REPOSITORY / "README.md").read_text())
     assert images and all((root / image).is_file() for image in images)

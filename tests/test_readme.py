@@ -37,7 +37,7 @@ def told(command: str) -> frozenset[str]:
     """The flags of a command of the package, by its own help."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
-        main([*command.split(), "--help"])
+        main([*command.split(), "--help-all" if command == "train" else "--help"])
     return frozenset(FLAG.findall(printed.getvalue()))
 
 
@@ -47,8 +47,7 @@ def flags_of(words: list[str]) -> frozenset[str]:
     if program in ("train.py", "generate.py", "wavenet"):
         name = rest[0] if program == "wavenet" else program.removesuffix(".py")
         assert name in COMMANDS, name
-        kind = {"train": " fit", "evaluate": f" {rest[1]}" if len(rest) > 1 else ""}
-        return told(name + kind.get(name, "")) | {"--help"}
+        return told(f"evaluate {rest[1]}" if name == "evaluate" else name) | {"--help"}
     path = REPOSITORY / program
     sources = [path, *path.parent.parent.glob("*.py")]
     return frozenset(FLAG.findall("".join(source.read_text() for source in sources)))
@@ -72,7 +71,7 @@ def test_a_command_names_programs_flags_and_files_that_exist(snippet: Snippet) -
 
 def test_settings_of_training_are_those_that_there_are() -> None:
     """Those of an output or of mel stand behind its name."""
-    known = told("train fit")
+    known = told("train")
     text = "".join(page.read_text() for page in [*PAGES, REPOSITORY / "data" / "README.md"])
     named = {setting.rstrip(".") for setting in SETTING.findall(text)}
     assert len(named) > 20
@@ -113,7 +112,7 @@ def test_commands_run(snippet: Snippet, tmp_path: Path) -> None:
 
 
 def test_the_readme_sounds_before_it_tests() -> None:
-    """Its first command trains in one line, its second is heard, tests come later; no wheel name."""
+    """Its first command trains in one line, its second is heard, tests come later."""
     shell = [each.text for each in SHELL if each.name.startswith("README-")]
     assert shell[0] == "pip install -e '.[train]' && python train.py\n"
     assert shell[1] == "python generate.py\n"

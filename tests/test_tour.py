@@ -26,12 +26,10 @@ def test_the_notebook_is_kept_without_outputs() -> None:
 
 def test_its_cells_are_python_and_its_commands_those_of_the_package() -> None:
     for cell in code():
-        plain = re.sub(r"^!.*?[^\\]$", "pass", cell, flags=re.MULTILINE | re.DOTALL)
-        compile(plain, "cell", "exec")
-        ours = r"\{sys\.executable\} (-m wavenet (train|export) |tour/run\.py )"
-        asked = re.findall(r"^!(.*)$", cell, re.MULTILINE)
-        assert all(re.match(ours, command) for command in asked)
-        assert cell.count("assert _exit_code == 0") == len(asked), "a cell does not see it fail"
+        compile(cell, "cell", "exec")
+    asked = re.findall(r'run\(\s*"([^"]+)"', "".join(code()))
+    assert len(asked) == 3
+    assert all(re.match(r"-m wavenet (train|export) |tour/run\.py ", each) for each in asked)
 
 
 @pytest.mark.slow

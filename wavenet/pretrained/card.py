@@ -87,7 +87,7 @@ def _program(repo_id: str, facts: Facts) -> str:
         settings += f", labels={json.dumps(choice, ensure_ascii=False)}"
     frames = ""
     if facts.given:
-        frames = 'frames = torch.load("frames.pt")  # (bands, frames) of the program that made them\n'
+        frames = 'frames = torch.load("frames.pt")  # (bands, frames) of that other program\n'
     elif facts.bands:
         frames = (
             'recording = load_audio("in.wav", model.sample_rate)\n'
