@@ -66,6 +66,8 @@ def export(
     ImportError (a MissingPackage) that names what is to be installed.
     """
     path = _checked(path, module)
+    if condition is not None:  # of a model's embeddings, with their gradient
+        condition = condition._replace(features=condition.features.detach())
     if isinstance(module, WaveNet):
         module, inputs, named = _autoregressive(module, inputs, condition)
     else:
