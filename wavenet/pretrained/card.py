@@ -109,7 +109,7 @@ def _table(facts: Facts) -> str:
         **{f"label `{_cell(n)}`": _categories(facts.labels[n]) for n in facts.labels},
         **({"steered by": f"log mel frames of {facts.bands} bands"} if facts.bands else {}),
         "parameters": f"{facts.parameters / 1e6:.2f} M",
-        "receptive field": f"{reach} samples, {1000 * reach / facts.sample_rate:.0f} ms",
+        "receptive field": f"{reach} samples, {1000 * reach / facts.sample_rate:.3g} ms",
     }
     return "| | |\n|---|---|\n" + "".join(f"| {name} | {text} |\n" for name, text in rows.items())
 
