@@ -91,7 +91,7 @@ SAMPLING = {
     "temperature": st.sampled_from([1.0, 0.0, 0.5, -1, NAN, INF, 1e-30, 1e30, None, True]),
     "top_k": st.sampled_from([0, 1, 5, 300, -1, 1.5, True, 2**63, None]),
     "top_p": st.sampled_from([1.0, 0.5, 0.0, -0.1, 1.1, NAN, 1e-30, None]),
-    "guidance": st.sampled_from([0.0, 0.5, -1, NAN, INF, None]),
+    "guidance": st.sampled_from([0.0, 0.5, -1, NAN, INF, None, {"digit": 0.5}, {"x": 1}, {}]),
 }
 ENGINE_NAMES = st.sampled_from(["auto", "naive", "step", "cached", "torch", "native", "triton"])
 GENERATE = {
@@ -412,7 +412,7 @@ DRAWN = {
     "--temperature": FRACTIONS,
     "--top-k": WHOLE_NUMBERS,
     "--top-p": FRACTIONS,
-    "--guidance": FRACTIONS,
+    "--guidance": [*FRACTIONS, "digit=0.5", "digit=1,speaker=2", "x=1", "digit="],
     "--engine": ["auto", "naive", "step", "cached", "torch", "native", "triton", "x", ""],
     "--seed": [*WHOLE_NUMBERS, str(2**63 - 1), str(2**63), "-9223372036854775808", str(10**30)],
 }
@@ -456,6 +456,7 @@ evaluate_flags: Cases = _flags(
         "--seconds": ["0.2", "0.01", "0", "-1", "nan", "inf", "1e-9", "1e300", "x"],
         "--real-lengths": ["", "x"],
         "--epochs": ["1", "0", "-1", "x", "1.5"],
+        "--split": ["tune", "report", "x", ""],
         **DRAWN,
     }
 )
