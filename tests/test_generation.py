@@ -530,7 +530,7 @@ def test_labels_that_cannot_guide_are_refused() -> None:
     model = small_model(**PLANNED)
     with pytest.raises(ValueError, match=r"one strength for all.*digit=1, speaker=0\.5.*stream of"):
         generate(model, num_samples=5, guidance={"digit": 1, "speaker": 0.5})
-    with pytest.raises(ValueError, match=r"no label 'pitch' to be guided by\. Its labels are: digit"):
+    with pytest.raises(ValueError, match=r"no label 'pitch' to be guided by\. Its labels are"):
         generate(model, num_samples=5, guidance={"pitch": 1.0})
     with pytest.raises(ValueError, match="but got none"):
         generate(model, num_samples=5, guidance={})
