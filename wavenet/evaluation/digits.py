@@ -306,7 +306,7 @@ def run(args: argparse.Namespace) -> None:
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m wavenet.evaluation"
 ) -> None:
-    # INFO for this module only: the engines would log the same line for every batch.
+    # INFO for this package only: the engines would log the same line for every batch.
     logging.basicConfig(format="%(message)s")
-    logger.setLevel(logging.INFO)
+    logging.getLogger("wavenet.evaluation").setLevel(logging.INFO)
     run_command(lambda: run(parser(prog).parse_args(arguments)))

@@ -97,9 +97,9 @@ def ensemble(
         path = folder / f"{name.replace(' ', '-')}.safetensors"
         judge = _kept(kind(categories, sample_rate, clips=len(audio)), path)
         if judge is None:
-            logger.info("training a judge: %s, once for these clips", name)
-            how = {"epochs": epochs, "seed": seed}
-            judge = learned(kind, audio, labels, categories, sample_rate, **how)
+            logger.info("training a judge, once for these clips: %s", name)
+            from_clips = (audio, labels, categories, sample_rate)
+            judge = learned(kind, *from_clips, epochs=epochs, seed=seed)
             _keep(judge, path)
         judges[name] = judge
     return Ensemble(judges)

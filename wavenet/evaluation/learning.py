@@ -32,15 +32,23 @@ class Judge(nn.Module):
         raise NotImplementedError
 
 
-def learned(judge: type[Judge], audio: Tensor, labels: Labels, *given: object, **how: int) -> Judge:
-    """A judge of that kind, in eval mode; the same seed gives the same judge.
+def learned(
+    kind: type[Judge],
+    audio: Tensor,
+    labels: Labels,
+    categories: Mapping[str, int],
+    sample_rate: int,
+    *,
+    epochs: int,
+    seed: int = 0,
+) -> Judge:
+    """A judge of that kind that learned from clips (N, T), in eval mode; the same for each seed.
 
-    given: its categories and sample rate. how: epochs, for networks, and seed.
+    epochs: over the clips, of a network.
     """
-    seed, epochs = how.get("seed", 0), how["epochs"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = judge(*given, clips=len(audio))  # type: ignore[arg-type]
+        made = kind(categories, sample_rate, clips=len(audio))
         made.learn(audio, labels, epochs)
     return made.eval()
 

@@ -67,11 +67,11 @@ class AudioDataModule(LightningDataModule):
         crop_samples: Scored samples per training row, beside their context.
         trailing_silence: Seconds of silence behind each training clip, scored like the clip, so
             that a model of short clips learns to stop. Validation and test clips stay as they are.
-        label_dropout: Share of the training rows that are left without labels, so that the model
+        label_dropout: Share of the training rows that are left without labels. The model then
             learns the corpus as a whole too, and generate.py can guide it (--guidance). 0.1 is
             usual.
-        label_dropout_each: The same for each label by itself, beside the share that is left without
-            all of them: the model then also learns what each label adds to the others.
+        label_dropout_each: The same of each label by itself, beside those. The model then also
+            learns what each adds to the others, and one alone can guide it.
         augment: What is changed in training rows; validation and test clips stay as they are.
         batch_size: Rows of a training batch, per process.
         val_batch_size: Clips of a validation or test batch, per process; long ones are cut into
