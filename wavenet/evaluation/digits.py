@@ -5,8 +5,8 @@
 Knows nothing of training a WaveNet or of its likelihood (`wavenet train test` gives the bits per
 sample), nor of the formulas and the judges' networks. Shapes: N clips, T time.
 
-Nothing that is reported was chosen on what it is reported of: clips are drawn from seeds of their
-own, judged by judges of their own, and no judge has seen a held-out clip.
+Settings are chosen on the clips and by the judges of one split, and what they are worth comes from
+those of the other. No judge learns from a held-out clip.
 
     --split tune    seeds       0 to   999,999, judges of seed 0
     --split report  seeds 1,000,000 to 1,999,999, judges of seed 1

@@ -67,7 +67,7 @@ def fit(
     """Trains a judge's network, inputs (N, ...) -> logits, for a fixed number of epochs.
 
     changed: makes another example of each input, anew in each epoch. rate: the highest learning
-    rate. No held-out clip is used to choose anything.
+    rate. No held-out clip says when to stop.
     """
     if epochs < 1:
         raise ValueError(f"The judges need at least one epoch, but got {epochs}.")

@@ -151,7 +151,7 @@ def _accuracy_picture(result: Evaluation, labels: Mapping[str, Sequence[str]]) -
     from matplotlib.figure import Figure
 
     counts = [len(labels[name]) for name in LABELS]
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
     places = figure.subplots(1, 2, width_ratios=counts, sharey=True)
     for axes, label in zip(places, LABELS, strict=True):
         for name, shares in result.each[label].items():
@@ -165,6 +165,7 @@ def _accuracy_picture(result: Evaluation, labels: Mapping[str, Sequence[str]]) -
             axes.bar(at, heights, color="lightgrey", label=name)
             axes.errorbar(at, heights, [below, above], fmt="none", color="grey", capsize=3)
         axes.set(xlabel=label, xticks=range(len(labels[label])), xticklabels=labels[label])
+        axes.tick_params("x", labelsize="small")
     figure.axes[0].set(ylabel="heard as asked, %", ylim=(0, 103))
     figure.axes[0].legend(loc="lower left", fontsize="small")
     return figure

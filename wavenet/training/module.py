@@ -62,8 +62,8 @@ class LitWaveNet(pl.LightningModule):
         optimizer: adam or adamw.
         betas: Decay rates of Adam's two moments.
         weight_decay: AdamW's decay; not used by adam.
-        dropout: Share of channels left out before each dilated convolution. In training alone, whole
-            channels of a clip; see `wavenet.Block`. 0.05 is usual.
+        dropout: Share of channels left out before each dilated convolution. In training alone,
+            whole channels of a clip; see `wavenet.Block`. 0.05 is usual.
         warmup_steps: Steps of linear warm-up.
         final_lr_ratio: Share of the learning rate left at the last step, after a half cosine.
         compile: Run the training step through torch.compile: a minute or two to start, a C++
