@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wavenet
+from wavenet.corpus import Augment
 from wavenet.likelihood import nats_per_sample
 from wavenet.training.callbacks import WeightAverage, averaged_network
 from wavenet.training.data import AudioDataModule
@@ -597,7 +598,8 @@ def test_training_may_start_from_a_saved_model_and_going_on_does_not_need_it(
 def test_dropout_is_for_training_and_a_resumed_run_draws_what_the_uninterrupted_one_draws(
     corpus: Path, tmp_path: Path
 ) -> None:
-    data, states = module(corpus), []
+    changes = {"augment": Augment(gain_db=6.0, speed=0.05), "label_dropout_each": 0.2}
+    data, states = module(corpus, **changes), []
 
     def run(share: float, steps: int) -> tuple[LitWaveNet, pl.Trainer]:
         lit = network(dropout=share)
