@@ -314,6 +314,10 @@ def test_a_timeline_of_a_model_that_nothing_steers_is_empty() -> None:
 def test_each_clip_with_labels_and_without() -> None:
     pairs = with_and_without({"digit": torch.tensor([2, 0])})
     assert pairs["digit"].tolist() == [2, NO_LABEL, 0, NO_LABEL]
+    both = {"digit": torch.tensor([2, 0]), "speaker": torch.tensor([1, 3])}
+    without_digit = with_and_without(both, ["digit"])
+    assert without_digit["digit"].tolist() == [2, NO_LABEL, 0, NO_LABEL]
+    assert without_digit["speaker"].tolist() == [1, 1, 3, 3]
 
 
 @pytest.mark.parametrize(

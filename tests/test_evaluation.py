@@ -13,17 +13,24 @@ from tiny_runs import write_corpus
 
 import wavenet.results
 from wavenet import WaveNet
-from wavenet.evaluation.digits import (
+from wavenet.evaluation.clips import (
     HELD_OUT_PATTERN,
     TRAINING_PATTERN,
     Clips,
     end_as,
     generate_clips,
-    main,
     read_clips,
+    through_codec,
 )
+from wavenet.evaluation.digits import SEEDS, first_seed, main
 
 DIGITS, SPEAKERS = ["0", "1", "2"], ["a", "b"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judges of tiny corpora do not belong into the user's cache."""
+    monkeypatch.setenv("WAVENET_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def model(**settings: object) -> WaveNet:
@@ -44,7 +51,10 @@ def test_real_clips_are_cut_padded_and_labelled_in_the_models_order(tmp_path: Pa
     assert clips.labels["digit"].tolist() == [2, 2, 1, 1, 0, 0]
     assert clips.labels["speaker"].tolist() == [1, 0] * 3
     assert clips.audio[:, :1770].abs().amax(1).min() > 0.3
-    assert clips.audio[:, 1950:].abs().max() < 0.001
+    assert clips.audio[:, 1950:].abs().max() == 0
+    coded = through_codec(clips, net)
+    assert 0 < (coded.audio - clips.audio).abs().max() < 0.02
+    assert torch.equal(net.codec.encode(coded.audio), net.codec.encode(clips.audio))
     assert len(read_clips(net, tmp_path, HELD_OUT_PATTERN, 0.1).audio) == 15
     assert clips.lengths.tolist() == [
         800 + 97 * take + 31 * digit for digit in (0, 1, 2) for take in (10, 11)
@@ -108,15 +118,46 @@ def test_the_command_prints_a_table_and_writes_its_figures(
         ]
     )
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    sets = {"training", "held_out", "held_out_coded", "generated"}
+    judges = {"vote", "log-mel CNN", "waveform CNN", "MFCC nearest"}
     assert [sum(row) for row in result["confusion"]] == [4, 4, 4]
-    assert set(result["accuracy"]) == set(result["scores"]) == {"training", "held_out", "generated"}
+    assert set(result["accuracy"]) == set(result["scores"]) == sets
+    for name in sets:
+        for label in ("digit", "speaker"):
+            heard = result["accuracy"][name][label]
+            assert set(heard) == judges
+            assert all(x["low"] <= x["right"] / x["total"] <= x["high"] for x in heard.values())
+    for label, total in (("digit", 4), ("speaker", 6)):
+        for judge in judges:
+            each, whole = result["each"][label][judge], result["accuracy"]["generated"][label]
+            assert [one["total"] for one in each] == [total] * (12 // total)
+            assert sum(one["right"] for one in each) == whole[judge]["right"]
+    assert (
+        sum(result["confusion"][n][n] for n in range(3))
+        == (result["accuracy"]["generated"]["digit"]["vote"]["right"])
+    )
     assert result["scores"]["training"]["fid"] < 1e-3 < result["scores"]["generated"]["fid"]
-    assert result["settings"]["temperature"] == 0.9
+    assert result["settings"]["temperature"] == 0.9 and result["settings"]["split"] == "report"
     assert result["distances"]["generated"]["minimum"] > 0
-    for picture in ("clips.png", "confusion.png"):
+    for picture in ("clips.png", "confusion.png", "accuracy.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("held out", "generated", "FID", "mIS", "nearer than"))
+    assert all(word in printed for word in ("generated", "FID", "mIS", "nearer than", "95%"))
+    assert (
+        printed.index("held out ") < printed.index("held out, coded") < printed.index("generated")
+    )
+
+
+def test_the_seeds_of_the_splits_have_none_in_common() -> None:
+    tune, report = (
+        {first_seed(split, seed, 10) + i for seed in (0, SEEDS - 10) for i in range(10)}
+        for split in ("tune", "report")
+    )
+    assert max(tune) < min(report) == SEEDS and max(report) == 2 * SEEDS - 1
+    with pytest.raises(ValueError, match="seed must be from 0 to 999990, as the 10 clips of a"):
+        first_seed("tune", SEEDS - 9, 10)
+    with pytest.raises(ValueError, match="A split of seeds is tune or report, but got 'test'"):
+        first_seed("test", 0, 10)
 
 
 def test_invalid_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -162,11 +203,14 @@ def test_invalid_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
         (["--seconds=1e12"], r"clips of 1e\+12 s need .* PB of memory, and this machine has"),
         (["--seconds=1e300"], r"clips of 1e\+300 s need .* PB of memory"),
         (["--seconds=1e308"], r"clips of 1e\+308 s need .* PB of memory"),
-        (["--clips-per-cell=1000000000"], r"6000000000 clips of 0\.1 s need .* TB of memory"),
+        (
+            ["--clips-per-cell=1000000000"],
+            "has 1,000,000 seeds.*but 6,000,000,000 clips were asked",
+        ),
         (["--clips-per-cell=0"], "at least one clip"),
         (["--epochs=0"], "at least one epoch, but got 0"),
         ([f"--seed={2**64}"], "seed must be from 0 to"),
-        ([f"--seed={2**64 - 5}"], rf"seed must be from 0 to {2**64 - 6}"),
+        (["--seed=999995"], "seed must be from 0 to 999994, as the 6 clips"),
         (["--seed=-1"], "seed must be from 0 to"),
         (["--training-pattern=0_a_10"], "at least 2 training clips.*widen --training-pattern"),
         (["--held-out-pattern=0_b_7"], "at least 2 held-out clips.*widen --held-out-pattern"),
@@ -220,6 +264,7 @@ def test_files_that_cannot_be_written_in_the_end_are_kept(
         "evaluation.json",
         "clips.png",
         "confusion.png",
+        "accuracy.png",
     }
 
 

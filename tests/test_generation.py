@@ -508,6 +508,34 @@ def test_a_guided_stream_is_the_same_alone_and_in_a_batch() -> None:
         assert torch.equal(alone, clip)
 
 
+def test_one_label_guides_away_from_what_is_predicted_without_it() -> None:
+    model, labels = small_model(**PLANNED), {"digit": "1", "speaker": "bob"}
+    how: dict[str, Any] = {"num_samples": 60, "labels": labels, "engine": "cached"}
+    by_digit, by_both, plain = (
+        generate(model, guidance=w, **how) for w in ({"digit": 2.0}, 2.0, {"digit": 0.0})
+    )
+    named = generate(model, guidance={"digit": 2.0, "speaker": 2.0}, **how)
+    assert torch.equal(named, by_both) and not torch.equal(by_digit, by_both)
+    assert torch.equal(plain, generate(model, guidance=0.0, **how))
+    # the same by hand: both conditions as features, in pairs
+    ids = {name: torch.tensor([model.labels[name].index(labels[name])] * 2) for name in labels}
+    ids["digit"][1] = -1
+    lengths = torch.tensor([60, 60])
+    condition = model.timeline(ids, lengths).between(0, 60)
+    given = {"num_samples": 60, "condition": condition, "engine": "cached", "guidance": 2.0}
+    assert torch.equal(by_digit, generate(model, **given))
+
+
+def test_labels_that_cannot_guide_are_refused() -> None:
+    model = small_model(**PLANNED)
+    with pytest.raises(ValueError, match=r"one strength for all.*digit=1, speaker=0\.5.*stream of"):
+        generate(model, num_samples=5, guidance={"digit": 1, "speaker": 0.5})
+    with pytest.raises(ValueError, match=r"no label 'pitch' to be guided by\. Its labels are"):
+        generate(model, num_samples=5, guidance={"pitch": 1.0})
+    with pytest.raises(ValueError, match="but got none"):
+        generate(model, num_samples=5, guidance={})
+
+
 def test_guiding_a_model_that_was_not_trained_for_it_is_refused() -> None:
     with pytest.raises(ValueError, match=r"not trained to be guided.*label_dropout"):
         generate(small_model(labels=LABELS), num_samples=5, guidance=1.0)

@@ -11,6 +11,7 @@ from conftest import LABELS, assert_close, small_model, some_codes, some_labels
 from torch import Tensor, nn
 
 from wavenet import (
+    Block,
     CausalConv1d,
     CentredConv1d,
     FiLM,
@@ -355,6 +356,24 @@ def test_a_block_is_its_equations(condition_time: int | None, last: bool) -> Non
         assert_close(
             residual, (x + causal(z, weight["residual.weight"], weight["residual.bias"])) * 0.7
         )
+
+
+def test_dropout_leaves_out_whole_channels_of_a_clip_before_the_convolution_in_training() -> None:
+    plain, x = block(), features(64, 5, 19)
+    dropped = Block(plain.dilated, plain.gate, plain.skip, plain.mix, dropout=0.25)
+    seen: list[Tensor] = []
+    plain.dilated.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    residual, _ = dropped(x)
+    (read,) = seen
+    left = (read == 0).all(-1)
+    assert 0.15 < left.double().mean() < 0.35 and len(left.unique(dim=0)) > 10
+    assert_close(read[~left], x[~left] / 0.75)
+    z = plain.gate(plain.dilated(read))
+    assert_close(residual, plain.mix(x, z))  # x itself goes round it whole
+    torch.compiler.reset()
+    torch.compile(dropped, fullgraph=True, backend="eager")(x)
+    assert torch.equal(dropped.eval()(x)[1], plain(x)[1])
+    assert dropped.state_dict().keys() == plain.state_dict().keys()
 
 
 @pytest.mark.parametrize("condition_channels", [0, 3])

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from wavenet.evaluation.scores import (
-    accuracy,
     am_score,
     confusion,
     frechet_distance,
     inception_score,
     modified_inception_score,
     nearest_distances,
+    share,
+    shares,
 )
 
 SILENCE, SHIFT = -11.5, 4
@@ -84,11 +85,40 @@ def test_am_score_adds_missing_digits_and_uncertainty() -> None:
     )
 
 
-def test_confusion_and_accuracy_count_predictions_by_requested_digit() -> None:
+def test_confusion_counts_predictions_by_requested_digit() -> None:
     predicted = torch.eye(3)[[0, 1, 1, 2]]
     requested = torch.tensor([0, 0, 1, 2])
     assert confusion(predicted, requested) == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
-    assert accuracy({"digit": predicted}, {"digit": requested}) == {"digit": 0.75}
+
+
+def test_shares_are_counted_for_all_clips_and_for_each_group() -> None:
+    heard, asked = torch.tensor([0, 1, 1, 2, 2]), torch.tensor([0, 0, 1, 2, 1])
+    (all_of_them,) = shares(heard, asked)
+    assert (all_of_them.right, all_of_them.total, all_of_them.fraction) == (3, 5, 0.6)
+    groups = shares(heard, asked, groups=asked)
+    assert [(one.right, one.total) for one in groups] == [(1, 2), (1, 2), (1, 1)]
+    assert [one.total for one in shares(heard, asked, groups=torch.tensor([0, 0, 2, 2, 2]))] == [
+        *(2, 0, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("right", "total", "low", "high"),
+    [  # roots of |p - x| = 1.96 sqrt(x (1 - x) / n), Wilson's own equation
+        (0, 10, 0.0, 0.27753),
+        (10, 10, 0.72247, 1.0),
+        (90, 100, 0.82563, 0.94477),
+        (1140, 1200, 0.936169, 0.960959),
+    ],
+)
+def test_the_interval_of_a_share_is_wilsons(
+    right: int, total: int, low: float, high: float
+) -> None:
+    found = share(right, total)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-5)
+    for bound in {found.low, found.high} - {0.0, 1.0}:
+        deviation = 1.959964 * math.sqrt(bound * (1 - bound) / total)
+        assert abs(right / total - bound) == pytest.approx(deviation, abs=1e-7)
 
 
 def test_nearest_distance_is_the_root_mean_square_in_the_unit_of_the_spectrogram() -> None:

@@ -138,6 +138,11 @@ def test_every_knob_of_sampling_is_a_flag() -> None:
     args = parser.parse_args(["--top-k", "3", "--guidance", "0.5", "--engine", "torch"])
     assert sampling_of(args) == {**given, "top_k": 3, "guidance": 0.5}
     assert args.engine == "cached"
+    args = parser.parse_args(["--guidance", "digit=1,speaker=0.5"])
+    assert sampling_of(args)["guidance"] == {"digit": 1.0, "speaker": 0.5}
+    for wrong in ("digit", "digit=x", "digit=1,digit=2"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--guidance", wrong])
     with pytest.raises(SystemExit):
         parser.parse_args(["--engine", "fast"])
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wavenet
+from wavenet.corpus import Augment
 from wavenet.likelihood import nats_per_sample
 from wavenet.training.callbacks import WeightAverage, averaged_network
 from wavenet.training.data import AudioDataModule
@@ -589,6 +590,42 @@ def test_training_may_start_from_a_saved_model_and_going_on_does_not_need_it(
     other = network(init_from=str(tmp_path / "gone"), skip_channels=16)
     with pytest.raises(ValueError, match=r"other settings.*skip_channels 16, there 8"):
         trainer(max_steps=1).fit(other, datamodule=data)
+
+
+# --- dropout ---
+
+
+def test_dropout_is_for_training_and_a_resumed_run_draws_what_the_uninterrupted_one_draws(
+    corpus: Path, tmp_path: Path
+) -> None:
+    changes = {"augment": Augment(gain_db=6.0, speed=0.05), "label_dropout_each": 0.2}
+    data, states = module(corpus, **changes), []
+
+    def run(share: float, steps: int) -> tuple[LitWaveNet, pl.Trainer]:
+        lit = network(dropout=share)
+        runner, _ = fit(data, lit, max_steps=steps, accumulate_grad_batches=2)
+        states.append(torch.get_rng_state())
+        return lit, runner
+
+    (plain, _), (whole, _), (_, half) = run(0.0, 4), run(0.3, 4), run(0.3, 2)
+    assert torch.equal(states[0], states[1])  # nothing else is drawn from the step's numbers
+    assert differing(weights(plain.network), weights(whole.network))
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = network(dropout=0.3)
+    torch.rand(7)  # whatever else has been drawn
+    trainer(max_steps=4, accumulate_grad_batches=2).fit(
+        resumed, datamodule=data, ckpt_path=tmp_path / "half.ckpt"
+    )
+    assert not differing(weights(whole.network), weights(resumed.network))
+
+
+def test_dropout_out_of_range_and_with_fused_blocks_is_refused(corpus: Path) -> None:
+    with pytest.raises(ValueError, match=r"--model.dropout must be a number from 0 to 0\.9"):
+        network(dropout=1.0)
+    lit = built(module(corpus), dropout=0.1)
+    kernels = pytest.importorskip("wavenet.training.kernels")
+    with pytest.raises(ValueError, match=r"has no dropout, but block 0 has one of 0\.1.*dropout 0"):
+        kernels.fuse(lit.network)
 
 
 # --- what a model learns from its corpus before training ---

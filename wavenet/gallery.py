@@ -62,6 +62,8 @@ def write_gallery(
     where it is kept.
     """
     given, how = dict(labels or {}), asdict(sampling_for(model, **sampling))
+    if isinstance(sampling.get("guidance"), Mapping):
+        how["guidance"] = dict(sampling["guidance"])
     choices = combinations(model, given, seed)
     run: dict[str, Any] = {"engine": engine, "precision": precision, "watch": watch}
     audio = generate_each(model, choices, seed=seed, seconds=seconds, **run, **how)
@@ -135,13 +137,19 @@ def _caption(
         "temperature": f"{settings['temperature']:g}",
         "top-k": f"{settings['top_k']}" if settings["top_k"] else "",
         "top-p": f"{settings['top_p']:g}" if settings["top_p"] < 1 else "",
-        "guidance": f"{settings['guidance']:g}" if settings["guidance"] else "",
+        "guidance": _guidance(settings["guidance"]),
         "seed": f"{settings['seed']}, one higher for each following clip",
         "all clips": _words(given, list(given)),
     }
     return "".join(
         f"<div><dt>{term}</dt><dd>{escape(fact)}</dd></div>" for term, fact in facts.items() if fact
     )
+
+
+def _guidance(given: float | Mapping[str, float]) -> str:
+    if isinstance(given, Mapping):
+        return ", ".join(f"{strength:g} by {name}" for name, strength in given.items())
+    return f"{given:g}" if given else ""
 
 
 def _duration(seconds: float | None) -> str:

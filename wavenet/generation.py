@@ -9,7 +9,7 @@ import math
 import numbers
 import operator
 import random
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ LONGEST = 2**52  # samples of a clip: whole numbers that a float holds
 NAMED = 16  # drawn labels in a log line
 BYTES_A_SAMPLE = 8  # of audio: its chunks, and all of them put together
 BYTES_A_CLIP = 5000  # of its generator of uniforms
+Guidance = float | Mapping[str, float] | None  # of all labels together, or of those named
 Length = float | Sequence[float] | None  # for all clips, or one each
 MelFrames = Tensor | Sequence[Tensor] | Iterator[Tensor]  # of clips, or as they come
 
@@ -168,15 +169,16 @@ def stream(
         precision: of weights and activations; see there.
         sampling: temperature, top_k, top_p, guidance; see `wavenet.Sampling`. guidance, for a model
             that was trained for it (see `Config`, unlabelled), doubles the work; None: GUIDANCE for
-            such a model, 0 for others.
+            such a model, 0 for others. {"digit": 1.0} guides by the digit alone: away from what is
+            predicted with the other labels and without it.
 
     Raises at the call, not at the first chunk: ValueError as `generate`, TypeError for an unknown
     name.
     """
     if condition is not None:
-        _require_it_alone(condition, labels, mel)
+        _require_it_alone(condition, labels, mel, sampling.get("guidance"))
         sampling = {"guidance": 0.0, **sampling}
-    how = sampling_for(model, **sampling)
+    how, guiding = sampling_for(model, **sampling), guiding_labels(model, sampling.get("guidance"))
     batch_size, chunk_size, seed = _checked(batch_size, chunk_size, seed)
     _require_memory(model, batch_size, 2 if how.guidance else 1)
     ids = {} if condition is not None else _label_ids(model, labels or {}, batch_size, seed)
@@ -196,7 +198,7 @@ def stream(
     timeline = (
         Given(condition)
         if condition is not None
-        else _timeline(model, ids, whole, frames, group, built.condition_dtype)
+        else _timeline(model, ids, whole, frames, group, built.condition_dtype, guiding)
     )
     run = Run(built, timeline, how, group)
     if before is not None:
@@ -275,22 +277,25 @@ def _bytes_of(state: Any) -> int:
     return sum(map(_bytes_of, state))
 
 
-def _require_it_alone(condition: Condition, labels: Any, mel: Any) -> None:
-    if labels or mel is not None:
+def _require_it_alone(condition: Condition, labels: Any, mel: Any, guidance: Any) -> None:
+    if labels or mel is not None or isinstance(guidance, Mapping):
         raise ValueError(
-            "A condition of your own takes the place of labels and mel: give one or the other."
+            "A condition of your own takes the place of labels, which may also guide, and of mel: "
+            "give one or the other."
         )
     if not isinstance(condition, Condition):
         raise ValueError(f"A condition is a wavenet.Condition, but got {condition!r}.")
     condition.require(1)
 
 
-def sampling_for(model: WaveNet, guidance: float | None = None, **knobs: Any) -> Sampling:
+def sampling_for(model: WaveNet, guidance: Guidance = None, **knobs: Any) -> Sampling:
     """How `generate` draws from this model.
 
     Raises ValueError where guidance is asked for and the model was not trained for it, or for what
     its output cannot be drawn by.
     """
+    if isinstance(guidance, Mapping):
+        guidance = _one_strength(guidance)
     if guidance and not model.unlabelled:
         raise ValueError(
             f"guidance={guidance}: the model was not trained to be guided. Leave it out, or train "
@@ -300,6 +305,35 @@ def sampling_for(model: WaveNet, guidance: float | None = None, **knobs: Any) ->
     how = Sampling(**knobs, guidance=default if guidance is None else guidance)
     require_applicable(model.output, how)
     return how
+
+
+def _one_strength(guidance: Mapping[str, float]) -> float:
+    """Of the labels that guide. Raises ValueError for several."""
+    strengths = list(guidance.values())
+    if not strengths or any(strength != strengths[0] for strength in strengths):
+        given = ", ".join(f"{name}={value}" for name, value in guidance.items()) or "none"
+        raise ValueError(
+            f"Labels guide with one strength for all that are named, but got {given}: engines draw "
+            "from two streams a clip, one with all labels and one without those that guide, and "
+            "each further strength would need a stream of its own. Give one strength, or leave out "
+            "the labels that should not guide."
+        )
+    return strengths[0]
+
+
+def guiding_labels(model: WaveNet, guidance: Guidance) -> list[str] | None:
+    """The labels that guide by their absence; None: all of them.
+
+    Raises ValueError for one that the model does not have.
+    """
+    if not isinstance(guidance, Mapping):
+        return None
+    if unknown := [name for name in guidance if name not in model.labels]:
+        known = ", ".join(model.labels) or "none"
+        raise ValueError(
+            f"The model has no label {unknown[0]!r} to be guided by. Its labels are: {known}."
+        )
+    return list(guidance)
 
 
 def seconds_of(model: WaveNet, asked: float | None, default: float) -> float | None:
@@ -341,12 +375,13 @@ def _timeline(
     mel: MelClips | MelFeed | None,
     group: int,
     dtype: torch.dtype,
+    guiding: Collection[str] | None,
 ) -> Timeline:
-    """What steers the clips; for guidance, each of them with its labels and without."""
+    """What steers the clips; for guidance, each of them with its labels and without `guiding`."""
     device = next(model.parameters()).device
     labels = {name: value.to(device) for name, value in ids.items()}
     if group == 2:
-        labels = with_and_without(labels)
+        labels = with_and_without(labels, guiding)
         lengths = None if lengths is None else lengths.repeat_interleave(2)
     frames = None
     if mel is not None:

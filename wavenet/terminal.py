@@ -32,7 +32,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         flag, text = f"--{knob.name.replace('_', '-')}", knob.metadata["help"]
         if "default" in knob.metadata:  # of the model
             parser.add_argument(
-                flag, type=knob.type, help=f"{text} (default: {knob.metadata['default']})"
+                flag, type=guidance_choice, help=f"{text} (default: {knob.metadata['default']})"
             )
         else:
             parser.add_argument(
@@ -56,6 +56,20 @@ def label_choice(text: str) -> dict[str, str]:
     if len(given) < len(pairs):
         raise argparse.ArgumentTypeError(f"{text!r} has a label twice; give each once")
     return given
+
+
+def guidance_choice(text: str) -> float | dict[str, float]:
+    """For argparse: "0.5" -> 0.5, of all labels; "digit=1" -> {"digit": 1.0}, of those named."""
+    try:
+        return (
+            {name: float(value) for name, value in label_choice(text).items()}
+            if "=" in text
+            else float(text)
+        )
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number nor NAME=NUMBER, like 0.5 or digit=0.5"
+        ) from error
 
 
 def add_engine_argument(parser: argparse.ArgumentParser) -> None:

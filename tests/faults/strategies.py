@@ -91,7 +91,7 @@ SAMPLING = {
     "temperature": st.sampled_from([1.0, 0.0, 0.5, -1, NAN, INF, 1e-30, 1e30, None, True]),
     "top_k": st.sampled_from([0, 1, 5, 300, -1, 1.5, True, 2**63, None]),
     "top_p": st.sampled_from([1.0, 0.5, 0.0, -0.1, 1.1, NAN, 1e-30, None]),
-    "guidance": st.sampled_from([0.0, 0.5, -1, NAN, INF, None]),
+    "guidance": st.sampled_from([0.0, 0.5, -1, NAN, INF, None, {"digit": 0.5}, {"x": 1}, {}]),
 }
 ENGINE_NAMES = st.sampled_from(["auto", "naive", "step", "cached", "torch", "native", "triton"])
 GENERATE = {
@@ -412,7 +412,7 @@ DRAWN = {
     "--temperature": FRACTIONS,
     "--top-k": WHOLE_NUMBERS,
     "--top-p": FRACTIONS,
-    "--guidance": FRACTIONS,
+    "--guidance": [*FRACTIONS, "digit=0.5", "digit=1,speaker=2", "x=1", "digit="],
     "--engine": ["auto", "naive", "step", "cached", "torch", "native", "triton", "x", ""],
     "--seed": [*WHOLE_NUMBERS, str(2**63 - 1), str(2**63), "-9223372036854775808", str(10**30)],
 }
@@ -456,6 +456,7 @@ evaluate_flags: Cases = _flags(
         "--seconds": ["0.2", "0.01", "0", "-1", "nan", "inf", "1e-9", "1e300", "x"],
         "--real-lengths": ["", "x"],
         "--epochs": ["1", "0", "-1", "x", "1.5"],
+        "--split": ["tune", "report", "x", ""],
         **DRAWN,
     }
 )
@@ -476,6 +477,11 @@ train_flags: Cases = _flags(
         "--data.crop_samples": WHOLE_NUMBERS,
         "--data.trailing_silence": ["0.01", "0", "-1", "nan", "inf", "1e300", "x"],
         "--data.label_dropout": FRACTIONS,
+        "--data.label_dropout_each": FRACTIONS,
+        "--data.augment.gain_db": FRACTIONS,
+        "--data.augment.speed": FRACTIONS,
+        "--data.augment.noise_snr_db": ["30", "-1", "nan", "null", "x"],
+        "--data.augment.share": FRACTIONS,
         "--data.batch_size": WHOLE_NUMBERS,
         "--data.val_batch_size": WHOLE_NUMBERS,
         "--data.num_workers": ["0", "1", "-1", "1.5", "x", "100000"],
@@ -489,6 +495,7 @@ train_flags: Cases = _flags(
         "--model.residual_scale": FRACTIONS,
         "--model.position_hop": ["0", "16", "1", "-1", "64", str(2**40)],
         "--model.learning_rate": FRACTIONS,
+        "--model.dropout": FRACTIONS,
         "--model.warmup_steps": WHOLE_NUMBERS,
         "--model.init_from": ["none", "EXPORT", "CHECKPOINT", "/etc/passwd", "", "a/b"],
         "--model.compile": ["false", "x", "null"],

@@ -5,7 +5,7 @@ embedding for each label name.
 """
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -157,9 +157,17 @@ def label_ids(names: LabelNames, choice: LabelChoice, batch_size: int) -> dict[s
     return ids
 
 
-def with_and_without(ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """For each stream, two: the first with the labels `ids`, name -> (B,), the second without."""
+def with_and_without(
+    ids: Mapping[str, Tensor], left_out: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """For each stream, two: the first with the labels `ids`, name -> (B,), the second without.
+
+    left_out: the labels that the second is without; None: all of them.
+    """
+    names = ids if left_out is None else left_out
     return {
-        name: torch.stack([value, torch.full_like(value, NO_LABEL)], dim=1).flatten()
+        name: torch.stack(
+            [value, torch.full_like(value, NO_LABEL) if name in names else value], dim=1
+        ).flatten()
         for name, value in ids.items()
     }

@@ -10,7 +10,7 @@ targets, and what a framing asks for around these.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from wavenet.conditioning import NO_LABEL
+from wavenet.corpus.augmenting import Augment, Change
 from wavenet.corpus.checks import require_positive
 from wavenet.corpus.decoding import PCM
 
@@ -75,6 +76,7 @@ class Scoring:
 
 
 AS_THEY_ARE = Scoring()
+UNAUGMENTED = Augment()
 
 
 @dataclass(frozen=True)
@@ -95,22 +97,29 @@ class _RowDataset(Dataset[Batch]):
 
     def __init__(self, table: ClipTable, framing: Framing, scoring: Scoring) -> None:
         self.table, self.framing, self.scoring = table, framing, scoring
-        self.lengths = table.lengths  # of the clips, with what silence counts as their own
         self._audio: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_audio": None}  # a map would be pickled as the whole file
 
     def _assemble(
-        self, clips: np.ndarray, spans: np.ndarray, unscored: np.ndarray, multiple: int
+        self,
+        clips: np.ndarray,
+        lengths: np.ndarray,
+        spans: np.ndarray,
+        unscored: np.ndarray,
+        multiple: int,
+        changes: Sequence[Change] | None = None,
     ) -> Batch:
         """Rows whose targets are clip[start:stop), the first `unscored` of them context.
 
         Args:
             clips: (B,) rows of the table.
+            lengths: (B,) of the clips, with what silence counts as their own.
             spans: (B, 2) start and stop in the clip.
             unscored: (B,) targets at the row's beginning that lack context.
             multiple: W is rounded up to the whole frames that hold a multiple of it.
+            changes: of the clips, one each; None: they are as they are.
         """
         starts, widths = spans[:, 0], spans[:, 1] - spans[:, 0]
         unit = math.ceil(multiple / self.framing.hop) * self.framing.hop
@@ -118,9 +127,9 @@ class _RowDataset(Dataset[Batch]):
         labels = {name: values[clips] for name, values in self.table.labels.items()}
         extremes = {"extremes": self._extremes(clips)} if self.scoring.scaled else {}
         return {
-            "audio": torch.from_numpy(self._cut(clips, starts, width)),
+            "audio": torch.from_numpy(self._cut(clips, starts, width, changes)),
             "scored": torch.from_numpy(_pairs(unscored, widths)),
-            "position": torch.from_numpy(_pairs(starts, self.lengths[clips])),
+            "position": torch.from_numpy(_pairs(starts, lengths)),
             "labels": {name: torch.from_numpy(ids) for name, ids in labels.items()},
             **extremes,
         }
@@ -138,7 +147,13 @@ class _RowDataset(Dataset[Batch]):
             self._audio = np.memmap(self.table.audio_path, PCM, "r").view(np.ndarray)
         return self._audio
 
-    def _cut(self, clips: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
+    def _cut(
+        self,
+        clips: np.ndarray,
+        starts: np.ndarray,
+        width: int,
+        changes: Sequence[Change] | None,
+    ) -> np.ndarray:
         """(B, before + width + after) int16; silence, which is 0, before a clip and behind it.
 
         clip       ... c-1 |  c   c+1  ...                 c = start; with before = 1, after = 0:
@@ -147,6 +162,8 @@ class _RowDataset(Dataset[Batch]):
         """
         long, pcm = self.framing.before + width + self.framing.after, self._pcm
         firsts = starts - self.framing.before
+        if changes is not None:
+            return self._changed(clips, firsts, long, changes)
         ends, offsets = self.table.lengths[clips] - firsts, self.table.offsets[clips]
         if firsts.min() >= 0 and ends.min() >= long:  # the usual case, at once
             every = np.ndarray((len(pcm) - long + 1, long), PCM, pcm, strides=pcm.strides * 2)
@@ -158,6 +175,16 @@ class _RowDataset(Dataset[Batch]):
             if start < stop:
                 row[start:stop] = pcm[offset + first + start : offset + first + stop]
         return rows
+
+    def _changed(
+        self, clips: np.ndarray, firsts: np.ndarray, long: int, changes: Sequence[Change]
+    ) -> np.ndarray:
+        """As `_cut`, of changed clips: `long` samples of each from `firsts` on."""
+        offsets, ends = self.table.offsets[clips], (self.table.offsets + self.table.lengths)[clips]
+        where = zip(offsets.tolist(), ends.tolist(), firsts.tolist(), changes, strict=True)
+        return np.stack(
+            [change.cut(self._pcm[begin:end], first, long) for begin, end, first, change in where]
+        )
 
 
 def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -196,6 +223,9 @@ class CropBatches(_RowDataset):
         label_dropout: Share of the rows that are left without labels.
         framing: What rows hold around their targets.
         scoring: How clips are scored.
+        label_dropout_each: Share of the rows that are left without a label, for each label by
+            itself.
+        augment: How clips are changed. A pass takes each as often as if none were.
     """
 
     def __init__(
@@ -211,12 +241,15 @@ class CropBatches(_RowDataset):
         label_dropout: float = 0.0,
         framing: Framing = PLAIN,
         scoring: Scoring = AS_THEY_ARE,
+        label_dropout_each: float = 0.0,
+        augment: Augment = UNAUGMENTED,
     ) -> None:
         super().__init__(table, framing, scoring)
         require_positive(
             receptive_field=receptive_field, crop_samples=crop_samples, batch_size=batch_size
         )
-        self.lengths, self.label_dropout = table.lengths + tail, label_dropout
+        self.lengths, self.tail, self.augment = table.lengths + tail, tail, augment
+        self.label_dropout, self.label_dropout_each = label_dropout, label_dropout_each
         self.receptive_field, self.crop_samples = receptive_field, crop_samples
         self.batch_size = batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
@@ -245,17 +278,32 @@ class CropBatches(_RowDataset):
             raise IndexError(f"Training batches are numbered from 0, but got {index}.")
         number = index * self.world_size + self.rank
         clips = self._plan(number // self._batches)[number % self._batches]
-        spans, unscored = self._crops(clips, number)
-        batch = self._assemble(clips, spans, unscored, WIDTH_MULTIPLE)
-        if self.label_dropout:
+        changes, lengths = self._changes(clips, number)
+        spans, unscored = self._crops(lengths, number)
+        batch = self._assemble(clips, lengths, spans, unscored, WIDTH_MULTIPLE, changes)
+        if self.label_dropout or self.label_dropout_each:
             batch["labels"] = self._without_some(batch["labels"], number)
         return batch
 
+    def _changes(
+        self, clips: np.ndarray, number: int
+    ) -> tuple[Sequence[Change] | None, np.ndarray]:
+        """How the clips are changed, and their lengths (B,) after that, with the tail."""
+        if not self.augment:
+            return None, self.lengths[clips]
+        changes = self.augment.drawn(np.random.default_rng([self.seed, 3, number]), len(clips))
+        plain = self.table.lengths[clips].tolist()
+        lengths = [change.length(samples) for change, samples in zip(changes, plain, strict=True)]
+        return changes, np.array(lengths) + self.tail
+
     def _without_some(self, labels: dict[str, Tensor], number: int) -> dict[str, Tensor]:
-        """The labels, all those of a row left out together."""
-        drawn = np.random.default_rng([self.seed, 2, number]).random(self.batch_size)
-        labelled = torch.from_numpy(drawn >= self.label_dropout)
-        return {name: ids.where(labelled, NO_LABEL) for name, ids in labels.items()}
+        """The labels but for those that are left out, all of a row together or one by itself."""
+        together, each = (np.random.default_rng([self.seed, key, number]) for key in (2, 4))
+        kept, shape = together.random(self.batch_size) >= self.label_dropout, (len(labels), -1)
+        drawn = each.random(len(labels) * self.batch_size).reshape(shape)
+        labelled = torch.from_numpy(kept & (drawn >= self.label_dropout_each))
+        pairs = zip(labels.items(), labelled, strict=True)
+        return {name: ids.where(told, NO_LABEL) for (name, ids), told in pairs}
 
     def _plan(self, number: int) -> np.ndarray:
         """(batches, B) clips of one pass: shuffled, then like lengths together within pools."""
@@ -273,11 +321,10 @@ class CropBatches(_RowDataset):
         batches = pool[np.argsort(lengths, kind="stable")].reshape(-1, self.batch_size)
         return batches[rng.permutation(len(batches))]
 
-    def _crops(self, clips: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """(B, 2) spans and (B,) unscored targets."""
-        lengths = self.lengths[clips]
+    def _crops(self, lengths: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of clips of these lengths (B,), with their tails: (B, 2) spans, (B,) unscored targets."""
         room = np.maximum(lengths - self.crop_samples, 0)
-        drawn = np.random.default_rng([self.seed, 1, number]).random(len(clips))
+        drawn = np.random.default_rng([self.seed, 1, number]).random(len(lengths))
         scored = (drawn * (room + 1)).astype(np.int64)  # the first, uniform over 0..room
         starts = _first_targets(scored, self.receptive_field, self.framing, self.scoring)
         stops = np.minimum(scored + self.crop_samples, lengths)
@@ -329,7 +376,8 @@ class ClipBatches(_RowDataset):
             raise IndexError(f"There are {len(self)} batches, but got the index {index}.")
         rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
         starts, (firsts, stops) = self.starts[rows], self.scored[rows].T
-        return self._assemble(self.clips[rows], _pairs(starts, stops), firsts - starts, multiple=1)
+        clips, spans = self.clips[rows], _pairs(starts, stops)
+        return self._assemble(clips, self.table.lengths[clips], spans, firsts - starts, multiple=1)
 
 
 def _pieces(lengths: np.ndarray, piece: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

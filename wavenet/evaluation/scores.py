@@ -5,11 +5,13 @@ K categories, M mel bands, F mel frames. Everything is computed in float64.
 """
 
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+NORMAL_95 = 1.959963984540054  # a normal variable lies within so many deviations 95% of the time
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:
@@ -102,13 +104,6 @@ def nearest_distances(mel: Tensor, training: Tensor, shift: int, silence: float)
     return nearest.clamp_min(0).sqrt()
 
 
-def accuracy(probabilities: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, float]:
-    return {
-        name: float((p.argmax(1) == labels[name]).double().mean())
-        for name, p in probabilities.items()
-    }
-
-
 def confusion(probabilities: Tensor, asked: Tensor) -> list[list[int]]:
     """probabilities (N, K), asked (N,) ids -> counts[asked][heard]."""
     count = probabilities.shape[1]
@@ -117,3 +112,43 @@ def confusion(probabilities: Tensor, asked: Tensor) -> list[list[int]]:
         .view(count, count)
         .tolist()
     )
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of so many, with the bounds of its 95% confidence interval, as fractions."""
+
+    right: int
+    total: int
+    low: float
+    high: float
+
+    @property
+    def fraction(self) -> float:
+        return self.right / self.total if self.total else math.nan
+
+
+def share(right: int, total: int) -> Share:
+    """With Wilson's interval (Wilson 1927; Brown, Cai and DasGupta 2001, equation 4).
+
+    Near 0 and 1, and for few clips, it holds what the usual interval does not.
+    """
+    if not total:
+        return Share(0, 0, 0.0, 1.0)
+    p, z = right / total, NORMAL_95
+    middle, widened = p + z * z / (2 * total), 1 + z * z / total
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    low, high = (middle - half) / widened, (middle + half) / widened
+    return Share(right, total, max(0.0, min(p, low)), min(1.0, max(p, high)))  # p: of rounding
+
+
+def shares(heard: Tensor, asked: Tensor, groups: Tensor | None = None) -> list[Share]:
+    """Right answers: heard, asked (N,) ids -> one for all clips, or one for each id of `groups`.
+
+    groups: (N,) ids, each of 0..max there.
+    """
+    right = heard == asked
+    if groups is None:
+        return [share(int(right.sum()), len(right))]
+    numbers = range(int(groups.max()) + 1)
+    return [share(int(right[groups == n].sum()), int((groups == n).sum())) for n in numbers]

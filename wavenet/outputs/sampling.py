@@ -37,8 +37,8 @@ class Sampling:
     guidance: float = field(
         default=0.0,
         metadata={
-            "help": "push each prediction away from the one made without labels; 0: do not; for a "
-            "model trained for it, as fsdd was",
+            "help": "push each prediction away from the one made without labels, or with digit=0.5 "
+            "without that label; 0: do not; for a model trained for it, as fsdd was",
             "default": "0.5 for such a model, 0 for others",
         },
     )

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from wavenet.conditioning.durations import ClipLength
 from wavenet.corpus import (
+    Augment,
     Batch,
     Clip,
     ClipBatches,
@@ -33,6 +34,7 @@ from wavenet.machine import memory
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 
 SHORTEST_PIECE = 16384  # scored samples of a long clip that make a row of a validation
+AS_THEY_ARE = Augment()
 FEWEST_FIELDS = 4  # receptive fields in such a row: its context is a quarter of it at most
 
 
@@ -65,9 +67,12 @@ class AudioDataModule(LightningDataModule):
         crop_samples: Scored samples per training row, beside their context.
         trailing_silence: Seconds of silence behind each training clip, scored like the clip, so
             that a model of short clips learns to stop. Validation and test clips stay as they are.
-        label_dropout: Share of the training rows that are left without labels, so that the model
+        label_dropout: Share of the training rows that are left without labels. The model then
             learns the corpus as a whole too, and generate.py can guide it (--guidance). 0.1 is
             usual.
+        label_dropout_each: The same of each label by itself, beside those. The model then also
+            learns what each adds to the others, and one alone can guide it.
+        augment: What is changed in training rows; validation and test clips stay as they are.
         batch_size: Rows of a training batch, per process.
         val_batch_size: Clips of a validation or test batch, per process; long ones are cut into
             pieces, each with its whole context.
@@ -102,6 +107,8 @@ class AudioDataModule(LightningDataModule):
         crop_samples: int = 4096,
         trailing_silence: float = 0.0,
         label_dropout: float = 0.0,
+        label_dropout_each: float = 0.0,
+        augment: Augment = AS_THEY_ARE,
         batch_size: int = 16,
         val_batch_size: int = 16,
         val_seconds: float | None = 120.0,
@@ -116,7 +123,8 @@ class AudioDataModule(LightningDataModule):
         decoding = DecodeSettings(sample_rate, normalize, trim_silence_db)
         self.corpus = Corpus(listing, decoding, prepare, cache_dir)
         self.crop_samples, self.trailing_silence = crop_samples, trailing_silence
-        self.label_dropout, self.seed, self.protocol = label_dropout, seed or 0, protocol
+        self.label_dropout, self.label_dropout_each = label_dropout, label_dropout_each
+        self.augment, self.seed, self.protocol = augment, seed or 0, protocol
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.num_workers, self.val_seconds = num_workers, val_seconds
         self.receptive_field: int | None = None
@@ -132,7 +140,7 @@ class AudioDataModule(LightningDataModule):
         require_not_negative(
             num_workers=self.num_workers, seed=self.seed, trailing_silence=self.trailing_silence
         )
-        require_share(label_dropout=self.label_dropout)
+        require_share(label_dropout=self.label_dropout, label_dropout_each=self.label_dropout_each)
         if self.val_seconds is not None:
             require_positive(val_seconds=self.val_seconds)
         if self.protocol not in (None, "sashimi"):
@@ -141,6 +149,11 @@ class AudioDataModule(LightningDataModule):
             raise ValueError(
                 "--data.protocol sashimi scales each clip to its own extremes, and "
                 "--data.trailing_silence makes silence part of it. Leave one of them out."
+            )
+        if self.protocol and self.augment:
+            raise ValueError(
+                "--data.protocol sashimi scales each clip to its own extremes, and --data.augment "
+                "changes them. Leave one of them out."
             )
 
     # The corpus
@@ -197,7 +210,7 @@ class AudioDataModule(LightningDataModule):
     def facts(self) -> CorpusFacts:
         """What a model needs to know of this corpus."""
         clip_length = self.clip_length if self.corpus.has("train") else None
-        unlabelled = self.label_dropout > 0
+        unlabelled = self.label_dropout > 0 or self.label_dropout_each > 0
         return CorpusFacts(
             self.sample_rate, self.labels, unlabelled, clip_length, self.protocol is not None
         )
@@ -231,7 +244,8 @@ class AudioDataModule(LightningDataModule):
         self._require_memory(min(self.crop_samples + receptive_field, longest))
         silence = (self._tail, self.label_dropout)
         how = (self._framing(), self._scoring(receptive_field))
-        return CropBatches(table, *shape, *share, *silence, *how)
+        changed = (self.label_dropout_each, self.augment)
+        return CropBatches(table, *shape, *share, *silence, *how, *changed)
 
     def _require_memory(self, width: int) -> None:
         """Raises ValueError where a batch of rows of `width` samples is more than the machine has.

@@ -75,6 +75,11 @@ def _require_the_papers_block(index: int, block: Block) -> None:
                 f"{' or '.join(kind.__name__ for kind in allowed)}, but block {index} has "
                 f"{type(part).__name__}. Train it with --model.fused false."
             )
+    if block.dropout:
+        raise ValueError(
+            f"The fused kernel has no dropout, but block {index} has one of {block.dropout}. Train "
+            "it with --model.fused false, or --model.dropout 0."
+        )
     if block.dilated.groups != 1 or block.dilated.bias is None:
         raise ValueError(
             f"The fused kernel computes convolutions with a bias and without groups, but block "

@@ -8,11 +8,13 @@ pictures.
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -43,6 +45,7 @@ NETWORK_SETTINGS = tuple(Config.names())
 RANGES = {  # of settings of training
     "learning_rate": (0, 10),
     "weight_decay": (0, 1000),
+    "dropout": (0, 0.9),
     "warmup_steps": (0, 10**9),
     "final_lr_ratio": (0, 1),
     "max_nonfinite_steps": (1, 10**9),
@@ -59,6 +62,8 @@ class LitWaveNet(pl.LightningModule):
         optimizer: adam or adamw.
         betas: Decay rates of Adam's two moments.
         weight_decay: AdamW's decay; not used by adam.
+        dropout: Share of channels left out before each dilated convolution. In training alone,
+            whole channels of a clip; see `wavenet.Block`. 0.05 is usual.
         warmup_steps: Steps of linear warm-up.
         final_lr_ratio: Share of the learning rate left at the last step, after a half cosine.
         compile: Run the training step through torch.compile: a minute or two to start, a C++
@@ -90,6 +95,7 @@ class LitWaveNet(pl.LightningModule):
         optimizer: Literal["adam", "adamw"] = "adamw",
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.01,
+        dropout: float = 0.0,
         warmup_steps: int = 200,
         final_lr_ratio: float = 0.0,
         compile: bool | Literal["auto"] = "auto",
@@ -107,6 +113,7 @@ class LitWaveNet(pl.LightningModule):
         _require_numbers(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
+            dropout=dropout,
             warmup_steps=warmup_steps,
             final_lr_ratio=final_lr_ratio,
             max_nonfinite_steps=max_nonfinite_steps,
@@ -166,6 +173,8 @@ class LitWaveNet(pl.LightningModule):
             output=output_from(self.hparams["output"]),
             **self._settings,
         )
+        for block in self.wavenet.stack.blocks:
+            block.dropout = self.hparams["dropout"]
         config = self.wavenet.config
         self.hparams.update({**config.settings(), "output": output_settings(config.output)})
 
@@ -267,11 +276,24 @@ class LitWaveNet(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         steering = (batch["labels"], self._position(batch), self._mel(batch))
-        loss = self._loss(self.network, self._samples(batch), batch["scored"], *steering)
+        with self._drawing_of(batch_idx):
+            loss = self._loss(self.network, self._samples(batch), batch["scored"], *steering)
         self.log("bits", loss.detach() * BITS, prog_bar=True)
         self._scored = self._scored.to(self.device) + number_scored(batch["scored"])
         self.log("samples_seen", (self._scored * self.trainer.world_size).float())
         return loss
+
+    @contextmanager
+    def _drawing_of(self, batch_idx: int) -> Iterator[None]:
+        """What dropout draws is decided by the step, so that a resumed run draws the same."""
+        if not self.hparams["dropout"]:
+            yield
+            return
+        place = (torch.initial_seed(), self.global_step, batch_idx, self.global_rank)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+            yield
 
     def _samples(self, batch: Mapping[str, Any]) -> Tensor:
         """(B, W + 1): samples[:, :-1] are inputs and samples[:, 1:] targets."""

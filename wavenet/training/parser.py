@@ -58,6 +58,7 @@ SHORTER = {
     "seed_everything": "Decides the first weights, the order of the clips and the crops.",
     "ckpt_path": "Go on with this run: its folder, a .ckpt file, or last for the newest. With "
     "validate and test, the weights that are scored.",
+    "data.augment": "Changes of rows: .gain_db, .speed, .noise_snr_db, .share (all off)",
     "data.seed": "",  # that of the run, unless somebody wants two
     "weights_only": "",  # never anything else here
 }
