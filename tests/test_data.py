@@ -317,7 +317,7 @@ def test_every_setting_has_a_help_text_for_the_command_line() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("crop_samples", "batch_size", "val_batch_size", "num_workers", "seed"),
+        *("crop_samples", "batch_size", "val_batch_size", "num_workers"),
         *("trailing_silence", "label_dropout", "label_dropout_each"),
     ],
 )
