@@ -30,7 +30,7 @@ def test_an_output_comes_back_from_its_settings(classes: int) -> None:
     ("settings", "message"),
     [
         ({"name": "Laplace"}, "no output 'Laplace'; there are: MuLaw"),
-        ({}, "no output None"),
+        ({}, "No output has just these settings"),
         ({"name": "MuLaw", "levels": 3}, "MuLaw does not take these settings: {'levels': 3}"),
         ({"name": "MuLaw", "classes": 1}, "at least 2"),
     ],
