@@ -238,6 +238,7 @@ function again() {
 // --- Pictures: columns of pixels, each painted when its samples are there ---
 
 const SPAN = 2 ** Math.round(Math.log2(rate * 0.032)) // samples of a spectrum: 32 ms
+const FRAME = 50 // ms: on one core each frame takes from what draws
 const DECIBELS = 80 // below a sine of full scale
 const HANN = Float64Array.from({ length: SPAN }, (_, i) => Math.sin((Math.PI * i) / SPAN) ** 2)
 
@@ -267,7 +268,7 @@ function transform(real, imaginary) {
 
 const pictures = {
   begin() {
-    for (const id of ["wave", "spectrum", "place"]) {
+    for (const id of ["wave", "spectrum"]) {
       const canvas = element(id)
       canvas.width = Math.round(canvas.clientWidth * devicePixelRatio)
       canvas.height = Math.round(canvas.clientHeight * devicePixelRatio)
@@ -337,19 +338,16 @@ const pictures = {
     element("spectrum").setAttribute("aria-label", "Spectrogram of " + clip.words)
   },
 
-  // A line where the clip is heard now, but for those who asked for less motion.
+  // Moves a line to what is heard, but for those who asked for less motion.
   follow() {
-    if (this.following) return
-    const canvas = element("place"), brush = canvas.getContext("2d")
+    if (this.following || still.matches) return
+    const line = element("place")
     const step = () => {
-      brush.clearRect(0, 0, canvas.width, canvas.height)
-      const second = clip.sound?.second() ?? null
-      this.following = second !== null && second * rate < clip.samples && !still.matches
-      if (!this.following) return
-      brush.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--mark")
-      const wide = Math.ceil(2 * devicePixelRatio)
-      brush.fillRect((second * rate * canvas.width) / clip.samples, 0, wide, canvas.height)
-      requestAnimationFrame(step)
+      const share = ((clip.sound?.second() ?? Infinity) * rate) / clip.samples
+      this.following = share < 1
+      line.hidden = !this.following
+      line.style.transform = "translateX(" + share * element("wave").clientWidth + "px)"
+      if (this.following) setTimeout(step, FRAME)
     }
     step()
   },

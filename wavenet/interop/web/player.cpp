@@ -10,7 +10,14 @@
 //   SILENCE: the code that is read first
 //   PACKED_LANES, PACKED_TILE: what the weights were packed for
 
+#include <new>
 #include <random>
+
+#ifdef __wasm__  // no library of C++ is linked; std::stable_sort does without more memory
+const std::nothrow_t std::nothrow{};
+void* operator new(size_t, const std::nothrow_t&) noexcept { return nullptr; }
+void operator delete(void*) noexcept {}
+#endif
 
 static_assert(LANES == PACKED_LANES && TILE == PACKED_TILE, "weights packed for other vectors");
 
@@ -217,13 +224,5 @@ int32_t draw(Player* player, int32_t n) {
 // Of the last call of `draw`.
 const int16_t* audio(const Player* p) { return p->audio; }
 const int64_t* codes(const Player* p) { return p->codes; }
-
-// The next n of torch.rand from the clip's seed, and torch.randn(()) from it.
-void uniforms(uint32_t seed, int32_t n, float* to) {
-    Generator generator{std::mt19937(seed)};
-    for (int32_t i = 0; i < n; i++) to[i] = generator.uniform();
-}
-
-float normal(uint32_t seed) { return Generator{std::mt19937(seed)}.normal(); }
 
 }  // extern "C"

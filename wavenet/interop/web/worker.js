@@ -12,14 +12,7 @@ const ALIGNED = 64 // bytes
 const FIRST = 256 // samples of the first chunk, which is waited for
 const CHUNK = 512 // of the others; player.cpp draws 1024 at most
 
-// What a C++ library would have: functions of float64, and memory that need not be there.
-const LIBRARY = {
-  exp: Math.exp,
-  log1p: Math.log1p,
-  cos: Math.cos,
-  _ZnwmRKSt9nothrow_t: () => 0, // operator new (nothrow)
-  _ZdlPv: () => {}, // operator delete
-}
+const LIBRARY = { exp: Math.exp, log1p: Math.log1p, cos: Math.cos } // what else C++ calls
 
 let network = null
 let current = null // the id of the clip that is being drawn
