@@ -205,9 +205,7 @@ class Packed:
         products = [self.product(tap) for tap in weights.input.unbind(-1)]
         for layer in weights.layers:
             products += [self.product(self.halves(tap)) for tap in layer.taps.unbind(-1)]
-            products += [
-                self.product(rows) for rows in (layer.mix, layer.skip) if rows is not None
-            ]
+            products += [self.product(rows) for rows in (layer.mix, layer.skip) if rows is not None]
         return products
 
     def padded(self, rows: Tensor) -> Tensor:

@@ -146,6 +146,7 @@ const HEARD = {
   },
   end({ stopped }) {
     const seconds = (performance.now() - clip.began) / 1000
+    performance.mark("drawn " + clip.id)
     clip.until = clip.made
     clip.sound?.play(clip.made)
     enable({ stop: Boolean(clip.sound), again: clip.made > 0, download: clip.made > 0 })

@@ -1,6 +1,6 @@
-// Owns one clip from its seed to its audio, for a page: the random numbers of a torch generator, the
-// length, what steers each frame, and audio chunk by chunk. Compiled behind native.cpp, in one unit
-// with it, for a model whose samples are codes. Knows nothing of pages: they hand in the memory.
+// Owns one clip from its seed to its audio, for a page: the random numbers of a torch generator,
+// the length, what steers each frame, and audio chunk by chunk. Compiled behind native.cpp, in one
+// unit with it, for a model whose samples are codes. Knows nothing of pages: they hand in memory.
 //
 // Macros beside those of native.cpp:
 //   CONDITION: channels of what steers the model; 0: nothing does
