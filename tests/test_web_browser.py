@@ -51,8 +51,7 @@ const { residualScale } = JSON.parse(script("settings"))
   const ready = await tell({ kind: "model", wasm, arrays, residualScale })
   const messages = [ready]
   for (const clip of JSON.parse(process.argv[3])) messages.push(await tell(clip))
-  console.log(JSON.stringify({ messages, heard }))
-  process.exit(0)
+  process.stdout.write(JSON.stringify({ messages, heard }), () => process.exit(0))
 })()
 """
 

@@ -140,9 +140,8 @@ const HEARD = {
   audio({ pcm }) {
     clip.pcm.set(pcm, clip.made)
     clip.made += pcm.length
-    element("progress").value = clip.made
     if (soonEnough()) clip.sound?.play(clip.made)
-    pictures.paint()
+    pictures.soon ??= setTimeout(() => pictures.paint(), FRAME)
   },
   end({ stopped }) {
     const seconds = (performance.now() - clip.began) / 1000
@@ -152,6 +151,7 @@ const HEARD = {
     enable({ stop: Boolean(clip.sound), again: clip.made > 0, download: clip.made > 0 })
     const speed = (clip.made / rate / seconds).toFixed(2) + " times real time"
     const what = (clip.made / rate).toFixed(2) + " s of " + clip.words
+    pictures.paint()
     say((stopped ? "Stopped after " : "Drawn: ") + what + ", at " + speed + ".")
     pictures.name()
   },
@@ -239,7 +239,7 @@ function again() {
 // --- Pictures: columns of pixels, each painted when its samples are there ---
 
 const SPAN = 2 ** Math.round(Math.log2(rate * 0.032)) // samples of a spectrum: 32 ms
-const FRAME = 50 // ms: on one core each frame takes from what draws
+const FRAME = navigator.hardwareConcurrency > 2 ? 16 : 100 // ms; few cores are for the network
 const DECIBELS = 80 // below a sine of full scale
 const HANN = Float64Array.from({ length: SPAN }, (_, i) => Math.sin((Math.PI * i) / SPAN) ** 2)
 
@@ -288,6 +288,9 @@ const pictures = {
   },
 
   paint() {
+    clearTimeout(this.soon)
+    this.soon = null
+    element("progress").value = clip.made
     this.each("wave", 0, (canvas, brush, column, first, last) => {
       let low = Infinity, high = -Infinity
       for (let i = Math.max(0, first - 1); i < last; i++) {
