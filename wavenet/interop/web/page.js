@@ -100,7 +100,7 @@ function quoted(text) {
 // --- One clip ---
 
 // id; words: what it is; samples: of all of it; made: of them; until: those that will be there;
-// pcm: all of them; began: when the network began, in ms; sound: what plays it, or null
+// pcm: all of them; seconds: that they took to draw; sound: what plays it, or null
 let clip = null
 let clips = 0
 const worker = started()
@@ -130,26 +130,25 @@ const HEARD = {
     say("Ready.")
   },
   length({ samples }) {
-    clip.began = performance.now()
     clip.samples = clip.until = samples
     clip.pcm = new Int16Array(samples)
     element("progress").max = samples
     element("length").textContent = (samples / rate).toFixed(2) + " s"
     pictures.begin()
   },
-  audio({ pcm }) {
+  audio({ pcm, seconds }) {
+    clip.seconds = seconds
     clip.pcm.set(pcm, clip.made)
     clip.made += pcm.length
     if (soonEnough()) clip.sound?.play(clip.made)
     pictures.soon ??= setTimeout(() => pictures.paint(), FRAME)
   },
   end({ stopped }) {
-    const seconds = (performance.now() - clip.began) / 1000
     performance.mark("drawn " + clip.id)
     clip.until = clip.made
     clip.sound?.play(clip.made)
     enable({ stop: Boolean(clip.sound), again: clip.made > 0, download: clip.made > 0 })
-    const speed = (clip.made / rate / seconds).toFixed(2) + " times real time"
+    const speed = (clip.made / rate / clip.seconds).toFixed(2) + " times real time"
     const what = (clip.made / rate).toFixed(2) + " s of " + clip.words
     pictures.paint()
     say((stopped ? "Stopped after " : "Drawn: ") + what + ", at " + speed + ".")
@@ -160,8 +159,7 @@ const HEARD = {
 
 // Whether the rest is drawn before it is to be heard, at the speed so far.
 function soonEnough() {
-  const seconds = (performance.now() - clip.began) / 1000
-  const rest = ((clip.samples - clip.made) * seconds) / clip.made
+  const rest = ((clip.samples - clip.made) * clip.seconds) / clip.made
   return rest <= (0.9 * clip.samples) / rate
 }
 

@@ -5,8 +5,8 @@
 //      {kind: "clip", id, seed, samples, rows, temperature, topK, topP, guidance}
 //                      samples 0: drawn from the seed; rows: of each label's category
 //      {kind: "stop"}
-// Out: {kind: "ready"}; {kind: "length", id, samples}; {kind: "audio", id, pcm}, of 16 bits;
-//      {kind: "end", id, stopped}; {kind: "error", message}
+// Out: {kind: "ready"}; {kind: "length", id, samples}; {kind: "audio", id, pcm, seconds}, of 16
+//      bits, and how long it took so far; {kind: "end", id, stopped}; {kind: "error", message}
 
 const ALIGNED = 64 // bytes
 const FIRST = 256 // samples of the first chunk, which is waited for
@@ -46,13 +46,15 @@ function chunk(count) {
 }
 
 async function draw(clip) {
+  const began = performance.now()
   current = clip.id
   const samples = begin(clip)
   self.postMessage({ kind: "length", id: clip.id, samples })
   for (let done = 0; done < samples && current === clip.id; ) {
     const pcm = chunk(Math.min(done ? CHUNK : FIRST, samples - done))
     done += pcm.length
-    self.postMessage({ kind: "audio", id: clip.id, pcm }, [pcm.buffer])
+    const seconds = (performance.now() - began) / 1000
+    self.postMessage({ kind: "audio", id: clip.id, pcm, seconds }, [pcm.buffer])
     await messages()
   }
   self.postMessage({ kind: "end", id: clip.id, stopped: current !== clip.id })
