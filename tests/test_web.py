@@ -423,5 +423,3 @@ def test_a_folder_that_cannot_be_is_refused_before_anything_is_read(tmp_path: Pa
     for target, said in (("file", "cannot be written"), ("file/in", "cannot be written")):
         with pytest.raises(SystemExit, match=said):
             main(["export", "no such model", "--web", str(tmp_path / target)])
-    with pytest.raises(SystemExit, match="--folder DIR, --onnx FILE or --web FOLDER"):
-        main(["export", "fsdd"])
