@@ -196,7 +196,7 @@ def test_what_run_py_cannot_draw_comes_without_it(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Nothing is asked for: give --folder DIR or --onnx FILE."),
+        ([], "Nothing is asked for: give --folder DIR, --onnx FILE or --web FOLDER."),
         (["--onnx", "model.pt"], "ONNX files end in .onnx, but got 'model.pt'."),
         (["--onnx", "a.onnx", "--labels", "digit=9"], "Label 'digit' has no category '9'."),
     ],

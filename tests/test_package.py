@@ -75,6 +75,8 @@ def test_the_wheel_has_every_module_of_the_package_and_no_tests(names: set[str])
 
 def test_the_wheel_has_what_the_code_reads(names: set[str]) -> None:
     assert {"wavenet/py.typed", "wavenet/gallery.html"} <= names
+    web = "wavenet/interop/web"
+    assert {f"{web}/{name}" for name in ("page.html", "page.js", "worker.js")} <= names
     sources = {str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "wavenet").rglob("*.cpp")}
     assert sources and sources <= names
     for model in bundled():
@@ -139,7 +141,7 @@ def test_the_core_depends_on_four_packages(metadata: Message) -> None:
     }
     assert "torch>=2.9" in required
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert {"train", "hub", "onnx", "vocoder", "docs", "dev"} <= extras
+    assert {"train", "hub", "onnx", "vocoder", "docs", "web", "dev"} <= extras
 
 
 def test_the_weights_licence_is_the_whole_text_of_the_one_that_is_named() -> None:

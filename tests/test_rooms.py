@@ -52,6 +52,7 @@ ONLY: dict[str, set[str]] = {  # rooms that could see more, and do not
         "conditioning",
         "engines",
         "files",
+        "generation",
         "installation",
         "layers",
         "model",

@@ -1,4 +1,4 @@
-"""Owns the command `wavenet export`: a model as a folder of its own, or for ONNX Runtime.
+"""Owns the command `wavenet export`: a model as a folder, for ONNX Runtime, or as a page.
 
 Knows nothing of the formats: `WaveNet.save_pretrained` and `wavenet.interop` write them.
 """
@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
-from wavenet.checkpoints import load_model
+from wavenet.checkpoints import load_model, model_name
 from wavenet.conditioning import Condition, label_ids
 from wavenet.files import write_whole
 from wavenet.generation import seconds_of, stream
 from wavenet.installation import CommandParser, recipes
 from wavenet.model import WaveNet
+from wavenet.pretrained import credit
+from wavenet.results import require_place
 from wavenet.terminal import label_choice, run_command
 
 SECONDS = 1.0  # of a clip that needs a plan, from a model that does not draw its length
@@ -27,11 +29,13 @@ SPEAKER = Path("examples", "speak_onnx.py")  # what it is
 def parser(prog: str) -> argparse.ArgumentParser:
     p = CommandParser(
         prog=prog,
-        description="Write a model as a folder of its own, or for ONNX Runtime.",
+        description="Write a model as a folder of its own, for ONNX Runtime, or as a page that "
+        "draws and plays in a browser.",
         epilog="examples:\n"
         f"  {prog} runs/default/checkpoints/best.ckpt --folder my_model\n"
         f"  {prog} fsdd --onnx digits/seven.onnx --labels digit=7,speaker=jackson\n"
-        f"  python digits/{RUNNER} digits/seven.onnx seven.wav",
+        f"  python digits/{RUNNER} digits/seven.onnx seven.wav\n"
+        f"  {prog} fsdd --web page/    then open page/index.html",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
@@ -60,6 +64,19 @@ def add_targets(p: argparse.ArgumentParser) -> None:
         help="one autoregressive step with its state as inputs and outputs; beside FILE.onnx lie "
         f"FILE.npz, the state to begin with, and {RUNNER}, which speaks without PyTorch",
     )
+    p.add_argument(
+        "--web",
+        type=Path,
+        metavar="FOLDER",
+        help="FOLDER/index.html, one page with the network in it: it draws, plays and shows clips "
+        "in any browser, without a server",
+    )
+    p.add_argument(
+        "--credit",
+        metavar="TEXT",
+        help="at the foot of that page: whose the weights and the corpus are, and under which "
+        "licence; default: for a bundled model what its card says",
+    )
 
 
 def add_clip(p: argparse.ArgumentParser) -> None:
@@ -86,14 +103,26 @@ def main(arguments: Sequence[str] | None = None, prog: str = "wavenet export") -
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.folder is None and args.onnx is None:
-        raise ValueError("Nothing is asked for: give --folder DIR or --onnx FILE.")
+    if args.folder is None and args.onnx is None and args.web is None:
+        raise ValueError("Nothing is asked for: give --folder DIR, --onnx FILE or --web FOLDER.")
+    if args.web is not None:
+        require_place(args.web / "index.html", ".html", "--web")
     model = load_model(args.checkpoint)
     if args.onnx is not None:
         write_onnx(model, args)
     if args.folder is not None:
         model.save_pretrained(args.folder)
         print(args.folder)
+    if args.web is not None:
+        write_web(model, args)
+
+
+def write_web(model: WaveNet, args: argparse.Namespace) -> None:
+    from wavenet.interop import web
+
+    name = model_name(args.checkpoint)
+    said = credit(args.checkpoint) if args.credit is None else args.credit
+    print(web.export(model, args.web, name=name, credit=said))
 
 
 def write_onnx(model: WaveNet, args: argparse.Namespace) -> None:

@@ -27,6 +27,15 @@ def bundled() -> list[str]:
     return sorted(path.parent.name for path in HERE.glob("*/config.json"))
 
 
+def credit(name: str | os.PathLike[str]) -> str:
+    """Whose a bundled model and its corpus are, and under which licence, of its card; else ""."""
+    if os.fspath(name) not in bundled() or Path(name).is_dir():
+        return ""
+    card = (HERE / name / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"^credit: (.+)$", card, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def find(name: str | os.PathLike[str]) -> Path:
     """The folder of a saved model: an existing folder, else a bundled model, else a Hub download.
 

@@ -9,8 +9,9 @@ Q parameters of a sample, U uniforms, F frames of a condition; C_ is C padded to
 """
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -65,14 +66,14 @@ class NativeEngine:
     @torch.no_grad()
     def __init__(self, parts: Parts, batch_size: int, dtype: torch.dtype, group: int = 1) -> None:
         require_supported(parts, dtype, "native", "cpu", "the CPU", KINDS)
-        drawn = output_macros(parts)
+        constants = macros(parts, dtype)
         self._parts = quantised_copy(parts, lambda weight: _kept(weight, dtype), head=False)
         self._group, self._streams = group, batch_size * group
         streams = self._streams
-        lib = _library(self._parts, drawn, dtype)
-        weights = Packed(self._parts, lib, dtype)
+        lib = _typed(library(SOURCE, constants))
+        weights = Packed(self._parts, Vectors.of(lib), dtype)
         self._weights = weights
-        self._before_gate = BeforeGate(self._parts, lambda rows: _halves(rows, weights.lanes))
+        self._before_gate = BeforeGate(self._parts, weights.halves)
         threads = max(1, min(torch.get_num_threads(), batch_size))
         size = -(-batch_size // threads) * group  # no two threads share a group
         sizes = [len(rows) for rows in torch.arange(streams).split(size)]
@@ -164,20 +165,32 @@ class NativeEngine:
         return torch.cat(list(self._pool.map(call, self._threads, rows)))
 
 
+class Vectors(NamedTuple):
+    """How native.cpp was compiled to read weights; see there."""
+
+    lanes: int  # floats of a vector
+    tile: int  # vectors of a tile
+    group: int  # inputs that stand together
+    tail: int  # elements behind a row of inputs
+
+    @classmethod
+    def of(cls, lib: ctypes.CDLL) -> "Vectors":
+        return cls(lib.lanes(), lib.tile_vectors(), lib.input_group(), lib.tail())
+
+
 class Packed:
     """A model's weights as native.cpp reads them, in that order; shared by threads, read only."""
 
-    def __init__(self, parts: Parts, lib: ctypes.CDLL, dtype: torch.dtype) -> None:
+    def __init__(self, parts: Parts, vectors: Vectors, dtype: torch.dtype) -> None:
         self.dtype = dtype  # of weights and past inputs
-        self.lanes, self.tile = lib.lanes(), lib.tile_vectors()
-        self.group, self.tail = lib.input_group(), lib.tail()
+        self.lanes, self.tile, self.group, self.tail = vectors
         weights = parts.known()
         mixed = [layer for layer in weights.layers if layer.mix is not None]
         self.residual_scale = mixed[0].scale if mixed else 1.0
         self.histories = weights.histories
         self.channels, self.params = weights.sizes["residual"], weights.sizes["params"]
         self.weights = _aligned(torch.cat(self._body(weights)))
-        head = [self._product(rows, torch.float32) for rows in (weights.hidden, weights.out)]
+        head = [self.product(rows, torch.float32) for rows in (weights.hidden, weights.out)]
         self.head = _aligned(torch.cat(head))
         keep = self.kept if weights.tabulated else self.padded
         self.embedding = _aligned(keep(weights.embedding))
@@ -189,20 +202,22 @@ class Packed:
 
     def _body(self, weights: Weights) -> list[Tensor]:
         """All products before the head, in the order of a step; taps oldest first."""
-        products = [self._product(tap) for tap in weights.input.unbind(-1)]
+        products = [self.product(tap) for tap in weights.input.unbind(-1)]
         for layer in weights.layers:
-            taps = [_halves(tap, self.lanes) for tap in layer.taps.unbind(-1)]
-            products += [self._product(tap) for tap in taps]
-            products += [
-                self._product(rows) for rows in (layer.mix, layer.skip) if rows is not None
-            ]
+            products += [self.product(self.halves(tap)) for tap in layer.taps.unbind(-1)]
+            products += [self.product(rows) for rows in (layer.mix, layer.skip) if rows is not None]
         return products
 
     def padded(self, rows: Tensor) -> Tensor:
         """Zeros behind the last axis, up to whole vectors."""
         return F.pad(rows, (0, -rows.shape[-1] % self.lanes))
 
-    def _product(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    def halves(self, rows: Tensor) -> Tensor:
+        """(2 G, ...) -> (2 G_, ...): filter and gate each padded to whole vectors."""
+        pad = (0, 0) * (rows.dim() - 1) + (0, -(len(rows) // 2) % self.lanes)
+        return torch.cat([F.pad(half, pad) for half in rows.chunk(2)])
+
+    def product(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """(out, in) -> flat, [tile][group of inputs][row of the tile][input within the group].
 
         int8 with its headers.
@@ -337,12 +352,12 @@ def output_macros(parts: Parts) -> dict[str, object]:
     return {"MIXTURES": 0, "NOISE": 1}
 
 
-def _library(parts: Parts, drawn: Mapping[str, object], dtype: torch.dtype) -> ctypes.CDLL:
-    weights = parts.known()
+def macros(parts: Parts, dtype: torch.dtype) -> dict[str, object]:
+    """The constants of a model in native.cpp. Raises EngineUnavailable as `output_macros` does."""
+    drawn, weights = output_macros(parts), parts.known()
     dilations = ",".join(str(layer.dilation) for layer in weights.layers)
     sizes = {name.upper(): size for name, size in weights.sizes.items()}
-    kinds = {"DILATIONS": dilations, "WEIGHTS": KINDS[dtype], **drawn}
-    return _typed(library(SOURCE, {**sizes, **kinds}))
+    return {**sizes, "DILATIONS": dilations, "WEIGHTS": KINDS[dtype], **drawn}
 
 
 def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
@@ -357,12 +372,6 @@ def _typed(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.teacher_forced.restype = None
     assert lib.streams_bytes() == ctypes.sizeof(CStreams)
     return lib
-
-
-def _halves(rows: Tensor, lanes: int) -> Tensor:
-    """(2 G, ...) -> (2 G_, ...): filter and gate each padded to whole vectors."""
-    pad = (0, 0) * (rows.dim() - 1) + (0, -(len(rows) // 2) % lanes)
-    return torch.cat([F.pad(half, pad) for half in rows.chunk(2)])
 
 
 def _aligned(tensor: Tensor) -> Tensor:

@@ -34,15 +34,20 @@
 
 namespace {
 
+// TILE: vectors of a tile. SUMS: vectors of sums that at most three streams take at once.
 #if defined(__AVX512F__)
-constexpr int VECTOR_BYTES = 64, TILE = 4;  // 32 registers: 4 streams x 4 vectors of sums
+constexpr int VECTOR_BYTES = 64, TILE = 4, SUMS = 24;  // 32 registers: 4 streams x 4 vectors
 #elif defined(__AVX__)
-constexpr int VECTOR_BYTES = 32, TILE = 2;  // 16 registers: 4 streams x 2
+constexpr int VECTOR_BYTES = 32, TILE = 2, SUMS = 12;  // 16 registers: 4 streams x 2
+#elif defined(__wasm__)
+constexpr int VECTOR_BYTES = 16, TILE = 4, SUMS = 4;  // 16 registers on x86; one tile at a time was fastest
 #else
-constexpr int VECTOR_BYTES = 16, TILE = 4;  // NEON has 32 registers, SSE spills a little
+constexpr int VECTOR_BYTES = 16, TILE = 4, SUMS = 24;  // NEON has 32 registers, SSE spills a little
 #endif
 #if defined(__x86_64__)
 #define IN_REGISTER(value) asm("" : "+v"(value))
+#elif defined(__wasm__)
+#define IN_REGISTER(value)  // there are none
 #else
 #define IN_REGISTER(value) asm("" : "+w"(value))
 #endif
@@ -248,6 +253,15 @@ inline void tile(float* y, const typename Kind::Element* x, const typename Kind:
                           weights + t * size, v * LANES, x + s * x_stride + padded(in));
 }
 
+// The same for few streams: tiles at once, as far as registers hold their sums.
+template <typename Kind, int streams, int tiles, int vectors, int in, int y_stride>
+inline void few(float* y, const typename Kind::Element* x, const typename Kind::Element* weights) {
+    constexpr int at_once = streams * tiles * vectors <= SUMS ? tiles : 1;
+    for (int t = 0; t < tiles; t += at_once)
+        tile<Kind, streams, at_once, vectors, in, y_stride>(
+            y + t * vectors * LANES, x, weights + t * tile_size<Kind, vectors, in>);
+}
+
 // The same for all streams: a tile of weights is read once and serves them from the cache.
 template <typename Kind, int tiles, int vectors, int in, int y_stride>
 inline void column(
@@ -262,9 +276,9 @@ inline void column(
     y += s * y_stride;
     x += s * x_stride;
     switch (batch - s) {
-        case 1: tile<Kind, 1, tiles, vectors, in, y_stride>(y, x, weights); break;
-        case 2: tile<Kind, 2, tiles, vectors, in, y_stride>(y, x, weights); break;
-        case 3: tile<Kind, 3, tiles, vectors, in, y_stride>(y, x, weights); break;
+        case 1: few<Kind, 1, tiles, vectors, in, y_stride>(y, x, weights); break;
+        case 2: few<Kind, 2, tiles, vectors, in, y_stride>(y, x, weights); break;
+        case 3: few<Kind, 3, tiles, vectors, in, y_stride>(y, x, weights); break;
     }
 }
 
