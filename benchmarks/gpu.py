@@ -199,7 +199,7 @@ def sampling(args: argparse.Namespace) -> bool:
     for batch, dtype, tile, warps, stages in TOY if args.rehearse else ROWS:
         shape = {"tile": tile, "num_warps": warps, "num_stages": stages}
         build = partial(TritonEngine, take_apart(model), batch, dtype, **shape)
-        shape["chosen"] = tile == tile_for(batch)
+        shape["chosen"] = tile == tile_for(batch, torch.device(args.device))
         ran.append(timed("triton", build, batch, dtype, shape, args) or not shape["chosen"])
     for batch in [1, 2] if args.rehearse else GRAPHED:
         cached = partial(CachedEngine, take_apart(model), batch, F32)

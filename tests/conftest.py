@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,6 +109,7 @@ def plant_gpus(patch: pytest.MonkeyPatch, *gpus: tuple[str, tuple[int, int]]) ->
         "is_available": lambda: bool(gpus),
         "device_count": lambda: len(gpus),
         "get_device_name": lambda device=None: gpus[index(device)][0],
+        "get_device_properties": lambda device=None: SimpleNamespace(multi_processor_count=132),
         "get_device_capability": lambda device=None: gpus[index(device)][1],
         "get_arch_list": lambda: WHEEL,
         "is_bf16_supported": lambda *_, **__: True,  # it counts emulation

@@ -18,8 +18,9 @@ import wavenet.engines
 import wavenet.training.callbacks
 from wavenet import ResidualBlock, Sampling, Stack
 from wavenet.checkpoints import to_device
-from wavenet.engines import ENGINES, EngineUnavailable, build_engine
+from wavenet.engines import ENGINES, FEW, EngineUnavailable, build_engine
 from wavenet.engines.cached import CachedEngine
+from wavenet.engines.native.engine import NativeEngine
 from wavenet.engines.parts import Parts
 from wavenet.engines.stepped import SteppedEngine
 from wavenet.training.cli import accelerator_for
@@ -130,16 +131,43 @@ def test_a_gpu_on_which_nothing_runs_leaves_the_cpu(
     for name in ("triton", "cached", "step", "native"):
         monkeypatch.setitem(ENGINES, name, only_on_the_cpu(name))
     with caplog.at_level(logging.INFO, logger="wavenet"):
-        engine = build_engine(model, 2)
+        engine = build_engine(model, FEW + 1)
     on_gpu = [(name, "cuda") for name in ("triton", "cached", "step")]
     assert tried == [*on_gpu, ("native", "cpu")]
     first, second, last = warnings_of(caplog)
     assert first.startswith("engine: not triton on cuda: ") and "no kernel image, triton" in first
     assert second.startswith("engine: not cached on cuda: ") and "no kernel image, cached" in second
     assert last.startswith("engine: native (the CPU computes") and "image, step" in last
-    expected = build_engine(small_model(dtype=F32), 2, engine="native")
-    uniforms = some_uniforms(2, 50)
+    expected = build_engine(small_model(dtype=F32), FEW + 1, engine="native")
+    uniforms = some_uniforms(FEW + 1, 50)
     assert torch.equal(engine.sample(uniforms, Sampling()), expected.sample(uniforms, Sampling()))
+
+
+@pytest.mark.parametrize(("batch", "group"), [(1, 1), (FEW, 1), (FEW // 2, 2)])
+def test_few_streams_of_a_model_on_a_gpu_are_drawn_by_the_cpu(
+    batch: int, group: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small_model(dtype=F32)
+    device = property(lambda parts: torch.device("cuda" if parts.network is model else "cpu"))
+    monkeypatch.setattr(Parts, "device", device)
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        assert isinstance(build_engine(model, batch, group=group), NativeEngine)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("engine: native (") and "faster than a GPU for so few streams" in said
+
+
+def test_few_streams_are_drawn_by_the_gpu_where_the_cpu_has_no_compiler(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, built = small_model(dtype=F32), object()
+    monkeypatch.setattr(Parts, "device", property(lambda parts: torch.device("cuda")))
+    monkeypatch.setattr(Parts, "on", lambda parts, device: parts)
+    monkeypatch.setitem(ENGINES, "native", lambda: failing(EngineUnavailable("no g++")))
+    monkeypatch.setitem(ENGINES, "triton", lambda: lambda *given: built)
+    with caplog.at_level(logging.INFO, logger="wavenet"):
+        assert build_engine(model, 1) is built
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("engine: triton (one kernel for a chunk") and said.count("no g++") == 1
 
 
 def test_what_no_engine_can_do_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

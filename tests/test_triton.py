@@ -37,13 +37,14 @@ import wavenet.engines.triton.engine
 from wavenet import MixtureOfLogistics, Sampling, WaveNet
 from wavenet.conditioning import with_and_without
 from wavenet.engines import (
+    FEW,
     Engine,
     EngineState,
     EngineUnavailable,
     build_engine,
     take_apart,
 )
-from wavenet.engines.triton.engine import TritonEngine, resources, tile_for
+from wavenet.engines.triton.engine import TritonEngine, resources, tile_for, tiles_for
 from wavenet.outputs import Mixture
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
@@ -404,6 +405,35 @@ def test_an_engine_packs_and_checks_itself_without_tf32(interpreter: Interpreter
     interpreter(assert_built_without_tf32)
 
 
+def assert_rows_are_shared_without_comparing(placed: bool) -> None:
+    """Of frames, each stream has its own row; of what holds for ever, equal streams share one."""
+    settings = few({"labels": LABELS, **({"position_hop": 16} if placed else {})})
+    model = small_model(dtype=F32, **settings)
+    labels = {name: torch.tensor([0, 1, 0]) for name in model.labels}
+    lengths = torch.full((3,), 50) if placed else None
+    with torch.no_grad():
+        condition = model.timeline(labels, lengths).between(0, 4)
+    engine, unique, compared = TritonEngine(take_apart(model), 3, F32), torch.Tensor.unique, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch.Tensor, "unique", lambda *a, **k: compared.append(1) or unique(*a, **k)
+        )
+        for _ in range(3):
+            engine.sample(some_uniforms(3, 4), Sampling(), condition)
+    rows = engine._weights.tensors["row"][:3].tolist()
+    assert len(compared) == (0 if placed else 1)
+    assert len(set(rows)) == (3 if placed else 2) and (rows[0] == rows[2]) != placed
+    plain = TritonEngine(take_apart(small_model(dtype=F32, **few({}))), 3, F32)
+    plain.sample(some_uniforms(3, 4), Sampling())
+    assert plain._weights.rows == 1
+
+
+@pytest.mark.parametrize("placed", [True, False], ids=["frames", "for ever"])
+def test_streams_are_not_compared_at_every_frame(interpreter: Interpreter, placed: bool) -> None:
+    """On a GPU the host would wait for it."""
+    interpreter(assert_rows_are_shared_without_comparing, placed)
+
+
 # Refusals
 
 
@@ -417,8 +447,8 @@ def assert_self_check_refuses(name: str) -> None:
             if name in self.tensors:
                 self.tensors[name].mul_(1.05)
 
-        def steer(self, before: torch.Tensor) -> None:
-            super().steer(before)
+        def steer(self, before: torch.Tensor, holds: bool = False) -> None:
+            super().steer(before, holds)
             if name == "constants":
                 self.tensors[name].mul_(1.05)
 
@@ -524,11 +554,27 @@ def test_without_triton_the_error_names_the_way_out(monkeypatch: pytest.MonkeyPa
     ("batch", "tile"), [(1, 1), (132, 1), (133, 16), (2112, 16), (2113, 32), (4224, 32), (4225, 64)]
 )
 def test_tiles_grow_with_the_batch(batch: int, tile: int) -> None:
-    assert tile_for(batch) == tile
+    assert tile_for(batch, torch.device("cpu")) == tile
+
+
+@pytest.mark.parametrize(("streams", "tile"), [(40, 1), (41, 16), (640, 16), (641, 32), (1281, 64)])
+def test_tiles_are_of_the_multiprocessors_that_the_gpu_has(
+    streams: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wavenet.engines.triton.trial as trial
+
+    gpu = torch.device("cuda:1")
+    monkeypatch.setattr(
+        wavenet.engines.triton.engine, "multiprocessors", lambda device: {gpu: 40}[device]
+    )
+    assert tile_for(streams, gpu) == tile and tiles_for(streams, 1, gpu)[0] == tile
+    smallest = trial.smallest_for(tile, gpu)
+    assert tile_for(smallest, gpu) == tile and smallest <= max(streams, 2)
+    assert tile == 1 or tile_for(smallest - 1, gpu) < tile
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("batch", [1, 3, 200])
+@pytest.mark.parametrize("batch", [FEW + 1, 200])
 def test_auto_takes_triton_on_a_gpu_and_says_so(
     batch: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -75,6 +75,11 @@ def obstacle_to_gpu(device: torch.device) -> str | None:
     )
 
 
+def multiprocessors(device: torch.device) -> int:
+    """How many programs a GPU runs at once with a multiprocessor for each."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a GPU computes in bfloat16. torch's own answer counts emulation."""
     return torch.cuda.get_device_capability(device) >= BFLOAT16_FROM

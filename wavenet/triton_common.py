@@ -28,6 +28,14 @@ class Resources(NamedTuple):
     registers: int  # of a thread, at most 255
     spilled: int  # bytes of a thread that did not fit into registers
     shared: int  # bytes of a block
+    loops: tuple["Loop", ...] = ()  # in the order of their beginnings
+
+
+class Loop(NamedTuple):
+    """Of a compiled kernel. At a barrier all warps of a program wait for the slowest."""
+
+    depth: int  # 1: within no other loop
+    barriers: int  # in its text, those of the loops within it too
 
 
 def compiled_resources(
@@ -59,7 +67,27 @@ def compiled_resources(
         command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
         report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = (int(re.findall(rf"{name}:(\d+)", report)[-1]) for name in ("REG", "STACK"))
-    return Resources(kernel.__name__.strip("_"), registers, stack, compiled.metadata.shared)
+    name, loops = kernel.__name__.strip("_"), loops_of(compiled.asm["ptx"])
+    return Resources(name, registers, stack, compiled.metadata.shared, loops)
+
+
+def loops_of(ptx: str) -> tuple[Loop, ...]:
+    """The loops of a kernel's PTX: from a label to the last jump back to it."""
+    lines, labels, ends = ptx.splitlines(), dict[str, int](), dict[int, int]()
+    for number, line in enumerate(lines):
+        if label := re.match(r"(\$\w+):", line):
+            labels[label[1]] = number
+        jump = re.search(r"\bbra(?:\.uni)?\s+(\$\w+)", line)
+        if jump and jump[1] in labels:
+            ends[labels[jump[1]]] = number
+    barriers = [number for number, line in enumerate(lines) if re.search(r"\bbar\.sync\b", line)]
+    return tuple(
+        Loop(
+            depth=sum(first <= begin and end <= last for first, last in ends.items()),
+            barriers=sum(begin < number < end for number in barriers),
+        )
+        for begin, end in sorted(ends.items())
+    )
 
 
 def _signature(value: Tensor | int | float) -> str:

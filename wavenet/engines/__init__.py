@@ -128,6 +128,12 @@ CUDA = [
     *CPU,
 ]
 NOT_IN_FLOAT64 = ("native", "triton")
+# Streams for which `auto` leaves a GPU. One program computes a stream, sample after sample: by count
+# of barriers and loads 110 us in bfloat16 and 200 us in float32 a sample of the reference model,
+# however many streams there are. The native engine takes 31 and 49 us for one stream and 8 to 13 us
+# a stream for many, on one core (measured). No GPU has been timed: benchmarks/gpu.py does.
+FEW = 8
+FOR_FEW = "compiled for this model and CPU: faster than a GPU for so few streams, by count"
 
 
 def build_engine(
@@ -181,7 +187,7 @@ def _best(parts: Parts, batch_size: int, group: int, precision: str) -> Engine:
 
     Warnings where one should have worked here.
     """
-    ladder, failed = _ladder(parts.device, precision), []
+    ladder, failed = _ladder(parts.device, precision, batch_size * group), []
     for rung in ladder:
         try:
             engine = _built(rung.engine, parts.on(rung.device), batch_size, group, precision)
@@ -210,9 +216,12 @@ def _said_of(failed: Sequence[tuple[int, Rung, str]]) -> str:
     return f"{failed[-1][1].instead}, but: {failed[-1][2]}" if failed else ""
 
 
-def _ladder(device: torch.device, precision: str) -> list[Rung]:
-    """From the fastest down, on that device and then on the CPU."""
+def _ladder(device: torch.device, precision: str, streams: int) -> list[Rung]:
+    """From the fastest down, on that device and then on the CPU; of FEW streams native first."""
     known = {"cpu": CPU, "cuda": CUDA}.get(device.type)
+    if device.type == "cuda" and streams <= FEW:
+        instead = "one kernel for a chunk of samples; for few streams the CPU was tried first"
+        known = [CPU[0]._replace(how=FOR_FEW, instead=instead), *CUDA[:-3], *CPU[1:]]
     rungs = known or [rung._replace(device=device.type) for rung in CPU if rung.engine != "native"]
     if precision == "float64":
         rungs = [rung for rung in rungs if rung.engine not in NOT_IN_FLOAT64]

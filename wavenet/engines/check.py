@@ -108,24 +108,23 @@ def check_against_model(
     Leaves the engine in some other state. tolerance: relative to the largest parameter above 1.
     Raises EngineFailed where they differ by more.
     """
-    generator, device = torch.Generator().manual_seed(0), parts.device
-
-    def noise(shape: Iterable[int]) -> Tensor:
-        return _noise(shape, generator).to(device)
-
+    device = parts.device
+    generator = torch.Generator(device).manual_seed(0)
     window, blocks = parts.network.init_state(streams)
     last = torch.zeros(streams, dtype=torch.int64, device=device)
-    past = (noise(window.shape), tuple(noise(block.shape) for block in blocks))
+    past = (_noise(window.shape, generator), tuple(_noise(x.shape, generator) for x in blocks))
     start = EngineState(last, past)
-    samples = torch.randint(parts.output.levels, (streams, CHECKED), generator=generator)
+    shape = (streams, CHECKED)
+    samples = torch.randint(parts.output.levels, shape, generator=generator, device=device)
     condition = None
     if parts.condition_channels:
         frames = -(-CHECKED // CHECKED_HOP) + 1
-        condition = Condition(noise((streams, parts.condition_channels, frames)), CHECKED_HOP, 2)
+        features = _noise((streams, parts.condition_channels, frames), generator)
+        condition = Condition(features, CHECKED_HOP, 2)
     engine.state = start
-    mine = engine.teacher_forced(samples.to(device), condition)
+    mine = engine.teacher_forced(samples, condition)
     engine.state = start
-    theirs = engine.prime(samples.to(device), condition)
+    theirs = engine.prime(samples, condition)
     require_finite(theirs)
     error = float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1))
     if not error <= tolerance:
@@ -172,4 +171,5 @@ def check_against_step(
 
 
 def _noise(shape: Iterable[int], generator: torch.Generator) -> Tensor:
-    return torch.randn(*shape, generator=generator)
+    """On the generator's device: of many streams a CPU would take seconds."""
+    return torch.randn(*shape, generator=generator, device=generator.device)

@@ -33,7 +33,7 @@ from wavenet.engines.protocol import (
     uniforms_by_sample,
 )
 from wavenet.engines.triton.kernel import run_streams
-from wavenet.machine import gpu_name, has_bfloat16, on_device, without_tf32
+from wavenet.machine import gpu_name, has_bfloat16, multiprocessors, on_device, without_tf32
 from wavenet.model import WaveNet
 from wavenet.outputs import Codes, Mixture, Sampling, require_finite
 from wavenet.triton_common import INTERPRETED, Resources, compiled_resources, padded
@@ -42,7 +42,7 @@ PIECE = 128  # columns of the skip and head products at a time
 CLOCK = 1 << 30  # time wraps here: a multiple of every ring's size
 MOST_STEPS = 1024  # of a launch: Ctrl-C waits for one, and a GPU with a screen ends longer ones
 FOR_EVER = CLOCK  # the hop of a condition that holds: no call is so long
-MULTIPROCESSORS = 132  # of the GPU this was laid out for (H100, H200)
+MULTIPROCESSORS = 132  # of the GPU this was laid out for (H100, H200), where there is none
 # of the self-check, relative to the largest logit above 1
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 
@@ -78,7 +78,7 @@ class TritonEngine:
         self._parts = quantised_copy(parts, lambda weight: weight.to(dtype), head=True)
         self._before_gate, self._group = BeforeGate(self._parts), group
         self._streams = batch_size * group
-        for self._tile in [tile] if tile else tiles_for(batch_size, group):
+        for self._tile in [tile] if tile else tiles_for(batch_size, group, parts.device):
             try:
                 with without_tf32():
                     self._build(dtype, launch)
@@ -98,7 +98,7 @@ class TritonEngine:
 
         Both without TF32, whose error is above what the check allows.
         """
-        self._launch_shape = {**launch_shape(self._tile), **launch}
+        self._launch_shape = {**launch_shape(self._tile, dtype), **launch}
         self._weights = Packed(self._parts, self._streams, self._tile, dtype)
         self._memory = Memory(self._weights)
         self._last = self._memory.tensors["last"]  # (B,) int32, the last sample of each stream
@@ -195,7 +195,7 @@ class TritonEngine:
         before = self._before_gate(condition, self._streams)
         if before is not self._before:
             self._before = before
-            self._weights.steer(before)
+            self._weights.steer(before, holds=condition is not None and condition.hop == 0)
 
 
 def launch_arguments(
@@ -305,15 +305,18 @@ class Packed:
                 bias.copy_(self.residual_scale * self._row(layer.mix_bias, "C"))
         return made, biases
 
-    def steer(self, before: Tensor) -> None:
+    def steer(self, before: Tensor, holds: bool = False) -> None:
         """Takes what is added before the gates, (F, L, B, 2 G).
 
         It becomes `row`, which of the rows is each stream's, (B,) int32, and `constants`, the
-        different rows, (F, rows, L, 2, G): of one frame, equal streams share theirs.
+        different rows, (F, rows, L, 2, G). Streams share a row that is one in memory, and equal
+        ones of a condition that holds for ever: to compare them, the host waits for the GPU.
         """
         values = before.transpose(1, 2)  # (F, B, L, 2 G)
         row = torch.arange(self._streams, device=values.device)
-        if len(values) == 1:
+        if values.stride(1) == 0 or self._streams == 1:
+            values, row = values[:, :1], torch.zeros_like(row)
+        elif holds:
             rows, row = values[0].flatten(1).unique(dim=0, return_inverse=True)
             values = rows.unflatten(1, (self.sizes["L"], -1))[None]
         halves = values.unflatten(3, (2, -1))
@@ -427,24 +430,28 @@ def output_constants(parts: Parts) -> dict[str, Any]:
     return {"MIXTURES": 0, "MEANS": 0, "NOISE": 1, "log_scale_min": 0.0}
 
 
-def tiles_for(batch_size: int, group: int) -> list[int]:
+def tiles_for(batch_size: int, group: int, device: torch.device) -> list[int]:
     """Streams a program takes, to be tried in turn: the best, then smaller ones.
 
     All streams of a group lie in one program.
     """
     allowed = (1, 16, 32, 64) if group == 1 else (16, 32, 64)
-    best = max(tile_for(batch_size * group), allowed[0])
+    best = max(tile_for(batch_size * group, device), allowed[0])
     return [best, *(size for size in (16, 1) if size in allowed and size < best)]
 
 
-def tile_for(streams: int) -> int:
+def tile_for(streams: int, device: torch.device) -> int:
     """Streams a program takes: one while there is a multiprocessor for each, then larger tiles.
 
     A rule from counting, not from measurement: `benchmarks/gpu.py` times every tile.
     """
-    if streams <= MULTIPROCESSORS:
-        return 1
-    return next((tile for tile in (16, 32) if streams <= tile * MULTIPROCESSORS), 64)
+    return next(tile for tile, most in most_streams(device).items() if streams <= most)
+
+
+def most_streams(device: torch.device) -> dict[int, float]:
+    """By tile, from the smallest on: up to how many streams it is the one to take."""
+    programs = multiprocessors(device) if device.type == "cuda" else MULTIPROCESSORS
+    return {**{tile: tile * programs for tile in (1, 16, 32)}, 64: math.inf}
 
 
 @torch.no_grad()
@@ -465,9 +472,16 @@ def resources(
     given = launch_arguments(weights, memory, Sampling(), 1, samples=memory.tensors["last"])
     given |= {"time": 0, "steps": 1, "hop": FOR_EVER, "offset": 0}
     constants = {name: given.pop(name) for name in list(given) if name.isupper()}
-    return compiled_resources(run_streams, given, constants, capability, **launch_shape(tile))
+    return compiled_resources(run_streams, given, constants, capability, **launch_shape(tile, dtype))
 
 
-def launch_shape(tile: int) -> dict[str, int]:
-    """Warps of a program, and how far ahead of the products their weights are fetched."""
-    return {"num_warps": 4 if tile <= 16 else 8, "num_stages": 2}
+def launch_shape(tile: int, dtype: torch.dtype) -> dict[str, int]:
+    """Warps of a program, and how far ahead of the products their weights are fetched.
+
+    By 2 stages they are waited for as soon as they are asked for; by 3, a layer later: there is
+    room for that in bfloat16, up to tiles of 32. Where 4 warps have the registers that a program
+    needs, they wait less for each other than 8. Both by count (benchmarks/counts.py).
+    """
+    narrow = dtype == torch.bfloat16
+    ahead = narrow and tile in (16, 32)
+    return {"num_warps": 4 if narrow and tile == 1 else 8, "num_stages": 3 if ahead else 2}

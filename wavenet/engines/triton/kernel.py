@@ -29,9 +29,13 @@ from wavenet.triton_common import product, tanh
 
 @triton.jit
 def _add_product(total, x, weight, ONE: tl.constexpr):
-    """total + x @ weight: (M, K) x (K, N)."""
+    """total + x @ weight: (M, K) x (K, N).
+
+    Of one row, x is turned to the weight's layout, not the weight to that of x: the larger one
+    would go through shared memory, behind barriers (benchmarks/counts.py counts them).
+    """
     if ONE:
-        return total + tl.sum(x.to(tl.float32)[:, :, None] * weight.to(tl.float32)[None], axis=1)
+        return total + tl.sum(tl.trans(x.to(tl.float32)) * weight.to(tl.float32), axis=0)[None]
     return product(x, weight, total, "ieee")
 
 

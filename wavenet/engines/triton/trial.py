@@ -14,7 +14,7 @@ from torch import Tensor
 from wavenet.conditioning import Condition
 from wavenet.engines.parts import Parts, take_apart
 from wavenet.engines.protocol import EngineFailed, drawn, uniforms_by_sample
-from wavenet.engines.triton.engine import TritonEngine, require_gpu, tiles_for
+from wavenet.engines.triton.engine import TritonEngine, most_streams, require_gpu, tiles_for
 from wavenet.model import WaveNet
 from wavenet.outputs import Output, Sampling
 from wavenet.trials import verdict
@@ -23,7 +23,6 @@ TRIAL = f"{__name__}:the_triton_engine"
 SAMPLES = 24  # of each stream and way of drawing
 EDGE = 1e-4  # of a uniform: where float32 and its sums may draw the next code
 MOST_APART = 0.02  # share of draws that may differ otherwise: of top_p, where a code is just kept
-SMALLEST = {1: 2, 16: 133, 32: 2113, 64: 4225}  # streams that a tile is chosen for
 CATEGORICAL = [Sampling(), Sampling(0.0), Sampling(0.8, top_k=7), Sampling(1.1, 0, 0.8)]
 LEVELS = [Sampling(), Sampling(0.0), Sampling(0.7)]
 
@@ -36,7 +35,7 @@ def tried_engine(parts: Parts, batch_size: int, dtype: torch.dtype, group: int =
     settings = parts.settings()
     if parts.device.type == "cuda" and settings is not None:
         require_gpu(parts.device, dtype)
-        streams = SMALLEST[tiles_for(batch_size, group)[0]]
+        streams = smallest_for(tiles_for(batch_size, group, parts.device)[0], parts.device)
         given = {
             "model": settings,
             "dtype": str(dtype).removeprefix("torch."),
@@ -50,6 +49,13 @@ def tried_engine(parts: Parts, batch_size: int, dtype: torch.dtype, group: int =
                 "does its work, more slowly."
             )
     return TritonEngine(parts, batch_size, dtype, group)
+
+
+def smallest_for(tile: int, device: torch.device) -> int:
+    """The fewest streams, from 2 on, that the tile is chosen for."""
+    return 2 if tile == 1 else 1 + max(
+        int(most) for other, most in most_streams(device).items() if other < tile
+    )
 
 
 def the_triton_engine(given: dict[str, Any], device: torch.device) -> None:
