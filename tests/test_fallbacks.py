@@ -410,7 +410,7 @@ def fast_loss(monkeypatch: pytest.MonkeyPatch, *broken: str, ways: list[tuple[bo
     def fuse(network: Any) -> None:
         if "fuse" in broken:
             raise ImportError("no module named triton")
-        network.unit = "fused"
+        network.units = "fused"
 
     def compiled(function: Stub) -> Stub:
         def run(network: Any, x: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from wavenet import Block, CausalConv1d, FiLM, Gated, ResidualBlock, Stack, WaveNet
-from wavenet.training.kernels import _delayed_product, fuse, fused_unit, residual_unit, resources
+from wavenet.training.kernels import _delayed_product, fuse, fused_units, residual_units, resources
 from wavenet.training.module import training_loss
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
@@ -131,6 +131,64 @@ def test_fused_values_and_gradients_in_lower_precision(
     interpreter(assert_fused_is_plain, CASES[case], 1, dtype)
 
 
+def assert_fused_stack_is_plain(condition_time: int, last: bool, read: str) -> None:
+    """Three blocks, of which the outputs named in `read` have a loss."""
+    torch.manual_seed(0)
+    plain = Stack(
+        [
+            ResidualBlock(17, 5, 6, 2, dilation, 3 if condition_time else 0, 0.8, last and not left)
+            for dilation, left in ((1, 2), (40, 1), (3, 0))
+        ]
+    ).double()
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    x, given = features(2, 17, 35).requires_grad_(), []
+    if condition_time:
+        given = [features(2, 3, condition_time, seed=1).requires_grad_()]
+    results = []
+    for stack in (plain, fused):
+        outputs = dict(zip(("residual", "skips"), stack(x, *given), strict=True))
+        loss = sum((outputs[name] * features(*outputs[name].shape, seed=7)).sum() for name in read)
+        leaves = {"x": x, **{"condition": c for c in given}, **dict(stack.named_parameters())}
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        zeros = [torch.zeros_like(leaf) for leaf in leaves.values()]
+        pairs = zip(gradients, zeros, strict=True)
+        found = [zero if gradient is None else gradient for gradient, zero in pairs]
+        results.append({**outputs, **dict(zip(leaves, found, strict=True))})
+    for name, value in results[1].items():
+        assert_close(value, results[0][name], name)
+    for name, _ in fused.named_parameters():
+        as_the_weight_is = results[1][name].is_contiguous()
+        assert as_the_weight_is or "skip" in name, f"autograd would copy the gradient of {name}"
+
+
+@pytest.mark.parametrize("read", [["residual", "skips"], ["skips"], ["residual"]], ids="-".join)
+@pytest.mark.parametrize("last", [False, True], ids=["goes on", "last"])
+@pytest.mark.parametrize("condition_time", [0, 1, 35], ids=["none", "whole-clip", "over-time"])
+def test_fused_stacks_are_plain_ones_whichever_output_is_read(
+    interpreter: Interpreter, condition_time: int, last: bool, read: list[str]
+) -> None:
+    interpreter(assert_fused_stack_is_plain, condition_time, last, read)
+
+
+def assert_chained_as_plain() -> None:
+    """A stack whose skips are no products, and that gets the skips of another."""
+    torch.manual_seed(0)
+    blocks = [ResidualBlock(5, 7, 7, dilation=dilation) for dilation in (1, 2)]
+    for block in blocks:
+        block.skip = nn.Identity()
+    plain = Stack(blocks).double()
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    x, skips = features(2, 5, 20), features(2, 7, 20, seed=1)
+    for found, expected in zip(fused(x, None, skips), plain(x, None, skips), strict=True):
+        assert_close(found, expected)
+
+
+def test_fused_stacks_collect_skips_that_are_no_products(interpreter: Interpreter) -> None:
+    interpreter(assert_chained_as_plain)
+
+
 def _computed_in_autocast(fused: bool) -> dict[str, Tensor]:
     plain, block = blocks(CASES["several-products"], 1, False, F32)
     with torch.autocast("cpu", BF16):
@@ -164,7 +222,7 @@ def assert_operator_is_sound() -> None:
     }
     inputs = [features(*size).requires_grad_() for size in sizes.values()]
     for arguments in (inputs, [*inputs[:3], None, None, None]):
-        torch.library.opcheck(residual_unit, (*arguments, 2, 0.8))  # raises where a check fails
+        torch.library.opcheck(residual_units, (*arguments, 2, 0.8))  # raises where a check fails
 
 
 def test_the_operator_keeps_what_it_tells_torch_of_shapes_aliases_and_gradients(
@@ -206,8 +264,8 @@ def test_fusing_changes_neither_names_nor_weights_and_is_copied_and_saved(tmp_pa
     fused = copy.deepcopy(plain)
     fuse(fused)
     again = copy.deepcopy(fused)
-    assert all(model.stack.unit is fused_unit for model in (fused, again))
-    assert plain.stack.unit is not fused_unit
+    assert all(model.stack.units is fused_units for model in (fused, again))
+    assert plain.stack.units is not fused_units
     assert all(
         copied is not block
         for copied, block in zip(again.stack.blocks, fused.stack.blocks, strict=True)
@@ -231,6 +289,23 @@ def test_blocks_of_other_parts_are_refused_by_the_parts_name() -> None:
         fuse(Stack([ResidualBlock(5, 7, 6), film]))
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        ResidualBlock(5, 8, 6),
+        ResidualBlock(5, 7, 6, kernel_size=3),
+        ResidualBlock(5, 7, 6, condition_channels=3),
+        ResidualBlock(5, 7, 6, residual_scale=0.5),
+        ResidualBlock(5, 7, 6, last=True),
+    ],
+)
+def test_blocks_that_differ_are_refused_by_number(other: Block) -> None:
+    alike = [ResidualBlock(5, 7, 6, dilation=dilation) for dilation in (1, 2)]
+    fuse(Stack(alike))
+    with pytest.raises(ValueError, match=r"block 1 differs from block 0.*fused false"):
+        fuse(Stack([alike[0], other, alike[1]]))
+
+
 def test_weight_gradients_in_bfloat16_are_summed_in_float32() -> None:
     """What reaches into the row before is large here, and taken off again."""
     batch, time, delay = 3, 40, 7
@@ -245,9 +320,9 @@ def test_weight_gradients_in_bfloat16_are_summed_in_float32() -> None:
 
 
 def assert_gradients_keep_their_dtypes(dtype: torch.dtype) -> None:
-    sizes = ((2, 9, 5), (2, 5, 6), (6,), (2, 1, 6), (3, 5), (5,))
+    sizes = ((2, 9, 5), (2, 2, 5, 6), (2, 6), (2, 1, 12), (2, 3, 5), (2, 5))
     inputs = [features(*size, dtype=dtype).requires_grad_() for size in sizes]
-    residual, z = residual_unit(*inputs, 2, 0.8)
+    residual, _, z = residual_units(*inputs, [2, 4], 0.8)
     gradients = torch.autograd.grad(residual.sum() + z.sum(), inputs)
     assert [gradient.dtype for gradient in gradients] == [dtype] * len(inputs)
 
@@ -290,7 +365,7 @@ def trained(
         trainer(callbacks=[kept], max_steps=steps, precision="64-true", gradient_clip_val=1.0).fit(
             lit, module(corpus)
         )
-    assert settings.get("fused", False) == (lit.network.stack.unit is fused_unit)
+    assert settings.get("fused", False) == (lit.network.stack.units is fused_units)
     return {"loss": kept.loss, **kept.gradients, **lit.network.state_dict()}
 
 

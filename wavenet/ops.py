@@ -90,13 +90,17 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def summed_products(
-    inputs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]
+    inputs: Sequence[Tensor] | Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 ) -> Tensor:
     """sum over l of W_l z_l + b_l as one product: z_l (B, G_l, T), W_l (S, G_l, 1) -> (B, S, T).
 
-    No summand is written to memory. Empty biases: there are none.
+    No summand is written to memory. inputs: also side by side, (B, sum of G_l, T). Empty biases:
+    there are none.
     """
-    rows = torch.cat([z.mT for z in inputs], dim=-1)  # (B, T, sum of G_l)
+    if isinstance(inputs, Tensor):
+        rows = inputs.mT
+    else:
+        rows = torch.cat([z.mT for z in inputs], dim=-1)  # (B, T, sum of G_l)
     weight = torch.cat(list(weights), dim=1).squeeze(-1)
     bias = torch.stack(list(biases)).sum(0) if biases else None
     return affine(rows, weight, bias).mT

@@ -38,6 +38,7 @@ from wavenet.layers.stack import (
     Stack,
     StackState,
     dilation_cycles,
+    one_by_one,
     residual_blocks,
 )
 from wavenet.layers.timing import Timing, timing_of
@@ -76,6 +77,7 @@ __all__ = [
     "Unconditional",
     "check_features",
     "dilation_cycles",
+    "one_by_one",
     "residual_blocks",
     "timing_of",
 ]

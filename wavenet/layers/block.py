@@ -3,7 +3,6 @@
 Shapes: B batch, C residual, G gate, S skip and D condition channels, T time.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -157,9 +156,6 @@ class Block(nn.Module, Timed):
         z, handed_on = ops.for_two(applied(self.gate, h, condition))
         mixed = self.mix(x, z, condition) if takes_condition(self.mix) else self.mix(x, z)
         return mixed, handed_on
-
-
-Unit = Callable[[Block, Tensor, Tensor | None], tuple[Tensor, Tensor]]  # how `Block.unit` computes
 
 
 def _residual(mix: nn.Module | None) -> nn.Module:

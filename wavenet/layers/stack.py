@@ -3,19 +3,21 @@
 Shapes: B batch, C residual channels, S skip channels, D condition channels, T time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from wavenet import ops
-from wavenet.layers.block import Block, ResidualBlock, Unit
+from wavenet.layers.block import Block, ResidualBlock
 from wavenet.layers.chain import Summed
 from wavenet.layers.convolution import BlockState, CausalConv1d
 from wavenet.layers.pointwise import applied, shared_condition
 from wavenet.layers.timing import Timed, Timing, timing_of
 
+Gates = Sequence[Tensor] | Tensor  # z (B, G, T) of each block, or side by side, (B, L * G, T)
+Units = Callable[[Sequence[Block], Tensor, Tensor | None], tuple[Tensor, Gates]]
 StackState = tuple[BlockState, ...]  # one a block, in block order
 
 
@@ -28,6 +30,17 @@ def dilation_cycles(cycles: int, layers_per_cycle: int) -> list[int]:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
             raise ValueError(f"{name} must be an integer from 1 to 1000, but got {value!r}.")
     return [2**layer for _ in range(cycles) for layer in range(layers_per_cycle)]
+
+
+def one_by_one(
+    blocks: Sequence[Block], x: Tensor, condition: Tensor | None
+) -> tuple[Tensor, Gates]:
+    """`Block.unit` of one after the other: x (B, C, T) -> the last residual (B, C, T), all z."""
+    gates = []
+    for block in blocks:
+        x, z = block.unit(x, condition)
+        gates.append(z)
+    return x, gates
 
 
 class Stack(nn.Module, Timed):
@@ -43,7 +56,7 @@ class Stack(nn.Module, Timed):
     """
 
     blocks: list[Block]  # a ModuleList
-    unit: Unit = staticmethod(Block.unit)  # how a block computes; a fused kernel may take its place
+    units: Units = staticmethod(one_by_one)  # fused kernels may take its place
 
     def __init__(self, blocks: Iterable[Block], collect: nn.Module | None = None) -> None:
         super().__init__()
@@ -68,10 +81,7 @@ class Stack(nn.Module, Timed):
 
         skips (B, S, T): of the stacks before this one, to which its own are added.
         """
-        gates = []
-        for block in self.blocks:
-            x, z = self.unit(block, x, condition)
-            gates.append(z)
+        x, gates = self.units(self.blocks, x, condition)
         return x, self._with_skips(skips, gates, condition)
 
     def init_state(
@@ -107,7 +117,7 @@ class Stack(nn.Module, Timed):
         return (x, self._with_skips(skips, gates, condition)), tuple(states)
 
     def _with_skips(
-        self, skips: Tensor | None, gates: Sequence[Tensor], condition: Tensor | None
+        self, skips: Tensor | None, gates: Gates, condition: Tensor | None
     ) -> Tensor:
         """skips + sum over blocks of W_s z, or what `collect` makes of them."""
         parts = [block.skip for block in self.blocks]
@@ -120,6 +130,8 @@ class Stack(nn.Module, Timed):
             biases = [part.bias for part in parts if part.bias is not None]
             total = ops.summed_products(gates, [part.weight for part in parts], biases)
             return self.collect([*before, total]) if before else total
+        if isinstance(gates, Tensor):
+            gates = gates.chunk(len(parts), dim=1)
         own = [applied(part, z, condition) for part, z in zip(parts, gates, strict=True)]
         return self.collect([*before, *own])
 

@@ -62,11 +62,15 @@ class ProgressBar(TQDMProgressBar):
             bar.total, bar.initial, bar.n = total, done, done
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in super().get_metrics(trainer, pl_module).items()
-            if name != "v_num"
-        }
+        """Lightning's, and the loss, whose value is asked for here only, when the bar is drawn.
+
+        Of a metric that is logged with prog_bar=True Lightning asks for the value at every step,
+        and on a GPU waits for it.
+        """
+        found = super().get_metrics(trainer, pl_module)
+        bits = trainer.callback_metrics.get("bits")
+        shown = {} if bits is None else {"bits": float(bits)}
+        return {**shown, **{name: value for name, value in found.items() if name != "v_num"}}
 
     # Validation and test count samples: a batch of long clips may take a minute.
 

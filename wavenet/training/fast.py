@@ -165,7 +165,7 @@ def _set_unit(network: nn.Module, fused: bool) -> None:
         fuse(network)
         return
     for stack in _stacks(network):
-        vars(stack).pop("unit", None)  # the class's own comes back
+        vars(stack).pop("units", None)  # the class's own comes back
 
 
 def _stacks(network: nn.Module) -> Iterator[Stack]:

@@ -14,6 +14,7 @@ Operands in bfloat16 or float32, sums in float32; in Triton's interpreter (TRITO
 the CPU) in float64 too.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +32,9 @@ from wavenet.layers import (
     Stack,
     Unconditional,
     check_features,
+    one_by_one,
 )
+from wavenet.layers.parts import checked_condition
 from wavenet.machine import on_device
 from wavenet.triton_common import (
     INTERPRETED,
@@ -56,8 +59,9 @@ def fuse(model: nn.Module) -> None:
     for stack in stacks:
         for index, block in enumerate(stack.blocks):
             _require_the_papers_block(index, block)
+        _require_alike(stack.blocks)
     for stack in stacks:
-        stack.unit = fused_unit
+        stack.units = fused_units
 
 
 def _require_the_papers_block(index: int, block: Block) -> None:
@@ -87,37 +91,89 @@ def _require_the_papers_block(index: int, block: Block) -> None:
         )
 
 
-def fused_unit(block: Block, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`Block.unit` as one kernel forward and two backward.
+def _require_alike(blocks: Sequence[Block]) -> None:
+    """Since they are packed into one tensor of weights of each kind."""
+    last = blocks[-1]
+    for index, block in enumerate(blocks):
+        mix, first = block.mix, blocks[0].mix
+        same = all(
+            kind(block) == kind(blocks[0])
+            for kind in (
+                lambda b: (b.dilated.weight.shape, b.dilated.weight.dtype),
+                lambda b: (type(b.steer), b.condition_channels),
+            )
+        )
+        if isinstance(mix, PassThrough):
+            same = same and block is last
+        else:
+            same = same and (mix.bias is not None and mix.scale == first.scale)
+        if not same:
+            raise ValueError(
+                f"The fused kernel computes stacks of blocks of one size, of which only the last "
+                f"may be without a residual, but block {index} differs from block 0. Train it "
+                "with --model.fused false."
+            )
 
-    Away from a GPU, and in float64, it is the plain one, so that a copy of the model moved there
-    works; but for Triton's interpreter.
+
+def fused_units(
+    blocks: Sequence[Block], x: Tensor, condition: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """As `one_by_one`, with z of all blocks side by side, (B, L * G, T).
+
+    One kernel a block forward and two backward. Away from a GPU, and in float64, it is the plain
+    way, so that a copy of the model moved there works; but for Triton's interpreter.
     """
     if not INTERPRETED and (x.device.type != "cuda" or x.dtype == torch.float64):
-        return block.unit(x, condition)
-    check_features(x, block.dilated.in_channels)
+        return one_by_one(blocks, x, condition)
+    check_features(x, blocks[0].dilated.in_channels)
     dtype = _operand_dtype(x)
-    steering, mix = _steering(block, x, condition), block.mix
-    last = isinstance(mix, PassThrough)
-    residual, z = residual_unit(
+    steering = _steering(blocks, x, condition, dtype)
+    mixes = [block.mix for block in blocks if isinstance(block.mix, Residual)]
+    residual, _, z = residual_units(
         x.mT.to(dtype).contiguous(),
-        block.dilated.weight.to(dtype).permute(2, 1, 0).contiguous(),
-        block.dilated.bias.to(dtype),
-        None if steering is None else steering.mT.to(dtype).contiguous(),
-        None if last else mix.weight.to(dtype).squeeze(-1).t().contiguous(),
-        None if last else mix.bias.to(dtype),
-        block.dilated.dilation[0],
-        1.0 if last else mix.scale,
+        Packed.apply(dtype, (3, 2, 1), *(block.dilated.weight for block in blocks)),
+        Packed.apply(dtype, (1,), *(block.dilated.bias for block in blocks)),
+        steering,
+        Packed.apply(dtype, (2, 1, 3), *(mix.weight for mix in mixes))[..., 0] if mixes else None,
+        Packed.apply(dtype, (1,), *(mix.bias for mix in mixes)) if mixes else None,
+        [block.dilated.dilation[0] for block in blocks],
+        mixes[0].scale if mixes else 1.0,
     )
-    return x if last else residual.mT, z.mT
+    return residual.mT if mixes else x, z.mT
 
 
-def _steering(block: Block, x: Tensor, condition: Tensor | None) -> Tensor | None:
-    """What is added before the gate, (B, 2G, T or 1); None for a block without a condition."""
-    if isinstance(block.steer, Added):
-        return block.steer.steering(condition, x.shape[-1])
-    block.steer(x, condition)  # refuses a condition
-    return None
+def _steering(
+    blocks: Sequence[Block], x: Tensor, condition: Tensor | None, dtype: torch.dtype
+) -> Tensor | None:
+    """What is added before the gates, (B, T or 1, L * 2G); None for blocks without a condition."""
+    steer = blocks[0].steer
+    if not isinstance(steer, Added):
+        steer(x, condition)  # refuses a condition
+        return None
+    condition = checked_condition(condition, steer.in_channels, x.shape[-1])
+    weights = Packed.apply(dtype, (1, 2, 3), *(block.steer.weight for block in blocks))
+    return condition.mT.to(dtype) @ weights.flatten(0, 1)[..., 0].t()
+
+
+class Packed(torch.autograd.Function):
+    """Weights of one shape, stacked, their axes in another order, in another dtype.
+
+    In two launches for all of them, and their gradients in one: each is a piece of one tensor, laid
+    out as its weight is. order: one that is its own inverse, of the axes from 1 on.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, order: tuple[int, ...], *weights: Tensor) -> Tensor:
+        ctx.order, ctx.dtype = order, weights[0].dtype
+        return _reordered(torch.stack(weights), order, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return None, None, *_reordered(gradient, ctx.order, ctx.dtype).unbind(0)
+
+
+def _reordered(weights: Tensor, order: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return weights.permute(0, *order).to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def _operand_dtype(x: Tensor) -> torch.dtype:
@@ -129,96 +185,166 @@ def _operand_dtype(x: Tensor) -> torch.dtype:
 # --- What torch sees: an operator, its shapes and its gradients ---------------------------------
 
 
-@torch.library.custom_op("wavenet::residual_unit", mutates_args=())
-def residual_unit(
+@torch.library.custom_op("wavenet::residual_units", mutates_args=())
+def residual_units(
     x: Tensor,
     taps: Tensor,
     bias: Tensor,
     condition: Tensor | None,
     mix: Tensor | None,
     mix_bias: Tensor | None,
-    dilation: int,
+    dilations: Sequence[int],
     scale: float,
-) -> tuple[Tensor, Tensor]:
-    """x (B, T, C), bias (2G,), condition (B, T or 1, 2G) -> residual (B, T, C), z (B, T, G).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All blocks of a stack, as far as z: the last residual (B, T, C), those before it, and z.
 
-    All are contiguous and of one dtype.
-    Without mix (the last block of a stack) there is no residual: it is empty, of shape (0,).
+    x (B, T, C), taps (L, K, C, 2G), bias (L, 2G), condition (B, T or 1, L * 2G), mix (N, G, C),
+    mix_bias (N, C), all contiguous and of one dtype. N is L, or L - 1 where the last block has no
+    residual of its own. The residuals before the last are (N - 1, B, T, C), kept for the backward;
+    z is (B, T, L * G). Without mix there is no residual: it is empty, of shape (0,).
     """
-    residual, z = _empty_outputs(x, taps, bias, condition, mix)
-    _forward_launch(x, taps, bias, condition, mix, mix_bias, residual, z, dilation, scale).run(
-        _forward_kernel
-    )
-    return residual, z
+    residual, kept, z = _empty_outputs(x, taps, bias, condition, mix)
+    features = [x, *kept, residual]
+    for block, dilation in enumerate(dilations):
+        mixed = _of_block(mix, mix_bias, block)
+        _forward_launch(
+            *(features[block], taps[block], bias[block], _slice(condition, taps, block), *mixed),
+            *(features[block + 1] if mixed[0] is not None else residual, _slice(z, taps, block)),
+            *(dilation, scale),
+        ).run(_forward_kernel)
+    return residual, kept, z
 
 
-@residual_unit.register_fake
+@residual_units.register_fake
 def _empty_outputs(
     x: Tensor, taps: Tensor, bias: Tensor, condition: Tensor | None, mix: Tensor | None, *_: Any
-) -> tuple[Tensor, Tensor]:
-    z = x.new_empty((x.shape[0], x.shape[1], taps.shape[2] // 2))
-    return x.new_empty(0) if mix is None else x.new_empty(x.shape), z
+) -> tuple[Tensor, Tensor, Tensor]:
+    z = x.new_empty((x.shape[0], x.shape[1], len(taps) * (taps.shape[3] // 2)))
+    if mix is None:
+        return x.new_empty(0), x.new_empty((0, *x.shape)), z
+    return x.new_empty(x.shape), x.new_empty((len(mix) - 1, *x.shape)), z
 
 
-@torch.library.custom_op("wavenet::residual_unit_backward", mutates_args=())
-def residual_unit_backward(
-    d_residual: Tensor,
+def _slice(values: Tensor | None, taps: Tensor, block: int) -> Tensor | None:
+    """A block's own of (B, T, L * channels), or of a gradient of it; None of none."""
+    return None if values is None else values.chunk(len(taps), dim=-1)[block]
+
+
+def _of_block(
+    mix: Tensor | None, mix_bias: Tensor | None, block: int
+) -> tuple[Tensor | None, Tensor | None]:
+    if mix is None or mix_bias is None or block >= len(mix):
+        return None, None
+    return mix[block], mix_bias[block]
+
+
+@torch.library.custom_op("wavenet::residual_units_backward", mutates_args=())
+def residual_units_backward(
+    d_residual: Tensor | None,
     d_z: Tensor,
     x: Tensor,
+    kept: Tensor,
+    residual: Tensor,
+    z: Tensor,
     taps: Tensor,
     bias: Tensor,
     condition: Tensor | None,
     mix: Tensor | None,
-    dilation: int,
+    dilations: Sequence[int],
     scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of residual (B, T, C) and z (B, T, G) -> those of x and of the gate's input.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the last residual and of z -> those of x and of all weights, of x's dtype.
 
-    x (B, T, C); the gate's input (B, T, 2G).
+    Of x, taps, bias, condition, mix and mix_bias; the last three are of shape (0,) where there are
+    none.
     """
-    dx, dh = _empty_gradients(d_residual, d_z, x, taps)
-    d_residual = d_residual.contiguous()
-    # A stack's is a slice of all blocks' gradients, which is not copied.
+    dx, d_taps, d_bias, d_condition, d_mix, d_mix_bias = _empty_gradients(
+        d_residual, d_z, x, kept, residual, z, taps, bias, condition, mix
+    )
+    features, over_time = [x, *kept, residual], condition is not None and condition.shape[1] > 1
+    dh = x.new_empty((x.shape[0], x.shape[1], taps.shape[3]))
     d_z = d_z if d_z.stride(-1) == 1 else d_z.contiguous()
-    _gate_backward_launch(d_residual, d_z, x, taps, bias, condition, mix, dh, dilation, scale).run(
-        _gate_backward_kernel
-    )
-    _input_backward_launch(dh, taps, mix, d_residual, dx, dilation, scale).run(
-        _input_backward_kernel
-    )
-    return dx, dh
+    behind = None if d_residual is None else d_residual.contiguous()
+    for block in reversed(range(len(taps))):
+        here, weights = features[block], (mix is not None and block < len(mix))
+        own = mix[block] if mix is not None and weights else None
+        if own is not None and behind is None:
+            behind = torch.zeros_like(x)
+        if over_time:
+            dh = d_condition.chunk(len(taps), dim=-1)[block]
+        gradients = (behind if own is not None else here, _slice(d_z, taps, block))
+        given = (taps[block], bias[block], _slice(condition, taps, block), own)
+        _gate_backward_launch(*gradients, here, *given, dh, dilations[block], scale).run(
+            _gate_backward_kernel
+        )
+        dx = torch.empty_like(x)
+        _input_backward_launch(dh, taps[block], own, behind, dx, dilations[block], scale).run(
+            _input_backward_kernel
+        )
+        for tap in range(taps.shape[1]):
+            delay = (taps.shape[1] - 1 - tap) * dilations[block]
+            d_taps[block, tap] = _delayed_product(here, dh, delay)
+        row = dh.sum(1, dtype=_sums(x))
+        d_bias[block] = row.sum(0)
+        if condition is not None and not over_time:
+            d_condition.chunk(len(taps), dim=-1)[block].copy_(row[:, None])
+        if own is not None and behind is not None:
+            rows = behind.flatten(0, 1)
+            d_mix[block] = _product(_slice(z, taps, block).flatten(0, 1).t(), rows) * scale
+            d_mix_bias[block] = rows.sum(0, dtype=_sums(x)) * scale
+        elif behind is not None:  # the last block hands x on
+            dx += behind
+        behind = dx
+    return dx, d_taps, d_bias, d_condition, d_mix, d_mix_bias
 
 
-@residual_unit_backward.register_fake
+def _sums(x: Tensor) -> torch.dtype:
+    """What thousands of samples are added up in."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+@residual_units_backward.register_fake
 def _empty_gradients(
-    d_residual: Tensor, d_z: Tensor, x: Tensor, taps: Tensor, *_: Any
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty((x.shape[0], x.shape[1], taps.shape[2]))
+    d_residual: Tensor | None,
+    d_z: Tensor,
+    x: Tensor,
+    kept: Tensor,
+    residual: Tensor,
+    z: Tensor,
+    taps: Tensor,
+    bias: Tensor,
+    condition: Tensor | None,
+    mix: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    d_condition = x.new_empty(0 if condition is None else condition.shape)
+    d_mix = x.new_empty(0 if mix is None else mix.shape)
+    d_mix_bias = x.new_empty(0 if mix is None else (len(mix), x.shape[2]))
+    first = (x.new_empty(x.shape), x.new_empty(taps.shape), x.new_empty(bias.shape))
+    return *first, d_condition, d_mix, d_mix_bias
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, taps, bias, condition, mix, _, ctx.dilation, ctx.scale = inputs
-    ctx.save_for_backward(x, taps, bias, condition, mix, output[1])
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, taps, bias, condition, mix, _, ctx.dilations, ctx.scale = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, *output, taps, bias, condition, mix)
 
 
-def _gradients(ctx: Any, d_residual: Tensor, d_z: Tensor) -> tuple[Tensor | None, ...]:
-    x, taps, bias, condition, mix, z = ctx.saved_tensors
-    dx, dh = residual_unit_backward(
-        d_residual, d_z, x, taps, bias, condition, mix, ctx.dilation, ctx.scale
+def _gradients(
+    ctx: Any, d_residual: Tensor | None, d_kept: None, d_z: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    x, residual, kept, z, *weights = ctx.saved_tensors
+    d_residual = None if residual.numel() == 0 else d_residual
+    d_z = torch.zeros_like(z) if d_z is None else d_z
+    *found, d_condition, d_mix, d_mix_bias = residual_units_backward(
+        d_residual, d_z, x, kept, residual, z, *weights, ctx.dilations, ctx.scale
     )
-    delays = [(len(taps) - 1 - tap) * ctx.dilation for tap in range(len(taps))]
-    d_taps = torch.stack([_delayed_product(x, dh, delay) for delay in delays])
-    row = dh.sum(1, keepdim=True, dtype=d_taps.dtype)
-    d_condition = None if condition is None else (dh if condition.shape[1] == dh.shape[1] else row)
-    d_mix = d_mix_bias = None
-    if mix is not None:
-        d_mix = _product(z.flatten(0, 1).t(), d_residual.flatten(0, 1)) * ctx.scale
-        d_mix_bias = d_residual.sum((0, 1), dtype=d_mix.dtype) * ctx.scale
-    found = (d_taps, row.sum((0, 1)), d_condition, d_mix, d_mix_bias)
-    return dx, *(None if d is None else d.to(x.dtype) for d in found), None, None
+    steered, mixed = weights[2] is not None, weights[3] is not None
+    of_mix = (d_mix, d_mix_bias) if mixed else (None, None)
+    return *found, d_condition if steered else None, *of_mix, None, None
 
 
-residual_unit.register_autograd(_gradients, setup_context=_save)
+residual_units.register_autograd(_gradients, setup_context=_save)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -278,10 +404,8 @@ def _forward_launch(
     dilation: int,
     scale: float,
 ) -> Launch:
-    steering = (condition, _time_stride(condition))
-    return _launch(
-        x, taps, x, taps, bias, *steering, mix, mix_bias, residual, z, x.shape[1], dilation, scale
-    )
+    given = (x, taps, bias, *_strided(condition), mix, mix_bias, residual, z, z.stride(1))
+    return _launch(x, taps, *given, x.shape[1], dilation, scale)
 
 
 def _gate_backward_launch(
@@ -296,29 +420,30 @@ def _gate_backward_launch(
     dilation: int,
     scale: float,
 ) -> Launch:
-    steering, slices = (condition, _time_stride(condition)), (d_z, d_z.stride(0), d_z.stride(1))
-    return _launch(
-        x, taps, d_residual, *slices, x, taps, bias, *steering, mix, dh, x.shape[1], dilation, scale
-    )
+    before = (d_residual, d_z, d_z.stride(0), d_z.stride(1), x, taps, bias, *_strided(condition))
+    return _launch(x, taps, *before, mix, dh, dh.stride(1), x.shape[1], dilation, scale)
 
 
 def _input_backward_launch(
     dh: Tensor,
     taps: Tensor,
     mix: Tensor | None,
-    d_residual: Tensor,
+    d_residual: Tensor | None,
     dx: Tensor,
     dilation: int,
     scale: float,
 ) -> Launch:
+    behind = None if mix is None else d_residual
     return _launch(
-        dx, taps, dh, taps, None if mix is None else d_residual, dx, dx.shape[1], dilation, scale
+        *(dx, taps, dh, dh.stride(1), taps, behind, dx, dx.shape[1], dilation, scale)
     )
 
 
-def _time_stride(condition: Tensor | None) -> int:
-    """Values from one time of a condition to the next; 0 where it is the same at all times."""
-    return 0 if condition is None or condition.shape[1] == 1 else condition.shape[2]
+def _strided(condition: Tensor | None) -> tuple[Tensor | None, int, int]:
+    """With its strides from clip to clip, and in time: 0 where it is the same at all times."""
+    if condition is None:
+        return None, 0, 0
+    return condition, condition.stride(0), 0 if condition.shape[1] == 1 else condition.stride(1)
 
 
 def _launch(features: Tensor, taps: Tensor, *arguments: Any) -> Launch:
@@ -431,15 +556,16 @@ def _before_gate(
 
 @triton.jit(do_not_specialize=["dilation"])
 def _forward_kernel(
-    x, taps, bias, condition, condition_stride, mix, mix_bias, residual, z, T, dilation, scale,
+    x, taps, bias, condition, condition_batch_stride, condition_stride, mix, mix_bias, residual,
+    z, z_stride, T, dilation, scale,
     C: tl.constexpr, G: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
     TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr,
     SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     t, batch = tl.program_id(0) * TIMES + tl.arange(0, TIMES), tl.program_id(1).to(tl.int64)
-    x, z, residual = x + batch * T * C, z + batch * T * G, residual + batch * T * C
+    x, z, residual = x + batch * T * C, z + batch * T * z_stride, residual + batch * T * C
     if condition is not None:
-        condition += batch * tl.maximum(T * condition_stride, 2 * G)
+        condition += batch * condition_batch_stride
     columns = tl.arange(0, WIDTH)
     total = tl.zeros([TIMES, WIDTH], SUM)
     for g in range(0, G, GATES):
@@ -449,7 +575,7 @@ def _forward_kernel(
             C, G, K, TIMES, CHANNELS, GATES, SUM, PRECISION,
         )  # fmt: skip
         here = (tanh(filter_) * tl.sigmoid(gate)).to(z.dtype.element_ty)
-        _store(z, t * G, gates, t < T, G, here)
+        _store(z, t * z_stride, gates, t < T, G, here)
         if mix is not None:
             total = product(here, _tile(mix, gates * C, columns, gates < G, C), total, PRECISION)
     if mix is not None:
@@ -460,17 +586,17 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=["dilation"])
 def _gate_backward_kernel(
-    d_residual, d_z, d_z_batch_stride, d_z_stride, x, taps, bias, condition, condition_stride,
-    mix, dh, T, dilation, scale,
+    d_residual, d_z, d_z_batch_stride, d_z_stride, x, taps, bias, condition,
+    condition_batch_stride, condition_stride, mix, dh, dh_stride, T, dilation, scale,
     C: tl.constexpr, G: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
     TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr,
     SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     t, batch = tl.program_id(0) * TIMES + tl.arange(0, TIMES), tl.program_id(1).to(tl.int64)
     x, d_residual = x + batch * T * C, d_residual + batch * T * C
-    d_z, dh = d_z + batch * d_z_batch_stride, dh + batch * T * 2 * G
+    d_z, dh = d_z + batch * d_z_batch_stride, dh + batch * T * dh_stride
     if condition is not None:
-        condition += batch * tl.maximum(T * condition_stride, 2 * G)
+        condition += batch * condition_batch_stride
     for g in range(0, G, GATES):
         gates = g + tl.arange(0, GATES)
         d_gated = tl.zeros([TIMES, GATES], SUM)
@@ -487,19 +613,19 @@ def _gate_backward_kernel(
             C, G, K, TIMES, CHANNELS, GATES, SUM, PRECISION,
         )  # fmt: skip
         filter_, gate = tanh(filter_), tl.sigmoid(gate)
-        _store(dh, t * 2 * G, gates, t < T, G, d_gated * gate * (1 - filter_ * filter_))
-        _store(dh + G, t * 2 * G, gates, t < T, G, d_gated * filter_ * gate * (1 - gate))
+        _store(dh, t * dh_stride, gates, t < T, G, d_gated * gate * (1 - filter_ * filter_))
+        _store(dh + G, t * dh_stride, gates, t < T, G, d_gated * filter_ * gate * (1 - gate))
 
 
 @triton.jit(do_not_specialize=["dilation"])
 def _input_backward_kernel(
-    dh, taps, d_residual, dx, T, dilation, scale,
+    dh, dh_stride, taps, d_residual, dx, T, dilation, scale,
     C: tl.constexpr, G: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
     TIMES: tl.constexpr, CHANNELS: tl.constexpr, GATES: tl.constexpr,
     SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     t, batch = tl.program_id(0) * TIMES + tl.arange(0, TIMES), tl.program_id(1).to(tl.int64)
-    dh, dx = dh + batch * T * 2 * G, dx + batch * T * C
+    dh, dx = dh + batch * T * dh_stride, dx + batch * T * C
     columns = tl.arange(0, WIDTH)
     total = tl.zeros([TIMES, WIDTH], SUM)
     for k in tl.static_range(K):
@@ -508,7 +634,7 @@ def _input_backward_kernel(
             gates = g + tl.arange(0, GATES)
             weights = tl.trans(_tile(taps, (k * C + columns) * 2 * G, gates, columns < C, 2 * G))
             total = product(
-                _tile(dh, later * 2 * G, gates, later < T, 2 * G), weights, total, PRECISION
+                _tile(dh, later * dh_stride, gates, later < T, 2 * G), weights, total, PRECISION
             )
     if d_residual is not None:
         total += _tile(d_residual + batch * T * C, t * C, columns, t < T, C).to(SUM) * scale

@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 SCALED = "; float16's loss was scaled by {:.0f}, from now on by half of that"
 BITS = 1 / math.log(2)  # per nat
+# Steps after which the host looks whether their gradients were finite, by device; elsewhere after
+# each. To look is to wait until the device has done all that it was asked to do.
+LOOK_EVERY = {"cuda": 50}
 NETWORK_SETTINGS = tuple(Config.names())
 RANGES = {  # of settings of training
     "learning_rate": (0, 10),
@@ -125,6 +128,7 @@ class LitWaveNet(pl.LightningModule):
         self.wavenet: WaveNet | None = None
         self.nonfinite_steps = 0
         self._nonfinite_in_a_row = 0
+        self._unseen: list[tuple[int, Tensor]] = []  # steps, and whether they were dropped (1 or 0)
         self._scored = torch.zeros((), dtype=torch.int64)
         self._loss: Callable[..., Tensor] = training_loss
 
@@ -278,7 +282,7 @@ class LitWaveNet(pl.LightningModule):
         steering = (batch["labels"], self._position(batch), self._mel(batch))
         with self._drawing_of(batch_idx):
             loss = self._loss(self.network, self._samples(batch), batch["scored"], *steering)
-        self.log("bits", loss.detach() * BITS, prog_bar=True)
+        self.log("bits", loss.detach() * BITS)  # the progress bar asks for it when it is drawn
         self._scored = self._scored.to(self.device) + number_scored(batch["scored"])
         self.log("samples_seen", (self._scored * self.trainer.world_size).float())
         return loss
@@ -384,6 +388,8 @@ class LitWaveNet(pl.LightningModule):
     ) -> None:
         """Clips by the global norm, and drops the step where that norm is not finite.
 
+        On a GPU the optimiser drops it by itself, and the host hears of it up to LOOK_EVERY steps
+        later, so that it never waits.
         Under DDP every rank sees the same summed gradients, so all of them drop it together.
         """
         if gradient_clip_algorithm == "value":
@@ -393,22 +399,38 @@ class LitWaveNet(pl.LightningModule):
             limit = gradient_clip_val or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
         self.log("grad_norm", norm)
-        if torch.isfinite(norm):
-            self._nonfinite_in_a_row = 0
-            return
-        optimizer.zero_grad(
-            set_to_none=True
-        )  # without gradients the optimiser changes neither weights nor moments
-        self._count_nonfinite()
+        every = LOOK_EVERY.get(self.device.type, 1) if self._scaler is None else 1
+        dropped = (norm * 0 != 0).float()
+        self._unseen.append((self.trainer.global_step, dropped))
+        if every > 1:
+            # As a GradScaler tells a fused optimiser to change neither weights nor moments.
+            optimizer.found_inf = dropped  # type: ignore[attr-defined]
+        elif dropped:
+            optimizer.zero_grad(set_to_none=True)  # without gradients it changes nothing either
+        if len(self._unseen) >= every:
+            self._look()
+            if self.nonfinite_steps:
+                self.log("nonfinite_steps", float(self.nonfinite_steps))
 
-    def _count_nonfinite(self) -> None:
+    def _look(self) -> None:
+        """Counts the steps that were dropped since it was called last, and says which they were."""
+        unseen, self._unseen = self._unseen, []
+        if not unseen:
+            return
+        steps, flags = zip(*unseen, strict=True)
+        for step, dropped in zip(steps, torch.stack(flags).tolist(), strict=True):
+            if dropped:
+                self._count_nonfinite(step)
+            else:
+                self._nonfinite_in_a_row = 0
+
+    def _count_nonfinite(self, step: int) -> None:
         self.nonfinite_steps += 1
         self._nonfinite_in_a_row += 1
-        self.log("nonfinite_steps", float(self.nonfinite_steps))
         scale = "" if self._scaler is None else SCALED.format(self._scaler.get_scale())
         logger.warning(
             "step %d skipped: its loss or gradient is not finite (%d so far, %d in a row)%s",
-            self.trainer.global_step,
+            step,
             self.nonfinite_steps,
             self._nonfinite_in_a_row,
             scale,
@@ -420,7 +442,11 @@ class LitWaveNet(pl.LightningModule):
                 "--trainer.precision 32-true; the last checkpoint is from before."
             )
 
+    def on_train_end(self) -> None:
+        self._look()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._look()
         checkpoint["wavenet_version"] = __version__
         checkpoint["samples_seen"] = int(self._scored)
         checkpoint["nonfinite_steps"] = self.nonfinite_steps
