@@ -3,7 +3,7 @@
     python benchmarks/counts.py [--config reference] [--only kernels step waits] [--out FOLDER]
 
 - kernels: every Triton kernel, compiled for compute capabilities 8.0 and 9.0: registers and spilled
-  bytes of a thread, shared memory of a block, barriers in the text of a layer or of a whole step.
+  bytes of a thread, shared memory of a block, barriers in the text of a layer and of a whole step.
 - step: the training step in bfloat16 as torch.compile writes it for an H100, plain and with fused
   blocks: launches, Python operators, and the bytes that they read and write a sample. The step is
   traced on the CPU, its graphs are said to be on a GPU, and inductor is asked for its code, which
@@ -12,8 +12,8 @@
 - waits: how often a step of Lightning's, one that logs nothing, asks for the value of a tensor. On a
   GPU the host would wait each time.
 
-Bytes count each tensor once for every kernel that reads or writes it, as if no cache helped; weights
-are in them. Counts, not speeds: `benchmarks/gpu.py` measures. Prints a table and a JSON line; with
+Bytes count each tensor once for every kernel that reads or writes it, as if no cache helped, the
+weights too. Counts, not speeds: `benchmarks/gpu.py` measures. Prints a table and a JSON line; with
 --out, writes counts.json.
 """
 
@@ -75,7 +75,16 @@ H100 = SimpleNamespace(
     L2_cache_size=50 * 2**20,
 )
 # Of a launched kernel: what hands on a pointer, or memory that is not written, launches nothing.
-FREE = ("empty", "new_empty", "empty_like", "empty_strided", "detach", "lift_fresh", "alias", "device")
+FREE = (
+    "empty",
+    "new_empty",
+    "empty_like",
+    "empty_strided",
+    "detach",
+    "lift_fresh",
+    "alias",
+    "device",
+)
 
 
 # --- Kernels ---
@@ -132,9 +141,7 @@ class Counted(TorchDispatchMode):
         super().__init__()
         self.launches, self.bytes = Counter[str](), 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         fused = name.startswith("_fused_")  # has no meaning without values
         found = None if fused else func(*args, **(kwargs or {}))
@@ -350,9 +357,7 @@ class Asked(TorchDispatchMode):
         super().__init__()
         self.places: list[str] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             stack = [frame for frame in traceback.extract_stack() if __file__ != frame.filename]
             ours = [frame for frame in stack if "/wavenet/" in frame.filename]
@@ -408,7 +413,7 @@ def main() -> None:
     found |= {"torch": torch.__version__, "triton": triton.__version__}
     if "step" in args.only:
         found["step"] = []
-        for fused in (False, True):
+        for fused in (True, False):
             found["step"].append(step_row(args.config, args.batch, args.width, fused))
             show_step(found["step"][-1])
     if "waits" in args.only:

@@ -149,7 +149,11 @@ def assert_fused_stack_is_plain(condition_time: int, last: bool, read: str) -> N
     for stack in (plain, fused):
         outputs = dict(zip(("residual", "skips"), stack(x, *given), strict=True))
         loss = sum((outputs[name] * features(*outputs[name].shape, seed=7)).sum() for name in read)
-        leaves = {"x": x, **{"condition": c for c in given}, **dict(stack.named_parameters())}
+        leaves = {
+            "x": x,
+            **dict(zip(["condition"], given, strict=False)),
+            **dict(stack.named_parameters()),
+        }
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         zeros = [torch.zeros_like(leaf) for leaf in leaves.values()]
         pairs = zip(gradients, zeros, strict=True)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wavenet
+import wavenet.training.module
 from wavenet.corpus import Augment
 from wavenet.likelihood import nats_per_sample
 from wavenet.training.callbacks import WeightAverage, averaged_network
@@ -352,6 +353,68 @@ def test_a_step_that_is_not_finite_changes_nothing_is_counted_and_the_run_goes_o
         "step 3",
         "step 5",
     ]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_device_that_is_not_waited_for_drops_the_same_steps(
+    optimizer: str,
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The optimiser drops them by itself, and the host hears of them later."""
+    ends = []
+    for looks in ({}, {"cpu": 3}):
+        monkeypatch.setattr(wavenet.training.module, "LOOK_EVERY", looks)
+        lit = poisoned(2, 3, 5, 7, optimizer=optimizer)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="wavenet.training"):
+            fit(module(corpus), lit, max_steps=8, gradient_clip_val=1.0)
+        assert lit.nonfinite_steps == 4
+        said = [record.getMessage() for record in caplog.records]
+        ends.append((lit.network.state_dict(), said))
+    assert not differing(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1] and len(ends[0][1]) == 4
+    lit = poisoned(0, 1, 2, 3, 4, 5, max_nonfinite_steps=4)
+    with pytest.raises(ValueError, match=r"4 steps in a row"):
+        fit(module(corpus), lit, max_steps=8)
+
+
+class Asked(TorchDispatchMode):
+    """Counts how often a tensor's value is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.times += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+class AskedByStep(pl.Callback):
+    def __init__(self, asked: Asked) -> None:
+        self.asked, self.steps = asked, list[int]()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.steps.append(self.asked.times)
+        self.asked.times = 0
+
+
+def test_a_step_asks_for_no_value_of_a_device(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With averaged weights and clipping, as train.py has them, between two lines of the log."""
+    monkeypatch.setattr(wavenet.training.module, "LOOK_EVERY", {"cpu": 50})
+    asked = Asked()
+    steps = AskedByStep(asked)
+    with asked:
+        callbacks = (steps, WeightAverage(0.9))
+        fit_alone = trainer(
+            callbacks=list(callbacks), max_steps=7, log_every_n_steps=50, gradient_clip_val=1.0
+        )
+        fit_alone.fit(network(), module(corpus))
+    assert steps.steps[4:7] == [0, 0, 0]
 
 
 def test_many_steps_in_a_row_that_are_not_finite_stop_the_run_with_advice(corpus: Path) -> None:

@@ -415,9 +415,7 @@ def assert_rows_are_shared_without_comparing(placed: bool) -> None:
         condition = model.timeline(labels, lengths).between(0, 4)
     engine, unique, compared = TritonEngine(take_apart(model), 3, F32), torch.Tensor.unique, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            torch.Tensor, "unique", lambda *a, **k: compared.append(1) or unique(*a, **k)
-        )
+        patch.setattr(torch.Tensor, "unique", lambda *a, **k: compared.append(1) or unique(*a, **k))
         for _ in range(3):
             engine.sample(some_uniforms(3, 4), Sampling(), condition)
     rows = engine._weights.tensors["row"][:3].tolist()

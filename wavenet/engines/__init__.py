@@ -128,10 +128,10 @@ CUDA = [
     *CPU,
 ]
 NOT_IN_FLOAT64 = ("native", "triton")
-# Streams for which `auto` leaves a GPU. One program computes a stream, sample after sample: by count
-# of barriers and loads 110 us in bfloat16 and 200 us in float32 a sample of the reference model,
-# however many streams there are. The native engine takes 31 and 49 us for one stream and 8 to 13 us
-# a stream for many, on one core (measured). No GPU has been timed: benchmarks/gpu.py does.
+# Streams for which `auto` leaves a GPU. One program computes a stream, sample after sample: by a
+# count of waits and loads 110 us in bfloat16 and 200 us in float32 a sample of the reference model,
+# however many streams there are. The native engine takes 31 and 49 us for one stream, and 8 to 13 a
+# stream for many, on one core (measured). No GPU has been timed: benchmarks/gpu.py does.
 FEW = 8
 FOR_FEW = "compiled for this model and CPU: faster than a GPU for so few streams, by count"
 

@@ -116,9 +116,7 @@ class Stack(nn.Module, Timed):
             states.append(past)
         return (x, self._with_skips(skips, gates, condition)), tuple(states)
 
-    def _with_skips(
-        self, skips: Tensor | None, gates: Gates, condition: Tensor | None
-    ) -> Tensor:
+    def _with_skips(self, skips: Tensor | None, gates: Gates, condition: Tensor | None) -> Tensor:
         """skips + sum over blocks of W_s z, or what `collect` makes of them."""
         parts = [block.skip for block in self.blocks]
         before = [] if skips is None else [skips]

@@ -434,9 +434,7 @@ def _input_backward_launch(
     scale: float,
 ) -> Launch:
     behind = None if mix is None else d_residual
-    return _launch(
-        *(dx, taps, dh, dh.stride(1), taps, behind, dx, dx.shape[1], dilation, scale)
-    )
+    return _launch(*(dx, taps, dh, dh.stride(1), taps, behind, dx, dx.shape[1], dilation, scale))
 
 
 def _strided(condition: Tensor | None) -> tuple[Tensor | None, int, int]:

@@ -71,7 +71,8 @@ class LitWaveNet(pl.LightningModule):
         final_lr_ratio: Share of the learning rate left at the last step, after a half cosine.
         compile: Run the training step through torch.compile: a minute or two to start, a C++
             compiler needed on CPU. auto: on a GPU only (for CPUs see benchmarks/results/log.md),
-            and left, with a line in the log, where it does not work.
+            in runs of 4,000 steps and more, which earn that minute; left, with a line in the log,
+            where it does not work.
         fused: Run each residual block as one Triton kernel forward and two backward. auto: off,
             until a measurement shows it ahead of compile alone.
         init_from: Start from the weights of a model (a run, its model/ folder, a .ckpt file, a
@@ -233,7 +234,10 @@ class LitWaveNet(pl.LightningModule):
             )
 
     def _ways(self, device: torch.device, precision: str) -> list[Way]:
-        return ways(self.hparams["compile"], self.hparams["fused"], device, precision)
+        steps, trainer = math.inf, self._trainer
+        if trainer is not None and trainer.max_steps > 0:
+            steps = trainer.max_steps - trainer.global_step
+        return ways(self.hparams["compile"], self.hparams["fused"], device, precision, steps)
 
     def _take_weights_of(self, name: str, check: Callable[[WaveNet, WaveNet, str], None]) -> None:
         """check: of this network, the source and its name; what must be, or is named, besides."""

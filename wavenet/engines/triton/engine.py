@@ -472,7 +472,9 @@ def resources(
     given = launch_arguments(weights, memory, Sampling(), 1, samples=memory.tensors["last"])
     given |= {"time": 0, "steps": 1, "hop": FOR_EVER, "offset": 0}
     constants = {name: given.pop(name) for name in list(given) if name.isupper()}
-    return compiled_resources(run_streams, given, constants, capability, **launch_shape(tile, dtype))
+    return compiled_resources(
+        run_streams, given, constants, capability, **launch_shape(tile, dtype)
+    )
 
 
 def launch_shape(tile: int, dtype: torch.dtype) -> dict[str, int]:

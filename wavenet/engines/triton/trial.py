@@ -53,8 +53,10 @@ def tried_engine(parts: Parts, batch_size: int, dtype: torch.dtype, group: int =
 
 def smallest_for(tile: int, device: torch.device) -> int:
     """The fewest streams, from 2 on, that the tile is chosen for."""
-    return 2 if tile == 1 else 1 + max(
-        int(most) for other, most in most_streams(device).items() if other < tile
+    return (
+        2
+        if tile == 1
+        else 1 + max(int(most) for other, most in most_streams(device).items() if other < tile)
     )
 
 
