@@ -4,6 +4,7 @@ Each failure is planted by a stub, on the CPU.
 """
 
 import logging
+import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -312,6 +313,18 @@ def test_the_ladder_of_training_is_fused_and_compiled_then_compiled_then_plain(
     assert fast.ways(False, "auto", device, "32-true") == [(False, False)]
 
 
+@pytest.mark.parametrize(("left", "compiles"), [(4000, True), (3999, False), (math.inf, True)])
+def test_a_step_is_compiled_by_itself_where_the_run_is_long_enough(
+    left: float, compiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wavenet.training.fast as fast
+
+    plant_gpus(monkeypatch, A100)
+    device = torch.device("cuda:0")
+    assert fast.ways("auto", False, device, "bf16-mixed", left)[0].compiled == compiles
+    assert fast.ways(True, False, device, "bf16-mixed", left) == [(True, False)]
+
+
 def test_bfloat16_that_is_emulated_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -380,6 +393,7 @@ def test_a_compiled_step_that_fails_is_computed_without_and_the_run_goes_on(
     monkeypatch.setattr(torch, "compile", breaking(where))
     monkeypatch.setattr(fast, "obstacle_to_triton", lambda device: None)
     monkeypatch.setattr(fast, "BY_ITSELF", {"compile": {"cpu"}, "fused": set()})
+    monkeypatch.setattr(fast, "WORTH_COMPILING", 0)
     with caplog.at_level(logging.INFO, logger="wavenet.training"):
         lit = trained(corpus)
     for name, weight in lit.network.state_dict().items():
@@ -516,6 +530,7 @@ def test_a_real_compiler_that_is_hidden_does_not_end_a_run(
     torch.compiler.reset()
     monkeypatch.setattr(fast, "obstacle_to_triton", lambda device: None)
     monkeypatch.setattr(fast, "BY_ITSELF", {"compile": {"cpu"}, "fused": set()})
+    monkeypatch.setattr(fast, "WORTH_COMPILING", 0)
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(tmp_path / "no-compiler")))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     with caplog.at_level(logging.INFO, logger="wavenet.training"):
