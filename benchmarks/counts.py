@@ -2,15 +2,16 @@
 
     python benchmarks/counts.py [--config reference] [--only kernels step waits] [--out FOLDER]
 
-- kernels: every Triton kernel, compiled for compute capabilities 8.0 and 9.0: registers and spilled
-  bytes of a thread, shared memory of a block, barriers in the text of a layer and of a whole step.
+- kernels: every Triton kernel, compiled for compute capabilities 8.0 and 9.0: registers and
+  spilled bytes of a thread, shared memory of a block, barriers in the text of a layer and of a
+  whole step.
 - step: the training step in bfloat16 as torch.compile writes it for an H100, plain and with fused
   blocks: launches, Python operators, and the bytes that they read and write a sample. The step is
   traced on the CPU, its graphs are said to be on a GPU, and inductor is asked for its code, which
   is read and not run. What the fused operators launch is counted by running them on tensors without
   values. Clipping, AdamW and the averaged weights are counted operator by operator.
-- waits: how often a step of Lightning's, one that logs nothing, asks for the value of a tensor. On a
-  GPU the host would wait each time.
+- waits: how often a step of Lightning's, one that logs nothing, asks for the value of a tensor. On
+  a GPU the host would wait each time.
 
 Bytes count each tensor once for every kernel that reads or writes it, as if no cache helped, the
 weights too. Counts, not speeds: `benchmarks/gpu.py` measures. Prints a table and a JSON line; with
@@ -177,7 +178,8 @@ def step_row(config: str, batch: int, width: int, fused: bool) -> dict[str, Any]
             training_loss_of = torch.compile(training_loss, backend=_backend)
             training_loss_of(model, *map(mode.from_tensor, given), {})
     triton_runs = _lines(code, r"\.run\(")
-    products, operators = _lines(code, r"extern_kernels\.\w+\("), _lines(code, r"torch\.ops\.\w+")
+    products = _lines(code, r"extern_kernels\.\w+\(")
+    operators = _lines(code, r"= torch\.ops\.wavenet\.")
     launches = triton_runs + products + inside.launches.total() + after.launches.total()
     moved = total["bytes"] + inside.bytes + after.bytes
     return {

@@ -218,15 +218,18 @@ def test_under_autocast_products_are_in_bfloat16_and_weights_have_float32_gradie
 def assert_operator_is_sound() -> None:
     sizes = {
         "x": (2, 9, 5),
-        "taps": (2, 5, 6),
-        "bias": (6,),
-        "condition": (2, 1, 6),
-        "mix": (3, 5),
-        "mix_bias": (5,),
+        "taps": (2, 2, 5, 6),
+        "bias": (2, 6),
+        "condition": (2, 1, 12),
+        "mix": (2, 3, 5),
+        "mix_bias": (2, 5),
     }
     inputs = [features(*size).requires_grad_() for size in sizes.values()]
-    for arguments in (inputs, [*inputs[:3], None, None, None]):
-        torch.library.opcheck(residual_units, (*arguments, 2, 0.8))  # raises where a check fails
+    one = [inputs[0], *(features(1, *x.shape[1:]).requires_grad_() for x in inputs[1:3])]
+    for arguments, dilations in ((inputs, [2, 4]), ([*one, None, None, None], [2])):
+        torch.library.opcheck(
+            residual_units, (*arguments, dilations, 0.8)
+        )  # raises where a check fails
 
 
 def test_the_operator_keeps_what_it_tells_torch_of_shapes_aliases_and_gradients(

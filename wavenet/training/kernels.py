@@ -173,13 +173,9 @@ class Packed(torch.autograd.Function):
 
 
 def _reordered(weights: Tensor, order: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return weights.permute(0, *order).to(dtype, memory_format=torch.contiguous_format).contiguous()
-
-
-def _operand_dtype(x: Tensor) -> torch.dtype:
-    """What F.linear would compute in: autocast's dtype where that is on, or x's own."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    """A copy always: of what a gradient is a view of, a compiler loses track."""
+    turned = weights.permute(0, *order)
+    return turned.new_empty(turned.shape, dtype=dtype).copy_(turned)
 
 
 # --- What torch sees: an operator, its shapes and its gradients ---------------------------------
@@ -258,16 +254,16 @@ def residual_units_backward(
     Of x, taps, bias, condition, mix and mix_bias; the last three are of shape (0,) where there are
     none.
     """
-    dx, d_taps, d_bias, d_condition, d_mix, d_mix_bias = _empty_gradients(
-        d_residual, d_z, x, kept, residual, z, taps, bias, condition, mix
-    )
+    empty = _empty_gradients(*(d_residual, d_z, x, kept, residual, z, taps, bias, condition, mix))
+    dx, _, _, d_condition, d_mix, d_mix_bias = empty
     features, over_time = [x, *kept, residual], condition is not None and condition.shape[1] > 1
     dh = x.new_empty((x.shape[0], x.shape[1], taps.shape[3]))
     d_z = d_z if d_z.stride(-1) == 1 else d_z.contiguous()
     behind = None if d_residual is None else d_residual.contiguous()
+    # From the last block to the first; what all have in common is done to all at once, below.
+    of_taps, rows, of_mixes, of_mix_biases = (list[Tensor]() for _ in range(4))
     for block in reversed(range(len(taps))):
-        here, weights = features[block], (mix is not None and block < len(mix))
-        own = mix[block] if mix is not None and weights else None
+        here, own = features[block], _of_block(mix, mix, block)[0]
         if own is not None and behind is None:
             behind = torch.zeros_like(x)
         if over_time:
@@ -281,21 +277,24 @@ def residual_units_backward(
         _input_backward_launch(dh, taps[block], own, behind, dx, dilations[block], scale).run(
             _input_backward_kernel
         )
-        for tap in range(taps.shape[1]):
-            delay = (taps.shape[1] - 1 - tap) * dilations[block]
-            d_taps[block, tap] = _delayed_product(here, dh, delay)
-        row = dh.sum(1, dtype=_sums(x))
-        d_bias[block] = row.sum(0)
-        if condition is not None and not over_time:
-            d_condition.chunk(len(taps), dim=-1)[block].copy_(row[:, None])
+        delays = [delay * dilations[block] for delay in range(taps.shape[1])]
+        of_taps += [_delayed_product(here, dh, delay) for delay in delays]  # the last tap first
+        rows.append(dh.sum(1, dtype=_sums(x)))
         if own is not None and behind is not None:
-            rows = behind.flatten(0, 1)
-            d_mix[block] = _product(_slice(z, taps, block).flatten(0, 1).t(), rows) * scale
-            d_mix_bias[block] = rows.sum(0, dtype=_sums(x)) * scale
+            after = behind.flatten(0, 1)
+            of_mixes.append(_product(_slice(z, taps, block).flatten(0, 1).t(), after))
+            of_mix_biases.append(after.sum(0, dtype=_sums(x)))
         elif behind is not None:  # the last block hands x on
             dx += behind
         behind = dx
-    return dx, d_taps, d_bias, d_condition, d_mix, d_mix_bias
+    whole = torch.stack(rows[::-1])  # (L, B, 2G)
+    if condition is not None and not over_time:
+        d_condition = whole.transpose(0, 1).flatten(1)[:, None].to(x.dtype)
+    if mix is not None:
+        d_mix = (torch.stack(of_mixes[::-1]) * scale).to(x.dtype)
+        d_mix_bias = (torch.stack(of_mix_biases[::-1]) * scale).to(x.dtype)
+    d_taps = torch.stack(of_taps[::-1]).to(x.dtype).view(taps.shape)
+    return dx, d_taps, whole.sum(1).to(x.dtype), d_condition, d_mix, d_mix_bias
 
 
 def _sums(x: Tensor) -> torch.dtype:
