@@ -178,6 +178,12 @@ def _reordered(weights: Tensor, order: tuple[int, ...], dtype: torch.dtype) -> T
     return turned.new_empty(turned.shape, dtype=dtype).copy_(turned)
 
 
+def _operand_dtype(x: Tensor) -> torch.dtype:
+    """What F.linear would compute in: autocast's dtype where that is on, or x's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 # --- What torch sees: an operator, its shapes and its gradients ---------------------------------
 
 
