@@ -158,7 +158,7 @@ def _steering(
 class Packed(torch.autograd.Function):
     """Weights of one shape, stacked, their axes in another order, in another dtype.
 
-    In two launches for all of them, and their gradients in one: each is a piece of one tensor, laid
+    In few launches for all of them, and so are their gradients: each is a piece of one tensor, laid
     out as its weight is. order: one that is its own inverse, of the axes from 1 on.
     """
 
@@ -173,9 +173,8 @@ class Packed(torch.autograd.Function):
 
 
 def _reordered(weights: Tensor, order: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A copy always: of what a gradient is a view of, a compiler loses track."""
-    turned = weights.permute(0, *order)
-    return turned.new_empty(turned.shape, dtype=dtype).copy_(turned)
+    """Always a clone: a compiler loses track of views of a gradient, and of what is written to."""
+    return weights.permute(0, *order).to(dtype).clone(memory_format=torch.contiguous_format)
 
 
 def _operand_dtype(x: Tensor) -> torch.dtype:
