@@ -1,6 +1,6 @@
 """Owns the block as Triton kernels, for training on CUDA: `fuse(model)`.
 
-`Block.unit` of the paper's block in one pass over the features: all taps, bias, condition, gate,
+The paper's blocks of a stack, each in one pass over the features: all taps, bias, condition, gate,
 residual product and sum. It reads x and writes the residual and z; what lies before the gate is
 never in memory. The backward computes that again from x: one kernel from the gradients of residual
 and z to dh, the gradient before the gate, and one from dh to dx. The weights' gradients are
@@ -50,7 +50,7 @@ SUMS = 8192  # values of a tile of sums, times x channels
 
 
 def fuse(model: nn.Module) -> None:
-    """From now on the stacks in `model` compute their blocks' `unit` here.
+    """From now on the stacks in `model` compute their blocks here.
 
     Parameters, names and meaning stay the same. Raises ValueError for a block that has other parts
     than the paper's, naming the part.
