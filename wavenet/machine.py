@@ -12,6 +12,7 @@ import torch
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # a container's limit on Linux
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)")  # of CUDA: sm_86, sm_90a, compute_120
 BFLOAT16_FROM = (8, 0)  # compute capability; older GPUs emulate it, slower than float32
+STREAMS_A_THREAD = 4  # fewer are drawn as fast by one thread
 THREADS_A_CORE = 8  # more only slow each other down, and very many end the process
 
 
@@ -34,6 +35,15 @@ def set_threads(count: int | None) -> None:
             f"machine's {cores()} cores, but got {count}."
         )
     torch.set_num_threads(count)
+
+
+def threads_for(streams: int) -> int:
+    """As many of torch's threads as so many streams gain by, side by side, on the CPU.
+
+    For few streams a second thread gains little on an idle machine, and on a busy one both wait for
+    each other at every step: `benchmarks/threads.py`.
+    """
+    return max(1, min(torch.get_num_threads(), streams // STREAMS_A_THREAD))
 
 
 def memory(device: torch.device) -> float:
