@@ -77,14 +77,8 @@ H100 = SimpleNamespace(
 )
 # Of a launched kernel: what hands on a pointer, or memory that is not written, launches nothing.
 FREE = (
-    "empty",
-    "new_empty",
-    "empty_like",
-    "empty_strided",
-    "detach",
-    "lift_fresh",
-    "alias",
-    "device",
+    *("empty", "new_empty", "empty_like", "empty_strided", "detach", "lift_fresh", "alias"),
+    *("device", "promote_types", "_unsafe_view"),
 )
 
 
