@@ -86,7 +86,7 @@ def trained(threads: str, policy: str | None, seconds: float) -> float:
     """Optimiser steps/s of the default recipe, by the run's own metrics.csv."""
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--data.root", str(REPOSITORY / "data/instruments/audio"), "--runs", folder]
-        flags += ["--trainer.max_time", f"00:00:{SETTLING + round(seconds):02d}"]
+        flags += ["--trainer.max_time", f"00:00:00:{SETTLING + round(seconds):02d}"]
         flags += ["--trainer.log_every_n_steps", "1", "--data.val_seconds", "0.1"]
         flags += ["--samples.count", "0"]
         given = environment(policy) | ({} if threads == "own" else {"OMP_NUM_THREADS": threads})

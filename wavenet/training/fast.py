@@ -28,7 +28,7 @@ Choice = bool | Literal["auto"]
 BY_ITSELF: dict[str, set[str]] = {"compile": {"cuda"}, "fused": set()}
 
 
-# Steps that a run must have before it on a GPU for `auto` to compile. That takes a minute or two,
+# Steps that a run must have on a GPU for `auto` to compile. That takes a minute or two,
 # and spares the host, by an estimate from launches, 15 of a step's 25 ms. No GPU has been timed.
 WORTH_COMPILING = 4000
 
@@ -54,7 +54,7 @@ def ways(
 ) -> list[Way]:
     """From the fastest down, as the settings --model.compile and --model.fused allow.
 
-    precision: as Lightning's trainer has it. steps: that the run has before it. Raises ValueError
+    precision: as Lightning's trainer has it. steps: of the whole run. Raises ValueError
     for fused blocks that were asked for where they cannot be.
     """
     triton = obstacle_to_triton(device)

@@ -26,7 +26,7 @@ from wavenet.model import Config, WaveNet
 from wavenet.outputs import MuLaw, Output, output_from, output_settings
 from wavenet.outputs.pcm import FULL_SCALE, encode_pcm, encode_scaled_pcm
 from wavenet.training.exchange import CorpusFacts, ModelFacts
-from wavenet.training.fast import FastLoss, Way, warn_of_emulation, ways
+from wavenet.training.fast import WORTH_COMPILING, FastLoss, Way, warn_of_emulation, ways
 from wavenet.training.starting import (
     differences,
     named_other_rate,
@@ -232,11 +232,17 @@ class LitWaveNet(pl.LightningModule):
             logger.info(
                 "%s; torch.compile %s, fused blocks %s", where, names[compiled], names[fused]
             )
+            if self.device.type == "cuda" and 0 < self.trainer.max_steps < WORTH_COMPILING:
+                logger.info(
+                    "under %d steps, --model.compile auto does not compile: it takes a minute or "
+                    "two; --model.compile true does",
+                    WORTH_COMPILING,
+                )
 
     def _ways(self, device: torch.device, precision: str) -> list[Way]:
-        steps, trainer = math.inf, self._trainer
-        if trainer is not None and trainer.max_steps > 0:
-            steps = trainer.max_steps - trainer.global_step
+        trainer = self._trainer
+        # of the whole run: a resumed one computes its steps as the one before did
+        steps = trainer.max_steps if trainer is not None and trainer.max_steps > 0 else math.inf
         return ways(self.hparams["compile"], self.hparams["fused"], device, precision, steps)
 
     def _take_weights_of(self, name: str, check: Callable[[WaveNet, WaveNet, str], None]) -> None:
