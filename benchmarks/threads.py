@@ -34,9 +34,9 @@ BUSY = "while True: pass"
 DRAW = """
 import sys, time
 import wavenet
-from wavenet.machine import set_threads, threads_for
+from wavenet.machine import set_threads
 engine, batch, threads, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
-set_threads(threads_for(batch) if threads == "own" else int(threads))
+set_threads(None if threads == "own" else int(threads))
 model = wavenet.WaveNet.from_pretrained("fsdd").eval()
 stream = wavenet.stream(model, num_samples=10**6, batch_size=batch, engine=engine, chunk_size=256,
     labels={"digit": "7", "speaker": "jackson"}, guidance=0.5)

@@ -667,6 +667,26 @@ def test_guided_codes_are_drawn_from_both_predictions(name: str, sampling: Sampl
     )
 
 
+@pytest.mark.parametrize("name", ["step", "cached", "native"])
+def test_steps_of_few_streams_leave_torch_one_thread(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    engine = build_engine(small_model(dtype=F32), 2, engine=name)
+    step = "_at_once" if name == "native" else "_step"
+    whole = getattr(engine, step)
+
+    def watched(*args: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return whole(*args)
+
+    monkeypatch.setattr(engine, step, watched)
+    torch.set_num_threads(3)
+    engine.sample(some_uniforms(2, 4), Sampling())
+    assert set(seen) == {1} and torch.get_num_threads() == 3
+    torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_no_two_threads_share_a_guided_pair(threads: int) -> None:
     model, uniforms = small_model(dtype=F32, labels=LABELS, unlabelled=True), some_uniforms(5, 60)

@@ -78,6 +78,21 @@ def test_threads_are_set_and_none_leaves_them() -> None:
     assert torch.get_num_threads() == 3
 
 
+@pytest.mark.parametrize(("streams", "inside"), [(1, 1), (63, 1), (64, 2), (10**6, 4)])
+def test_few_streams_have_one_thread_and_the_setting_comes_back(streams: int, inside: int) -> None:
+    torch.set_num_threads(4)
+    with pytest.raises(KeyError), machine.threads_for(streams):
+        assert torch.get_num_threads() == inside
+        raise KeyError
+    assert torch.get_num_threads() == 4, "as it was, after an error too"
+
+
+def test_a_choice_of_one_thread_is_kept() -> None:
+    torch.set_num_threads(1)
+    with machine.threads_for(10**6):
+        assert torch.get_num_threads() == 1
+
+
 def test_a_containers_limit_counts_where_it_is_lower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

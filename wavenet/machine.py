@@ -12,7 +12,7 @@ import torch
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # a container's limit on Linux
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)")  # of CUDA: sm_86, sm_90a, compute_120
 BFLOAT16_FROM = (8, 0)  # compute capability; older GPUs emulate it, slower than float32
-STREAMS_A_THREAD = 4  # fewer are drawn as fast by one thread
+STREAMS_A_THREAD = 32  # of torch
 THREADS_A_CORE = 8  # more only slow each other down, and very many end the process
 
 
@@ -37,13 +37,23 @@ def set_threads(count: int | None) -> None:
     torch.set_num_threads(count)
 
 
-def threads_for(streams: int) -> int:
-    """As many of torch's threads as so many streams gain by, side by side, on the CPU.
+@contextmanager
+def threads_for(streams: int) -> Iterator[None]:
+    """Inside, torch has no more threads than steps of so many streams, side by side, gain by.
 
-    For few streams a second thread gains little on an idle machine, and on a busy one both wait for
-    each other at every step: `benchmarks/threads.py`.
+    A step of few streams is too short to be divided: beside other work, its threads wait for each
+    other at each of its operations. See `benchmarks/threads.py`.
     """
-    return max(1, min(torch.get_num_threads(), streams // STREAMS_A_THREAD))
+    before = torch.get_num_threads()
+    fewer = min(before, max(1, streams // STREAMS_A_THREAD))
+    if fewer == before:
+        yield
+        return
+    torch.set_num_threads(fewer)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def memory(device: torch.device) -> float:

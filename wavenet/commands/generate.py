@@ -74,7 +74,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
         choices=["float32", "bfloat16", "int8"],
         help="of weights and activations (%(default)s)",
     )
-    p.add_argument("--threads", type=int, help="of the CPU; default: one a physical core")
+    p.add_argument(
+        "--threads",
+        type=int,
+        help="most threads of the CPU; default: one a physical core. Few streams use one",
+    )
     p.add_argument(
         "--device", default="auto", help="auto: cuda where there is one; or cpu, cuda, cuda:1"
     )

@@ -150,7 +150,7 @@ def build_engine(
     runs the model here, on the CPU where none runs on the model's device, and logs which and why.
     precision: "float32", "bfloat16" or "float64", of weights and activations, or "int8", which the
     native engine alone has.
-    Threads of the CPU engines: torch.get_num_threads().
+    Threads of the CPU engines: at most torch.get_num_threads(), and as many as they gain by.
     Raises ValueError for an unknown engine or precision, and EngineUnavailable, which is one too,
     where a named engine is not available, with the remedy.
     """

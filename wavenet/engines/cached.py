@@ -34,7 +34,7 @@ from wavenet.engines.protocol import (
     require_sampling,
     uniforms_by_sample,
 )
-from wavenet.machine import on_device
+from wavenet.machine import on_device, threads_for
 from wavenet.outputs import Sampling, require_finite
 from wavenet.trials import reason_of
 
@@ -110,9 +110,10 @@ class CachedEngine:
         samples = torch.empty(shape, dtype=torch.int64, device=self._memory.last.device)
         by_frame, last = before.unbind(), self._memory.last[:: self._group]  # views, taken once
         rows = zip(uniforms.unbind(1), reads, writes, frames, samples, strict=True)
-        for u, read, write, frame, out in rows:
-            params = self._step(u, read, write, by_frame[frame], sampling)
-            out.copy_(last)
+        with threads_for(self._streams):
+            for u, read, write, frame, out in rows:
+                params = self._step(u, read, write, by_frame[frame], sampling)
+                out.copy_(last)
         require_finite(params)  # once a call, not once a sample: what is not finite stays so
         self._time += steps
         return samples.T.contiguous()

@@ -20,6 +20,7 @@ from wavenet.engines.protocol import (
     require_sampling,
     uniforms_by_sample,
 )
+from wavenet.machine import threads_for
 from wavenet.outputs import Sampling, require_finite
 
 
@@ -48,11 +49,12 @@ class SteppedEngine:
         condition = None if condition is None else in_dtype_of(self._parts, condition)
         given = uniforms_by_sample(uniforms, self._parts.output).to(last.device)
         samples = []
-        for u in given.unbind(1):
-            params, state = self._step(last, state, condition)
-            samples.append(drawn(self._parts.output, params, u, sampling, self._group))
-            last = samples[-1].repeat_interleave(self._group)
-            condition = None if condition is None else condition.after(1)
+        with threads_for(len(last)):
+            for u in given.unbind(1):
+                params, state = self._step(last, state, condition)
+                samples.append(drawn(self._parts.output, params, u, sampling, self._group))
+                last = samples[-1].repeat_interleave(self._group)
+                condition = None if condition is None else condition.after(1)
         if samples:
             require_finite(params)  # once a call, not once a sample: what is not finite stays so
         self.state = EngineState(last, state)

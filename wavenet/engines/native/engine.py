@@ -31,6 +31,7 @@ from wavenet.engines.protocol import (
     require_sampling,
     uniforms_by_sample,
 )
+from wavenet.machine import threads_for
 from wavenet.outputs import Codes, Mixture, Sampling, require_finite
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # WEIGHTS in native.cpp
@@ -137,10 +138,11 @@ class NativeEngine:
     ) -> Tensor:
         """Each thread's call on its rows of `given`, (streams / shared, n, ...), frame by frame."""
         whole, made = condition or Condition(given.new_empty(0)), []
-        for start, stop, here in whole.pieces(given.shape[1], FRAMES):
-            steered = None if condition is None else here
-            before = self._before_gate(steered, self._streams)
-            made.append(self._at_once(given[:, start:stop], before, here, shared, call))
+        with threads_for(1):  # this engine's own threads have the cores
+            for start, stop, here in whole.pieces(given.shape[1], FRAMES):
+                steered = None if condition is None else here
+                before = self._before_gate(steered, self._streams)
+                made.append(self._at_once(given[:, start:stop], before, here, shared, call))
         return made[0] if len(made) == 1 else torch.cat(made, dim=-1)
 
     def _at_once(
