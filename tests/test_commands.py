@@ -1,5 +1,6 @@
 """The command `wavenet`: one of several by name, each as from its own place, exports that speak."""
 
+import os
 import subprocess
 import sys
 import wave
@@ -14,7 +15,7 @@ from tiny_runs import REPOSITORY, environment
 import wavenet
 from wavenet import MixtureOfLogistics
 from wavenet.audio import load_audio, save_audio
-from wavenet.commands import COMMANDS, entry, main
+from wavenet.commands import COMMANDS, DECIDES, PATIENCE, entry, main
 from wavenet.engines import build_engine
 from wavenet.interop import nam
 from wavenet.outputs import Sampling
@@ -216,3 +217,37 @@ def test_a_vocoder_is_exported_from_python(tmp_path: Path, monkeypatch: pytest.M
     mel = wavenet.Mel(bands=6, hop=40, window=80)
     small_model(mel=mel).float().save_pretrained("model")
     assert "steered by mel frames" in str(ended("export", "model", "--onnx", "a.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("given", "born"),
+    [
+        ({}, "1000 None"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 None"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE"),
+    ],
+)
+def test_threads_of_a_training_sleep_soon_unless_somebody_has_decided(
+    given: dict[str, str], born: str, tmp_path: Path
+) -> None:
+    """Beside other work, threads that look all the time take each other's cores."""
+    variables = {name: value for name, value in os.environ.items() if name not in DECIDES}
+    (tmp_path / "sitecustomize.py").write_text(  # run when a process begins
+        "import os\nprint('BORN', os.getenv('GOMP_SPINCOUNT'), os.getenv('OMP_WAIT_POLICY'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "wavenet", "train", "--version"],
+        env={**variables, **given, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if line.startswith("BORN")]
+    assert told[-1] == f"BORN {born}" and len(told) == (1 if given else 2)
+
+
+def test_the_script_has_the_patience_of_the_command() -> None:
+    ((name, value),) = PATIENCE.items()
+    assert f'os.environ.setdefault("{name}", "{value}")' in (REPOSITORY / "train.py").read_text()

@@ -117,7 +117,7 @@ def _require_alike(blocks: Sequence[Block]) -> None:
 
 def fused_units(
     blocks: Sequence[Block], x: Tensor, condition: Tensor | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Gates]:
     """As `one_by_one`, with z of all blocks side by side, (B, L * G, T).
 
     One kernel a block forward and two backward. Away from a GPU, and in float64, it is the plain
@@ -207,11 +207,18 @@ def residual_units(
     residual, kept, z = _empty_outputs(x, taps, bias, condition, mix)
     features = [x, *kept, residual]
     for block, dilation in enumerate(dilations):
-        mixed = _of_block(mix, mix_bias, block)
+        own, own_bias = _of_block(mix, mix_bias, block)
         _forward_launch(
-            *(features[block], taps[block], bias[block], _slice(condition, taps, block), *mixed),
-            *(features[block + 1] if mixed[0] is not None else residual, _slice(z, taps, block)),
-            *(dilation, scale),
+            features[block],
+            taps[block],
+            bias[block],
+            None if condition is None else _slice(condition, taps, block),
+            own,
+            own_bias,
+            features[block + 1] if own is not None else residual,
+            _slice(z, taps, block),
+            dilation,
+            scale,
         ).run(_forward_kernel)
     return residual, kept, z
 
@@ -226,9 +233,9 @@ def _empty_outputs(
     return x.new_empty(x.shape), x.new_empty((len(mix) - 1, *x.shape)), z
 
 
-def _slice(values: Tensor | None, taps: Tensor, block: int) -> Tensor | None:
-    """A block's own of (B, T, L * channels), or of a gradient of it; None of none."""
-    return None if values is None else values.chunk(len(taps), dim=-1)[block]
+def _slice(values: Tensor, taps: Tensor, block: int) -> Tensor:
+    """A block's own of (B, T, L * channels), or of a gradient of it."""
+    return values.chunk(len(taps), dim=-1)[block]
 
 
 def _of_block(
@@ -273,11 +280,18 @@ def residual_units_backward(
             behind = torch.zeros_like(x)
         if over_time:
             dh = d_condition.chunk(len(taps), dim=-1)[block]
-        gradients = (behind if own is not None else here, _slice(d_z, taps, block))
-        given = (taps[block], bias[block], _slice(condition, taps, block), own)
-        _gate_backward_launch(*gradients, here, *given, dh, dilations[block], scale).run(
-            _gate_backward_kernel
-        )
+        _gate_backward_launch(
+            here if own is None or behind is None else behind,
+            _slice(d_z, taps, block),
+            here,
+            taps[block],
+            bias[block],
+            None if condition is None else _slice(condition, taps, block),
+            own,
+            dh,
+            dilations[block],
+            scale,
+        ).run(_gate_backward_kernel)
         dx = torch.empty_like(x)
         _input_backward_launch(dh, taps[block], own, behind, dx, dilations[block], scale).run(
             _input_backward_kernel
