@@ -35,6 +35,7 @@ from wavenet.layers import (
     one_by_one,
 )
 from wavenet.layers.parts import checked_condition
+from wavenet.layers.stack import Gates
 from wavenet.machine import on_device
 from wavenet.triton_common import (
     INTERPRETED,
