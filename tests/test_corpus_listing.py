@@ -318,7 +318,7 @@ def test_what_a_csv_lists_and_is_no_file_is_skipped_with_the_reason(
         "gone.wav": "does not exist",
     }.items():
         assert any(f"/{name}' {reason}" in line for line in warned), name
-    assert len(warned) == 4
+    assert len([line for line in warned if line.startswith("Skipped")]) == 4, warned
 
 
 @pytest.mark.parametrize(

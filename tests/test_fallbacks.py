@@ -429,7 +429,7 @@ def fast_loss(monkeypatch: pytest.MonkeyPatch, *broken: str, ways: list[tuple[bo
     def compiled(function: Stub) -> Stub:
         def run(network: Any, x: torch.Tensor) -> torch.Tensor:
             if "compile" in broken or (
-                getattr(network, "unit", "") == "fused" and "fused" in broken
+                getattr(network, "units", "") == "fused" and "fused" in broken
             ):
                 raise RuntimeError("PTXAS error")
             return function(network, x)
@@ -473,7 +473,7 @@ def test_training_steps_down_one_rung_a_line(
         values = [loss(stack, torch.full((3,), float(x))) for x in (1, 2)]
     assert warnings_of(caplog) == lines and tuple(loss.way) == way
     assert torch.equal(values[1], plain(stack, torch.full((3,), 2.0))) and values[0].requires_grad
-    assert (vars(stack).get("unit") == "fused") == way[1]
+    assert (vars(stack).get("units") == "fused") == way[1]
 
 
 def test_a_lack_of_memory_is_no_reason_to_step_down(monkeypatch: pytest.MonkeyPatch) -> None:

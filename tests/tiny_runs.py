@@ -4,7 +4,6 @@ Runs in this process go through `wavenet.training.cli.main`; runs that are kille
 started twice have processes of their own.
 """
 
-import logging
 import os
 import subprocess
 import sys
@@ -141,17 +140,11 @@ def train(*args: object) -> None:
 
     Raises SystemExit with the message it prints.
     """
-    rooms = [
-        logging.getLogger(name) for name in ("wavenet.generation", "wavenet.engines")
-    ]  # which the command quiets
-    levels = [room.level for room in rooms]
     os.environ.pop(RUN_VARIABLE, None)
     try:
         main([str(argument) for argument in args], REPOSITORY / "configs" / "default.yaml")
     finally:
         os.environ.pop(RUN_VARIABLE, None)
-        for room, level in zip(rooms, levels, strict=True):
-            room.setLevel(level)
 
 
 def finished_run(place: Path, corpus: Path, *more: object, **overrides: object) -> Path:

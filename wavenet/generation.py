@@ -27,7 +27,7 @@ from wavenet.conditioning import (
     with_and_without,
 )
 from wavenet.engines import Engine, build_engine
-from wavenet.machine import memory, size
+from wavenet.machine import memory, size, threads_for
 from wavenet.model import WaveNet
 from wavenet.outputs import Sampling, require_applicable, require_scale
 
@@ -206,7 +206,8 @@ def stream(
     uniforms = _uniforms(model, seed, batch_size)
     feed = frames if isinstance(frames, MelFeed) else None
     named = {name: [model.labels[name][i] for i in each.tolist()] for name, each in ids.items()}
-    return Stream(_chunks(model, run, lengths, chunk_size, uniforms, feed), lengths, named)
+    chunks = _chunks(model, run, lengths, chunk_size, uniforms, feed, batch_size * group)
+    return Stream(chunks, lengths, named)
 
 
 # help() and editors show what can be given.
@@ -399,6 +400,7 @@ def _chunks(
     chunk_size: int,
     uniforms: Callable[[int], Tensor],
     feed: MelFeed | None,
+    streams: int,
 ) -> Iterator[Tensor]:
     done, total = 0, None if lengths is None else int(lengths.max())
     while total is None or done < total:
@@ -406,10 +408,13 @@ def _chunks(
         n = n if feed is None else feed.reach(run.done, n)
         if n == 0:
             break
-        samples = run.sample(uniforms(n))
-        if lengths is not None:
-            samples = samples.where(done + torch.arange(n) < lengths[:, None], model.output.silence)
-        yield model.output.decode(samples)
+        with threads_for(streams):
+            samples = run.sample(uniforms(n))
+            if lengths is not None:
+                inside = done + torch.arange(n) < lengths[:, None]
+                samples = samples.where(inside, model.output.silence)
+            audio = model.output.decode(samples)
+        yield audio
         done += n
     if total is not None and done < total:
         raise ValueError(

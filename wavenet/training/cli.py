@@ -47,11 +47,12 @@ from wavenet.training.callbacks import (
 from wavenet.training.data import AudioDataModule
 from wavenet.training.module import LitWaveNet
 from wavenet.training.parser import Parser
-from wavenet.training.quiet import quiet_lightning, saying_once, threads_in_one_line
+from wavenet.training.quiet import quiet_lightning, saying_once, threads_in_one_line, warnings_alone
 from wavenet.training.records import CURVE, METRICS, LastValidation, Records
 from wavenet.training.runs import Claim, is_started_by_lightning
 from wavenet.training.starting import adopt_shape
 from wavenet.training.stopping import end_with_parent, open_closed_streams, stopping
+from wavenet.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +83,22 @@ def main(arguments: Sequence[str], default_config: Path) -> None:
     elif "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent(signal.SIGTERM)
     open_closed_streams()
+    if list(arguments) == ["--version"]:
+        print(f"wavenet {__version__}")
+        return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in ("wavenet.generation", "wavenet.engines"):  # would log at every validation
-        logging.getLogger(name).setLevel(logging.WARNING)
     quiet_lightning()
     keep_memory()
     claim = Claim()
     try:
-        with stopping(), saying_once(), threads_in_one_line(), claim:
+        # of generation and engines: they would log at every validation
+        with (
+            warnings_alone("wavenet.generation", "wavenet.engines"),
+            stopping(),
+            saying_once(),
+            threads_in_one_line(),
+            claim,
+        ):
             arguments = complete_arguments(list(arguments), default_config)
             TrainingCLI(arguments, claim)
     except Exception as error:

@@ -52,7 +52,9 @@ WORDS = {
 }
 SHORTER = {
     **USUAL,
-    "help": "This.",
+    "help": "",
+    "model.compile": "torch.compile the training step: true, false, auto: on a GPU, in long runs.",
+    "model.fused": "Residual blocks as Triton kernels: true, false, or auto: not until measured.",
     "config": "A recipe by its name, or a file of settings.",
     "print_config": "Print all settings as such a file.",
     "seed_everything": "Decides the first weights, the order of the clips and the crops.",

@@ -47,6 +47,19 @@ class EnginesOnce(logging.Filter):
 
 
 @contextlib.contextmanager
+def warnings_alone(*names: str) -> Iterator[None]:
+    """Inside, the loggers of these names say warnings and errors alone."""
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
 def saying_once() -> Iterator[None]:
     added = [(handler, EnginesOnce()) for handler in logging.getLogger().handlers]
     for handler, once in added:
