@@ -17,7 +17,7 @@ COMMANDS = {
     "train": "train a WaveNet on a folder of audio, go on with a run, or score it",
     "generate": "draw audio from a model and write it as wav",
     "evaluate": "judge what a model makes: digits or vocoder",
-    "export": "write a model as a folder of its own, or for ONNX Runtime",
+    "export": "write a model as a folder, for ONNX Runtime, or as a page that plays it",
     "play": "play a recording through the amplifier of a .nam file",
 }
 
