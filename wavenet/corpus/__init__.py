@@ -8,7 +8,7 @@ Knows nothing of networks, training or Lightning. Of a model it knows the recept
 framing of its rows.
 """
 
-from wavenet.corpus.augmenting import Augment
+from wavenet.corpus.augmenting import UNAUGMENTED, Augment
 from wavenet.corpus.batches import (
     Batch,
     ClipBatches,
@@ -24,6 +24,7 @@ from wavenet.corpus.decoding import DecodeSettings
 from wavenet.corpus.listing import Listing, find_audio, hold_out
 
 __all__ = [
+    "UNAUGMENTED",
     "Augment",
     "Batch",
     "Clip",

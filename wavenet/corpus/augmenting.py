@@ -10,13 +10,15 @@ from functools import cache
 
 import numpy as np
 
+from wavenet.corpus.checks import require_number
+
 PHASES = 100  # a speed is a whole percentage: so many places between two samples
 REACH = 32  # samples of the clip on either side that a sample between them is made from
 BETA = 8.0  # of the Kaiser window: images and aliases lie 80 dB down
 LOUDEST = (1 << 15) - 1  # the highest level of 16-bit PCM
 NOISE_RANGE = 20.0  # dB, from the loudest noise to the quietest
 # The largest of each setting that can be meant
-LARGEST = {"gain_db": 40.0, "speed": 0.5, "noise_snr_db": 120.0, "share": 1.0}
+LARGEST = {"gain_db": 40, "speed": 0.5, "noise_snr_db": 120, "share": 1}
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,8 @@ class Augment:
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():
             value = getattr(self, name)
-            if value is None and name == "noise_snr_db":
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value <= most:
-                raise ValueError(
-                    f"--data.augment.{name} must be a number from 0 to {most:g}, but got {value!r}."
-                )
+            if value is not None or name != "noise_snr_db":
+                require_number(f"--data.augment.{name}", value, 0, most)
         if self.speed and not self._percents:
             raise ValueError(
                 f"--data.augment.speed changes the speed by whole percents, but got {self.speed}: "
@@ -125,6 +122,7 @@ class Change:
 
 
 UNCHANGED = Change()
+UNAUGMENTED = Augment()
 
 
 def played(clip: np.ndarray, speed: int, start: int, stop: int) -> np.ndarray:

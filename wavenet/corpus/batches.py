@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from wavenet.conditioning import NO_LABEL
-from wavenet.corpus.augmenting import Augment, Change
+from wavenet.corpus.augmenting import UNAUGMENTED, Augment, Change
 from wavenet.corpus.checks import require_positive
 from wavenet.corpus.decoding import PCM
 
@@ -76,7 +76,6 @@ class Scoring:
 
 
 AS_THEY_ARE = Scoring()
-UNAUGMENTED = Augment()
 
 
 @dataclass(frozen=True)

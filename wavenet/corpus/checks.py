@@ -1,6 +1,7 @@
 """Owns the checks of single settings that the corpus's files share. Messages name the flag."""
 
 import re
+from typing import Any
 
 # The largest of each setting that can be meant; what lies beyond is a slip of the pen.
 LARGEST = {
@@ -59,6 +60,13 @@ def require_share(**settings: float) -> None:
         _require_given(name, value)
         if not 0 <= value < 1:
             raise ValueError(f"--data.{name} is a share, from 0 to below 1, but got {value}.")
+
+
+def require_number(flag: str, value: Any, low: float, high: float) -> None:
+    """Raises ValueError for what is no number from low to high. flag: as the user writes it."""
+    wrong = not isinstance(value, int | float) or isinstance(value, bool)
+    if wrong or not low <= value <= high:
+        raise ValueError(f"{flag} must be a number from {low} to {high}, but got {value!r}.")
 
 
 def compiled_pattern(setting: str, text: str | None) -> re.Pattern[str] | None:

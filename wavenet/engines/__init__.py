@@ -116,7 +116,7 @@ CPU = [
     Rung("cached", "cpu", "", f"{STEP}; the cached engine is faster"),
     Rung("step", "cpu", STEP, ""),
 ]
-CUDA = [
+ON_CUDA = [
     Rung(
         "triton",
         "cuda",
@@ -125,7 +125,6 @@ CUDA = [
     ),
     Rung("cached", "cuda", "a CUDA graph a step", f"{STEP}; the cached engine is faster"),
     Rung("step", "cuda", STEP, "the CPU computes, slower than a GPU that works"),
-    *CPU,
 ]
 NOT_IN_FLOAT64 = ("native", "triton")
 # Streams for which `auto` leaves a GPU. One program computes a stream, sample after sample: by a
@@ -218,10 +217,10 @@ def _said_of(failed: Sequence[tuple[int, Rung, str]]) -> str:
 
 def _ladder(device: torch.device, precision: str, streams: int) -> list[Rung]:
     """From the fastest down, on that device and then on the CPU; of FEW streams native first."""
-    known = {"cpu": CPU, "cuda": CUDA}.get(device.type)
+    known = {"cpu": CPU, "cuda": [*ON_CUDA, *CPU]}.get(device.type)
     if device.type == "cuda" and streams <= FEW:
         instead = "one kernel for a chunk of samples; for few streams the CPU was tried first"
-        known = [CPU[0]._replace(how=FOR_FEW, instead=instead), *CUDA[:-3], *CPU[1:]]
+        known = [CPU[0]._replace(how=FOR_FEW, instead=instead), *ON_CUDA, *CPU[1:]]
     rungs = known or [rung._replace(device=device.type) for rung in CPU if rung.engine != "native"]
     if precision == "float64":
         rungs = [rung for rung in rungs if rung.engine not in NOT_IN_FLOAT64]

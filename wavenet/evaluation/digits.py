@@ -37,8 +37,8 @@ from wavenet.evaluation.clips import (
     silence_of,
     through_codec,
 )
-from wavenet.evaluation.judges import VOTE, Ensemble, ensemble
-from wavenet.evaluation.learning import Probabilities
+from wavenet.evaluation.judges import SCORER, VOTE, Ensemble, ensemble
+from wavenet.evaluation.learning import Probabilities, require_epochs
 from wavenet.evaluation.report import FILES, contents, table
 from wavenet.evaluation.results import Distances, Evaluation, Scores
 from wavenet.evaluation.scores import (
@@ -89,8 +89,7 @@ def evaluate(
                 f"The scores need at least 2 {name} clips, but there is {len(clips.audio)}: widen "
                 f"--{name}-pattern."
             )
-    if whole_number("epochs", epochs) < 1:
-        raise ValueError(f"The judges need at least one epoch, but got {epochs}.")
+    require_epochs(whole_number("epochs", epochs))
     require_labels(model)
     cells = len(model.labels[LABELS[0]]) * len(model.labels[LABELS[1]])
     first = first_seed(split, seed, cells * clips_per_cell)
@@ -136,11 +135,13 @@ def _compare(sets: Mapping[str, Clips], judges: Ensemble, model: WaveNet) -> Eva
         logger.info("the judges' vote on %s: %s", title, ", ".join(shown))
 
     generated, spoken = sets["generated"], heard["generated"]
-    mels = {name: log_mel(clips.audio, model.sample_rate) for name, clips in sets.items()}
     compared = ("held_out_coded", "generated")
-    distances = {name: _nearest(mels[name], mels["training"]) for name in compared}
+    training, *others = (
+        log_mel(sets[name].audio, model.sample_rate) for name in ("training", *compared)
+    )
+    distances = {name: _nearest(mel, training) for name, mel in zip(compared, others, strict=True)}
     features = {name: judges.features(clips.audio) for name, clips in sets.items()}
-    digits = {name: found["log-mel CNN"][LABELS[0]] for name, found in heard.items()}
+    digits = {name: found[SCORER][LABELS[0]] for name, found in heard.items()}
     limit = distances["held_out_coded"].quantile(0.01)
     return Evaluation(
         accuracy=rates,

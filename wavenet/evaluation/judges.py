@@ -29,8 +29,9 @@ from wavenet.files import cache_folder, write_whole
 
 logger = logging.getLogger(__name__)
 
+SCORER = "log-mel CNN"  # whose features and probabilities the scores are of
 KINDS: dict[str, type[Judge]] = {
-    "log-mel CNN": Classifier,
+    SCORER: Classifier,
     "waveform CNN": waveform.WaveformClassifier,
     "MFCC nearest": cepstra.NearestCepstra,
 }
@@ -58,7 +59,7 @@ class Ensemble:
 
     def features(self, audio: Tensor) -> Tensor:
         """(N, D) of clips (N, T), of the log-mel judge: what the Frechet distance compares."""
-        judge = self.judges["log-mel CNN"]
+        judge = self.judges[SCORER]
         assert isinstance(judge, Classifier)
         return learning.in_pieces(judge.features, audio)
 
@@ -88,8 +89,6 @@ def ensemble(
 
     Raises ValueError for less than one epoch.
     """
-    if epochs < 1:
-        raise ValueError(f"The judges need at least one epoch, but got {epochs}.")
     about = {"categories": dict(categories), "rate": sample_rate, "epochs": epochs, "seed": seed}
     digest = _digest(audio, labels, about)
     folder, judges = cache_folder() / "judges" / digest, {}

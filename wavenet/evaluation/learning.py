@@ -69,8 +69,7 @@ def fit(
     changed: makes another example of each input, anew in each epoch. rate: the highest learning
     rate. No held-out clip says when to stop.
     """
-    if epochs < 1:
-        raise ValueError(f"The judges need at least one epoch, but got {epochs}.")
+    require_epochs(epochs)
     batch = min(batch, len(inputs))
     steps = epochs * (len(inputs) // batch)
     optimiser = torch.optim.AdamW(judge.parameters(), weight_decay=0.01)
@@ -85,6 +84,12 @@ def fit(
         torch.stack(losses).sum().backward()
         optimiser.step()
         schedule.step()
+
+
+def require_epochs(epochs: int) -> None:
+    """Raises ValueError for less than one."""
+    if epochs < 1:
+        raise ValueError(f"The judges need at least one epoch, but got {epochs}.")
 
 
 def _batches(count: int, size: int, epochs: int) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wavenet.conditioning.filterbank import HTK
 from wavenet.evaluation.learning import Judge, Labels, fit
 
 STRIDE = 0.001  # seconds between the outputs of the first convolution
@@ -19,10 +20,8 @@ SHIFT = 0.05  # seconds: the augmentation's largest shift
 # dB that the augmentation's noise lies below a clip at least, and how much more at most
 LOUDEST_NOISE, NOISE_RANGE = 15.0, 35.0
 CHANNELS = (48, 64, 96, 96)
-LOWEST, HIGHEST = (
-    100.0,
-    0.475,
-)  # Hz; of the sample rate: pitches that the first convolution begins with
+# Pitches that the first convolution begins with: in Hz; as a share of the sample rate
+LOWEST, HIGHEST = 100.0, 0.475
 
 
 class WaveformClassifier(Judge):
@@ -84,8 +83,8 @@ def _rectified(convolution: nn.Conv1d) -> list[nn.Module]:
 
 def _waves(channels: int, window: int, sample_rate: int) -> Tensor:
     """(channels, 1, window): cosines, then sines, under a Hann window."""
-    low, high = (2595 * math.log10(1 + f / 700) for f in (LOWEST, HIGHEST * sample_rate))
-    pitches = 700 * (10 ** (torch.linspace(low, high, channels // 2) / 2595) - 1)  # Hz
+    low, high = HTK.mel(LOWEST), HTK.mel(HIGHEST * sample_rate)
+    pitches = HTK.hertz(torch.linspace(low, high, channels // 2))
     time = (torch.arange(window) - window / 2) / sample_rate
     phases = 2 * math.pi * pitches[:, None] * time
     waves = torch.cat([phases.cos(), phases.sin()]) * torch.hann_window(window)

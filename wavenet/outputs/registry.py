@@ -27,12 +27,12 @@ def output_from(settings: Mapping[str, Any]) -> Output:
     """Raises ValueError for a name or a setting that there is not, with those there are."""
     name = settings.get("name")
     given = {k: v for k, v in settings.items() if k != "name"}
-    kind = OUTPUTS.get(name) if isinstance(name, str) else None
     if name is None:
         raise ValueError(
             f"No output has just these settings: {given}. The outputs, and what each takes: "
             f"{'; '.join(map(_signature, OUTPUTS.values()))}."
         )
+    kind = OUTPUTS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise ValueError(f"There is no output {name!r}; there are: {', '.join(OUTPUTS)}.")
     try:

@@ -27,8 +27,6 @@ def complete_arguments(arguments: list[str], default_config: Path) -> list[str]:
     run whose weights are given, that of a bundled model, else the default config), and for a new
     run its name.
     """
-    if arguments[:1] == ["--version"]:
-        return arguments
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         raise ValueError(
             f"there is no '{arguments[0]}'{nearest(arguments[0], COMMANDS)}. What can be done is "

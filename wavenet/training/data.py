@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from wavenet.conditioning.durations import ClipLength
 from wavenet.corpus import (
+    UNAUGMENTED,
     Augment,
     Batch,
     Clip,
@@ -34,7 +35,6 @@ from wavenet.machine import memory
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 
 SHORTEST_PIECE = 16384  # scored samples of a long clip that make a row of a validation
-AS_THEY_ARE = Augment()
 FEWEST_FIELDS = 4  # receptive fields in such a row: its context is a quarter of it at most
 
 
@@ -108,7 +108,7 @@ class AudioDataModule(LightningDataModule):
         trailing_silence: float = 0.0,
         label_dropout: float = 0.0,
         label_dropout_each: float = 0.0,
-        augment: Augment = AS_THEY_ARE,
+        augment: Augment = UNAUGMENTED,
         batch_size: int = 16,
         val_batch_size: int = 16,
         val_seconds: float | None = 120.0,

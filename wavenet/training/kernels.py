@@ -267,10 +267,12 @@ def residual_units_backward(
     Of x, taps, bias, condition, mix and mix_bias; the last three are of shape (0,) where there are
     none.
     """
-    empty = _empty_gradients(*(d_residual, d_z, x, kept, residual, z, taps, bias, condition, mix))
-    dx, _, _, d_condition, d_mix, d_mix_bias = empty
     features, over_time = [x, *kept, residual], condition is not None and condition.shape[1] > 1
-    dh = x.new_empty((x.shape[0], x.shape[1], taps.shape[3]))
+    d_condition, d_mix, d_mix_bias = (x.new_empty(0) for _ in range(3))
+    if condition is not None and over_time:
+        d_condition = torch.empty_like(condition)  # each block's dh is its own of this
+    else:
+        dh = x.new_empty((x.shape[0], x.shape[1], taps.shape[3]))
     d_z = d_z if d_z.stride(-1) == 1 else d_z.contiguous()
     behind = None if d_residual is None else d_residual.contiguous()
     # From the last block to the first; what all have in common is done to all at once, below.
@@ -280,7 +282,7 @@ def residual_units_backward(
         if own is not None and behind is None:
             behind = torch.zeros_like(x)
         if over_time:
-            dh = d_condition.chunk(len(taps), dim=-1)[block]
+            dh = _slice(d_condition, taps, block)
         _gate_backward_launch(
             here if own is None or behind is None else behind,
             _slice(d_z, taps, block),

@@ -22,6 +22,7 @@ from torch import Tensor
 from wavenet.checkpoints import load_model
 from wavenet.conditioning.mel import as_saved, frames_within
 from wavenet.corpus import Framing
+from wavenet.corpus.checks import require_number
 from wavenet.model import Config, WaveNet
 from wavenet.outputs import MuLaw, Output, output_from, output_settings
 from wavenet.outputs.pcm import FULL_SCALE, encode_pcm, encode_scaled_pcm
@@ -500,11 +501,7 @@ class LitWaveNet(pl.LightningModule):
 
 def _require_numbers(**settings: float) -> None:
     for name, value in settings.items():
-        (low, high), number = RANGES[name], isinstance(value, int | float)
-        if not number or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(
-                f"--model.{name} must be a number from {low} to {high}, but got {value!r}."
-            )
+        require_number(f"--model.{name}", value, *RANGES[name])
 
 
 def _checked_betas(betas: Any) -> tuple[float, float]:
