@@ -8,7 +8,7 @@ import torch
 from conftest import LABELS, assert_close, shifted, small_model, some_codes, some_labels
 from torch import Tensor
 
-from wavenet import MuLaw, WaveNet, bits_per_sample, nats_per_sample
+from wavenet import Mel, MuLaw, WaveNet, bits_per_sample, nats_per_sample
 
 CODEC = MuLaw()
 NAMED = {"digit": ["0", "1", "2"], "speaker": ["bob", "ann", "bob"]}  # some_labels(3) by name
@@ -271,6 +271,35 @@ def test_a_list_of_clips_gives_a_figure_for_each(as_samples: bool) -> None:
     assert bits_per_sample(model, clips[:1], {"digit": "0", "speaker": "bob"}) == [
         pytest.approx(alone[0])
     ]
+
+
+def test_many_clips_go_through_the_network_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or 300 clips of two seconds would need some 20 GB."""
+    model, seen = small_model(labels=LABELS, position_hop=16), []
+    step = model.predict_step
+
+    def counted(inputs: Tensor, *others: Any) -> Any:
+        seen.append(len(inputs))
+        return step(inputs, *others)
+
+    clips = list(some_codes(37, 20))
+    labels = {"digit": [str(i % 3) for i in range(37)], "speaker": "bob"}
+    alone = [
+        bits_per_sample(model, clip, {"digit": str(i % 3), "speaker": "bob"})
+        for i, clip in enumerate(clips)
+    ]
+    monkeypatch.setattr(model, "predict_step", counted)
+    assert bits_per_sample(model, clips, labels) == pytest.approx(alone, rel=1e-6)
+    assert seen == [16, 16, 5]
+
+
+def test_labels_and_frames_of_another_number_of_clips_have_no_nats() -> None:
+    codes, labels = some_codes(2, 8), some_labels(3)
+    with pytest.raises(ValueError, match="digit is of 3 clips, and the samples of 2"):
+        nats_per_sample(small_model(labels=LABELS), codes, labels)
+    model = small_model(mel=Mel(bands=4, hop=4, window=8))
+    with pytest.raises(ValueError, match="mel is of 1 clips, and the samples of 2"):
+        nats_per_sample(model, codes, mel=torch.zeros(1, 4, 2))
 
 
 @pytest.mark.parametrize(

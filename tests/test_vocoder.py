@@ -19,6 +19,7 @@ from tiny_runs import RATE, REPOSITORY, environment
 import wavenet
 from wavenet import Mel, WaveNet
 from wavenet.audio import load_audio, pcm16, save_audio
+from wavenet.conditioning.filterbank import SLANEY
 from wavenet.evaluation.distances import log_spectral_distance, measures, mel_cepstral_distortion
 from wavenet.frames import piped_frames, read_frames
 
@@ -192,6 +193,16 @@ def test_a_gain_is_as_many_decibels_and_changes_no_cepstrum() -> None:
     real = torch.randn(RATE, generator=torch.Generator().manual_seed(1)) * 0.1
     assert log_spectral_distance(2 * real, real, RATE) == pytest.approx(6.02, abs=0.01)
     assert mel_cepstral_distortion(2 * real, real, RATE) == pytest.approx(0, abs=1e-4)
+
+
+def test_cepstral_distortion_is_the_rms_of_a_ripple_in_decibels() -> None:
+    """A ripple of 3 dB along the mel bands is 3 / sqrt(2) dB from the flat spectrum."""
+    real = torch.randn(2 * RATE, generator=torch.Generator().manual_seed(2)) * 0.1
+    mels = [SLANEY.mel(hertz) for hertz in torch.fft.rfftfreq(len(real), 1 / RATE).tolist()]
+    share = torch.tensor(mels) / mels[-1]  # 0 to 1 along the bands
+    ripple = 3 * torch.cos(2 * torch.pi * share)
+    made = torch.fft.irfft(torch.fft.rfft(real) * 10 ** (ripple / 20))
+    assert mel_cepstral_distortion(made, real, RATE) == pytest.approx(3 / 2**0.5, rel=0.05)
 
 
 def test_clips_of_another_length_are_refused() -> None:

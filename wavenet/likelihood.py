@@ -20,6 +20,7 @@ from wavenet.outputs import require_scale
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE = 16  # clips that go through the network together
 STEREO = 0.5  # correlation of two clips, from which on they may be the channels of one
 
 
@@ -35,8 +36,9 @@ def nats_per_sample(
 
     lengths (B,): of the clips, for a model with a position_hop; T where none are given.
     mel (B, bands, F): of the clips, F = ceil(T / hop), for a model with mel.
-    Memory grows with chunk_size and not with T, but for the result. The value does not depend on
-    chunk_size. Raises ValueError for samples that the model's output does not have.
+    Memory grows with chunk_size, and not with T or, beyond AT_ONCE clips, with B, but for the
+    result. The value does not depend on chunk_size. Raises ValueError for samples that the model's
+    output does not have, and for labels or frames of another number of clips.
     """
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"chunk_size must be an integer of at least 1, but got {chunk_size!r}.")
@@ -47,18 +49,25 @@ def nats_per_sample(
     codes = codes.long()
     silence = codes.new_full((codes.shape[0], 1), model.output.silence)
     inputs = torch.cat([silence, codes[:, :-1]], dim=1)
-    state = model.init_state(codes.shape[0])
     if mel is not None and model.mel is not None:
         require_mel(model.mel, mel, codes.shape[1])
+    for name, given in {**(labels or {}), "mel": mel}.items():
+        if given is not None and len(given) != len(codes):
+            raise ValueError(f"{name} is of {len(given)} clips, and the samples of {len(codes)}.")
     ends = _counts(codes, lengths).to(codes.device)
-    timeline = model.timeline(labels, ends, mel)
-    nats = []
-    for start in range(0, codes.shape[1], chunk_size):
-        stop = min(start + chunk_size, codes.shape[1])
-        condition = timeline.between(start, stop)
-        params, state = model.predict_step(inputs[:, start:stop], state, condition)
-        nats.append(model.output.nats(params, codes[:, start:stop]))
-    return torch.cat(nats, dim=1)
+    rows = []
+    for some in torch.arange(len(codes), device=codes.device).split(AT_ONCE):
+        named = {name: ids[some] for name, ids in (labels or {}).items()}
+        timeline = model.timeline(named, ends[some], None if mel is None else mel[some])
+        state = model.init_state(len(some))
+        nats = []
+        for start in range(0, codes.shape[1], chunk_size):
+            stop = min(start + chunk_size, codes.shape[1])
+            condition = timeline.between(start, stop)
+            params, state = model.predict_step(inputs[some, start:stop], state, condition)
+            nats.append(model.output.nats(params, codes[some, start:stop]))
+        rows.append(torch.cat(nats, dim=1))
+    return torch.cat(rows)
 
 
 @overload

@@ -39,8 +39,9 @@ def log_spectral_distance(made: Tensor, real: Tensor, sample_rate: int) -> float
 def mel_cepstral_distortion(made: Tensor, real: Tensor, sample_rate: int) -> float:
     """(10 sqrt(2) / ln 10) times the mean over frames of |c - c'|, in dB; (T,) each.
 
-    c: CEPSTRA coefficients of an orthonormal cosine transform of 40 log mel bands, frames of 25 ms
-    every 5 ms. Kubichek 1993, "Mel-cepstral distance measure for objective speech quality
+    c: CEPSTRA cosine coefficients of 40 log mel bands, ln S(m) = c_0 / 2 + sum_k c_k cos(...), of
+    frames of 25 ms every 5 ms. So it is the root mean square, over bands, of the difference of two
+    smooth spectra in dB. Kubichek 1993, "Mel-cepstral distance measure for objective speech quality
     assessment". Its value depends on these settings: compare only what was measured alike.
     """
     hop = max(1, round(0.005 * sample_rate))
@@ -90,9 +91,9 @@ def _magnitudes(audio: Tensor, window: int) -> Tensor:
 
 @cache
 def _cosines(bands: int) -> Tensor:
-    """(CEPSTRA, bands), orthonormal rows 1 and on of the cosine transform, type 2."""
+    """(CEPSTRA, bands): log bands -> c_1 and on, by the cosine transform of type 2."""
     k, m = torch.arange(1, CEPSTRA + 1)[:, None], torch.arange(bands) + 0.5
-    return math.sqrt(2 / bands) * torch.cos(math.pi * k * m / bands).double()
+    return 2 / bands * torch.cos(math.pi * k * m / bands).double()
 
 
 # Measures of packages
