@@ -294,7 +294,7 @@ def test_lightnings_own_sharding_is_refused_where_there_are_several_processes(ra
         ({"label_pattern": r"(\d)_"}, "has no named group"),
         ({"label_pattern": r"(?P<digit>"}, "is not a regular expression"),
         ({"val_pattern": "["}, "--data.val_pattern '\\[' is not a regular expression"),
-        ({"label_pattern": r"(?P<a>.)", "label_from_folder": "b"}, "not both"),
+        ({"label_pattern": r"(?P<a>.)", "label_from_folder": "b"}, "not from both"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(

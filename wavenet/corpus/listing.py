@@ -324,8 +324,9 @@ class Listing:
             )
         if self.label_pattern is not None and self.label_from_folder is not None:
             raise ValueError(
-                "Labels come from --data.label_pattern or --data.label_from_folder, not both; "
-                "remove one."
+                f"Labels come from --data.label_pattern '{self.label_pattern.pattern}' or from "
+                f"--data.label_from_folder {self.label_from_folder}, not from both. A config may "
+                "have set one of them: give null for the one that is not meant."
             )
 
     def files(self) -> Files:
