@@ -32,6 +32,7 @@ import wavenet
 from wavenet import Added, CentredConv1d, Residual
 from wavenet.audio import load_audio, save_audio
 from wavenet.plotting import plot_spectrograms, save_figure
+from wavenet.training.quiet import quiet_lightning
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.instruments.prepare import INSTRUMENTS, NOTES, clips, note_frequency, prepare
@@ -198,6 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--channels", type=int, default=32, help="of the blocks (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("diffwave"), help="folder (%(default)s)")
     args = parser.parse_args(arguments)
+    quiet_lightning()
     torch.manual_seed(0)
     notes, held_out = corpus(args.out / "corpus")
     training = Training(DiffWave(args.channels), 2e-3, args.steps)
