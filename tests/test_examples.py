@@ -5,17 +5,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_close, some_codes, some_uniforms
+from conftest import (
+    LABELS,
+    assert_close,
+    small_model,
+    some_codes,
+    some_labels,
+    some_uniforms,
+)
 from torch import nn
 
 import wavenet
-from wavenet import Condition, FiLM, Sampling, testing
+from wavenet import Condition, FiLM, Sampling, WaveNet, testing
 from wavenet.engines import EngineUnavailable, build_engine, take_apart
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 import diffwave  # noqa: E402
 import forecast  # noqa: E402
+import grow  # noqa: E402
 import knob  # noqa: E402
 
 
@@ -312,3 +320,24 @@ def test_likelihood_hour_by_hour_is_that_of_all_hours_at_once() -> None:
             predicted, state = model.step(series[None, :, hour : hour + 1], state, clock)
             told.append(-predicted.log_prob(series[None, :, hour + 1 : hour + 2]).mean())
     assert abs(forecast.nats(model, series, first=10) - float(torch.stack(told[9:]).mean())) < 1e-5
+
+
+@pytest.mark.parametrize("layers", [3, 5])
+def test_a_deeper_network_begins_as_the_one_that_it_grew_from(layers: int, tmp_path: Path) -> None:
+    model = small_model(labels=LABELS, position_hop=16, residual_scale=1.0)
+    model.save_pretrained(tmp_path / "small")
+    grow.main([str(tmp_path / "small"), "--layers_per_cycle", str(layers), "--out", str(tmp_path)])
+    grown, codes, labels = WaveNet.from_pretrained(tmp_path), some_codes(3, 60), some_labels(3)
+    assert len(grown.stack.blocks) == 2 * layers
+    assert_close(grown(codes, labels), model.float()(codes, labels))
+    assert grown.receptive_field - model.receptive_field == 2 * (2**layers - 2**3)
+
+
+def test_a_network_does_not_grow_smaller(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        grow.main(["fsdd", "--layers_per_cycle", "9", "--out", str(tmp_path)])
+    assert "has 10 layers a cycle, which can become more, but not 9" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"has residual_scale 0\.8; it must be 1"):
+        grow.grow(small_model(), 5)
