@@ -1,13 +1,13 @@
 """Train a WaveNet: `python train.py --help`. The command itself is `wavenet.commands.train`."""
 
-import os
 import signal
 
+from wavenet.commands import have_patience
+
 if __name__ == "__main__":
-    if "OMP_WAIT_POLICY" not in os.environ:  # see wavenet.commands.PATIENCE; before torch is there
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Before the command's own handlers and after them, Ctrl-C ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    have_patience()
 
 from wavenet.commands.train import main
 

@@ -15,7 +15,7 @@ from tiny_runs import REPOSITORY, environment
 import wavenet
 from wavenet import MixtureOfLogistics
 from wavenet.audio import load_audio, save_audio
-from wavenet.commands import COMMANDS, DECIDES, PATIENCE, entry, main
+from wavenet.commands import COMMANDS, DECIDES, entry, main
 from wavenet.engines import build_engine
 from wavenet.interop import nam
 from wavenet.outputs import Sampling
@@ -232,22 +232,47 @@ def test_threads_of_a_training_sleep_soon_unless_somebody_has_decided(
 ) -> None:
     """Beside other work, threads that look all the time take each other's cores."""
     variables = {name: value for name, value in os.environ.items() if name not in DECIDES}
-    (tmp_path / "sitecustomize.py").write_text(  # run when a process begins
-        "import os\nprint('BORN', os.getenv('GOMP_SPINCOUNT'), os.getenv('OMP_WAIT_POLICY'))\n"
+    (tmp_path / "torch.py").write_text(  # in place of torch: what it would find
+        "import os, sys\n"
+        "sys.exit(f\"BORN {os.getenv('GOMP_SPINCOUNT')} {os.getenv('OMP_WAIT_POLICY')}\")\n"
     )
+    for command in (["-m", "wavenet", "train"], [str(REPOSITORY / "train.py")]):
+        done = subprocess.run(
+            [sys.executable, *command],
+            env={**variables, **given, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.stderr.strip() == f"BORN {born}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["trian"]])
+def test_the_command_itself_does_not_wait_for_torch(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     done = subprocess.run(
-        [sys.executable, "-m", "wavenet", "train", "--version"],
-        env={**variables, **given, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"},
+        [sys.executable, "-m", "wavenet", *arguments],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"},
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,
     )
+    assert "torch was imported" not in done.stderr
+    assert "wavenet" in done.stdout or "did you mean train?" in done.stderr
+
+
+def test_every_public_name_is_there_when_it_is_asked_for() -> None:
+    code = (
+        "import sys, wavenet\n"
+        "assert 'torch' not in sys.modules\n"
+        "missing = [name for name in wavenet.__all__ if not hasattr(wavenet, name)]\n"
+        "assert not missing and set(wavenet.__all__) <= set(dir(wavenet)), missing\n"
+        "assert wavenet.engines.build_engine and wavenet.testing\n"
+        "assert not hasattr(wavenet, 'nothing') and not hasattr(wavenet, '__wrapped__')\n"
+        "from wavenet import *\n"
+        "assert WaveNet is wavenet.model.WaveNet\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stdout.splitlines() if line.startswith("BORN")]
-    assert told[-1] == f"BORN {born}" and len(told) == (1 if given else 2)
-
-
-def test_the_script_has_the_patience_of_the_command() -> None:
-    ((name, value),) = PATIENCE.items()
-    assert f'os.environ.setdefault("{name}", "{value}")' in (REPOSITORY / "train.py").read_text()

@@ -40,10 +40,9 @@ DECIDES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # whoever has set one of them h
 
 
 def have_patience() -> None:
-    """Starts this process anew with `PATIENCE`, which OpenMP reads before torch is imported."""
-    if sys.platform == "linux" and not any(name in os.environ for name in DECIDES):
+    """To be called before torch is imported, which is when OpenMP reads `PATIENCE`."""
+    if not any(name in os.environ for name in DECIDES):
         os.environ.update(PATIENCE)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def entry() -> None:
