@@ -338,6 +338,6 @@ def test_a_network_does_not_grow_smaller(
 ) -> None:
     with pytest.raises(SystemExit):
         grow.main(["fsdd", "--layers_per_cycle", "9", "--out", str(tmp_path)])
-    assert "has 10 layers a cycle, which can become more, but not 9" in capsys.readouterr().err
+    assert "has 11 layers a cycle, which can become more, but not 9" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"has residual_scale 0\.8; it must be 1"):
         grow.grow(small_model(), 5)
