@@ -25,8 +25,8 @@ def grow(model: WaveNet, layers_per_cycle: int) -> WaveNet:
     new block could not hand on what it gets.
     """
     config = model.config
-    before, new = config.layers_per_cycle, layers_per_cycle - config.layers_per_cycle
-    if new < 0:
+    before = config.layers_per_cycle
+    if layers_per_cycle < before:
         raise ValueError(
             f"The model has {before} layers a cycle, which can become more, but not "
             f"{layers_per_cycle}."
@@ -66,9 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(str(error))
     grown.save_pretrained(args.out)
     print(
-        f"{args.out}: {sum(x.numel() for x in grown.parameters()):,} parameters, receptive field "
-        f"{grown.receptive_field} samples; before {sum(x.numel() for x in model.parameters()):,} "
-        f"and {model.receptive_field}"
+        f"{args.out}: {grown.num_parameters:,} parameters, receptive field {grown.receptive_field} "
+        f"samples; before {model.num_parameters:,} and {model.receptive_field}"
     )
 
 

@@ -51,7 +51,7 @@ def nats_per_sample(
     inputs = torch.cat([silence, codes[:, :-1]], dim=1)
     if mel is not None and model.mel is not None:
         require_mel(model.mel, mel, codes.shape[1])
-    for name, given in {**(labels or {}), "mel": mel}.items():
+    for name, given in [*(labels or {}).items(), ("mel", mel)]:
         if given is not None and len(given) != len(codes):
             raise ValueError(f"{name} is of {len(given)} clips, and the samples of {len(codes)}.")
     ends = _counts(codes, lengths).to(codes.device)
