@@ -4,13 +4,14 @@ Knows nothing of files, layers or terminals.
 """
 
 import inspect
+import itertools
 import logging
 import math
 import numbers
 import operator
 import random
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,11 +19,14 @@ from torch import Tensor
 from wavenet.conditioning import (
     Condition,
     Given,
+    Mel,
     MelClips,
     MelFeed,
+    MelPass,
     Timeline,
     draw_lengths,
     label_ids,
+    matched,
     mel_frames,
     with_and_without,
 )
@@ -40,6 +44,7 @@ LAST_SEED = 2**64 - 1
 MOST_IN_CHUNK = 2**28  # samples of all clips: their uniforms take 1 GiB
 MOST_AT_ONCE = 2**16  # clips of a batch: more take minutes before the first sample
 LONGEST = 2**52  # samples of a clip: whole numbers that a float holds
+MOST_PASSES = 1000
 NAMED = 16  # drawn labels in a log line
 BYTES_A_SAMPLE = 8  # of audio: its chunks, and all of them put together
 BYTES_A_CLIP = 5000  # of its generator of uniforms
@@ -136,6 +141,7 @@ def stream(
     prompt: Tensor | None = None,
     mel: MelFrames | None = None,
     condition: Condition | None = None,
+    match_mel: int = 0,
     seed: int = 0,
     engine: str = "auto",
     precision: str = "float32",
@@ -161,6 +167,9 @@ def stream(
             or a sequence of one (bands, F) each. They give the clips their lengths where nothing
             else does. An iterator gives frames (bands, n) or (batch_size, bands, n) as they come:
             each chunk is drawn as soon as the frames are there that it depends on.
+        match_mel: passes that bring the loudness of what was drawn nearer to the mel frames; see
+            `wavenet.conditioning.MelPass`. Audio then comes a mel window later for each pass, in
+            chunks of other sizes. 0: the samples as they are drawn.
         condition: of a model that is steered by other things than labels and position: its features
             (batch_size, D, frames), from the clips' first sample on, prompt included. It takes the
             place of labels and mel. With guidance, which is then off unless it is given, two rows
@@ -184,7 +193,9 @@ def stream(
     ids = {} if condition is not None else _label_ids(model, labels or {}, batch_size, seed)
     before = None if prompt is None else _prompt_samples(model, prompt, batch_size)
     primed = 0 if before is None else before.shape[1]
-    frames = None if condition is not None else _mel_frames(model, mel, batch_size)
+    passes = _checked_passes(model, match_mel, mel)
+    mels = [None] if condition is not None else _mel_frames(model, mel, batch_size, passes)
+    frames, *aims = mels
     asked = seconds is not None or num_samples is not None
     if frames is None or asked:
         lengths = _lengths(model, seconds, num_samples, ids, batch_size, seed)
@@ -207,6 +218,11 @@ def stream(
     feed = frames if isinstance(frames, MelFeed) else None
     named = {name: [model.labels[name][i] for i in each.tolist()] for name, each in ids.items()}
     chunks = _chunks(model, run, lengths, chunk_size, uniforms, feed, batch_size * group)
+    if passes:
+        opening = [] if before is None else [model.output.decode(before)]
+        rate, mel_settings = model.sample_rate, cast(Mel, model.mel)
+        chain = [MelPass(mel_settings, aim, rate, batch_size, whole) for aim in aims if aim]
+        chunks = matched(itertools.chain(opening, chunks), chain, skip=primed)
     return Stream(chunks, lengths, named)
 
 
@@ -562,13 +578,29 @@ def _lengths_of(model: WaveNet, frames: MelClips | MelFeed, primed: int) -> Tens
     return lengths
 
 
+def _checked_passes(model: WaveNet, passes: int, mel: MelFrames | None) -> int:
+    """match_mel as a plain integer. Raises ValueError where there is nothing to match."""
+    number = whole_number("match_mel", passes)
+    if not 0 <= number <= MOST_PASSES:
+        raise ValueError(f"match_mel must be from 0 to {MOST_PASSES} passes, but got {passes}.")
+    if number and (model.mel is None or mel is None):
+        raise ValueError(
+            "match_mel brings audio nearer to mel frames, and there are none here: give mel to a "
+            "model that has it, or leave match_mel out."
+        )
+    return number
+
+
 def _mel_frames(
-    model: WaveNet, mel: MelFrames | None, batch_size: int
-) -> MelClips | MelFeed | None:
+    model: WaveNet, mel: MelFrames | None, batch_size: int, passes: int
+) -> list[MelClips | MelFeed | None]:
+    """For the model and for each pass, which ask at times of their own."""
     model.require_mel(mel)
     if model.mel is None or mel is None:
-        return None
-    return mel_frames(model.mel, mel, batch_size)
+        return [None]
+    if isinstance(mel, Iterator):
+        return [MelFeed(model.mel, each, batch_size) for each in itertools.tee(mel, 1 + passes)]
+    return [mel_frames(model.mel, mel, batch_size)] * (1 + passes)
 
 
 def _lengths_not_given(

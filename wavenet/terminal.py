@@ -82,6 +82,17 @@ def add_engine_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_match_argument(parser: argparse.ArgumentParser, default: int = 0) -> None:
+    parser.add_argument(
+        "--match-mel",
+        type=int,
+        default=default,
+        metavar="PASSES",
+        help="for a model with mel: passes over the audio that bring the loudness of its bands to "
+        "that of the frames: far less noise; 5 are good (%(default)s)",
+    )
+
+
 def chunk_size(clips: int) -> int:
     """Samples of each clip between two looks at the clock and at Ctrl-C: fewer of many clips."""
     return min(256, max(16, 2**16 // max(1, clips)))

@@ -27,6 +27,7 @@ from wavenet.results import NEW, Wavs, require_place
 from wavenet.terminal import (
     Interruptible,
     add_engine_argument,
+    add_match_argument,
     add_sampling_arguments,
     chunk_size,
     label_choice,
@@ -132,6 +133,7 @@ def add_clip_arguments(p: argparse.ArgumentParser) -> None:
         help="for a model with mel: log mel frames (bands, frames), .npy or .pt; -: raw float32 "
         "frames on stdin, with --out - drawn as they come",
     )
+    add_match_argument(p)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -144,6 +146,7 @@ def run(args: argparse.Namespace) -> None:
         "seed": args.seed,
         "engine": args.engine,
         "precision": args.precision,
+        "match_mel": args.match_mel,
         **sampling_of(args),
     }
     if args.gallery:

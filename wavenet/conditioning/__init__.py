@@ -28,6 +28,7 @@ from wavenet.conditioning.labels import (
     label_ids,
     with_and_without,
 )
+from wavenet.conditioning.matching import MelPass, match_mel, matched
 from wavenet.conditioning.mel import (
     Mel,
     MelFeatures,
@@ -52,6 +53,7 @@ __all__ = [
     "MelClips",
     "MelFeatures",
     "MelFeed",
+    "MelPass",
     "PositionEmbedding",
     "Smoothed",
     "Source",
@@ -65,6 +67,8 @@ __all__ = [
     "draw_lengths",
     "fit_clip_length",
     "label_ids",
+    "match_mel",
+    "matched",
     "mel_clips",
     "mel_frames",
     "require_mel",

@@ -2,8 +2,9 @@
 
     python -m wavenet.evaluation.vocoder --checkpoint runs/fsdd_vocoder --root DIR --out FOLDER
 
-Beside the model stand Griffin-Lim's algorithm from the same spectrograms, and the recordings
-through the model's own samples and back, which is the best that it could do. Knows nothing of
+Beside the model stand its audio matched to the spectrograms, Griffin-Lim's algorithm from the same
+spectrograms, noise that is matched as often, which shows what the model adds, and the recordings
+through the model's own samples and back, which is the best that it could draw. Knows nothing of
 training. Shapes: M bands, F frames, T time.
 """
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
-from wavenet.conditioning import Mel
+from wavenet.conditioning import Mel, match_mel
 from wavenet.evaluation.digits import find_clips
 from wavenet.evaluation.distances import FLOOR_DB, Measure, measures
 from wavenet.generation import AT_ONCE, generate
@@ -31,12 +32,21 @@ from wavenet.installation import CommandParser, torchaudio_here
 from wavenet.model import WaveNet
 from wavenet.plotting import figure_png, plot_spectrograms
 from wavenet.results import require_place, write_all
-from wavenet.terminal import add_engine_argument, add_sampling_arguments, run_command, sampling_of
+from wavenet.terminal import (
+    add_engine_argument,
+    add_match_argument,
+    add_sampling_arguments,
+    run_command,
+    sampling_of,
+)
 
 logger = logging.getLogger(__name__)
 
 ITERATIONS = 60  # of Griffin-Lim
+PASSES = 5  # of matching
+NOISE = 0.1  # standard deviation of the noise that is matched
 SHOWN = 3  # clips in the picture
+UNSEEN = ("noise, matched", "samples and back")  # not in the picture
 UNITS = {"LSD": "dB", "MCD": "dB"}
 COMMAND = "python -m wavenet.evaluation.vocoder"
 PICTURE, NUMBERS = "vocoder.png", "vocoder.json"
@@ -80,11 +90,16 @@ def griffin_lim(mel: Mel, frames: Tensor, sample_rate: int, seed: int = 0) -> Te
 
 
 def copies(
-    model: WaveNet, recordings: Sequence[Tensor], seed: int = 0, **settings: Any
+    model: WaveNet,
+    recordings: Sequence[Tensor],
+    seed: int = 0,
+    passes: int = PASSES,
+    **settings: Any,
 ) -> dict[str, list[Tensor]]:
     """Recordings (T,) made again in each way: clips of the same lengths, by the way's name.
 
-    settings: of `generate`. Clip i is drawn from seed + i. Raises ValueError without mel.
+    passes: of matching; 0: nothing is matched. settings: of `generate`. Clip i is drawn from
+    seed + i. Raises ValueError without mel.
     """
     if model.mel is None:
         raise ValueError("This model has no mel: train one with --config configs/fsdd_vocoder.yaml")
@@ -92,15 +107,37 @@ def copies(
     frames = [mel.spectrogram(clip, model.sample_rate) for clip in recordings]
     lengths = [len(clip) for clip in recordings]
     made = {"model": list(_generated(model, frames, seed, settings))}
+    if passes:
+        made["model, matched"] = _matched(made["model"], frames, model, passes)
     if torchaudio_here() is None:
         logger.info("without Griffin-Lim beside it, which needs a torchaudio that loads here")
     else:
         made["Griffin-Lim"] = [griffin_lim(mel, x, model.sample_rate, seed) for x in frames]
+    if passes:
+        made["noise, matched"] = _matched(_noise(lengths, seed), frames, model, passes)
     made["samples and back"] = [model.output.decode(model.output.encode(x)) for x in recordings]
     return {
         way: [clip[:length] for clip, length in zip(clips, lengths, strict=True)]
         for way, clips in made.items()
     }
+
+
+def _matched(
+    clips: Sequence[Tensor], frames: Sequence[Tensor], model: WaveNet, passes: int
+) -> list[Tensor]:
+    """Clips (T,) brought nearer to their frames, and no longer than these."""
+    mel, rate = model.mel, model.sample_rate
+    assert mel is not None
+    return [
+        match_mel(clip[None, : each.shape[1] * mel.hop], each, mel, rate, passes)[0]
+        for clip, each in zip(clips, frames, strict=True)
+    ]
+
+
+def _noise(lengths: Sequence[int], seed: int) -> list[Tensor]:
+    """White noise, a clip of each length."""
+    seeded = torch.Generator().manual_seed(seed)
+    return [NOISE * torch.randn(length, generator=seeded) for length in lengths]
 
 
 def _generated(
@@ -186,6 +223,7 @@ def parser(prog: str = COMMAND) -> argparse.ArgumentParser:
     )
     p.add_argument("--seed", type=int, default=0, help="of recordings and clips (%(default)s)")
     add_sampling_arguments(p)
+    add_match_argument(p, PASSES)
     add_engine_argument(p)
     p.add_argument("--out", type=Path, help=f"folder for {NUMBERS} and {PICTURE}")
     return p
@@ -194,13 +232,16 @@ def parser(prog: str = COMMAND) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     if args.clips < 1:
         raise ValueError(f"--clips must be at least 1, but got {args.clips}.")
+    if args.match_mel < 0:
+        raise ValueError(f"--match-mel must be at least 0, but got {args.match_mel}.")
     for name in (NUMBERS, PICTURE) if args.out else ():
         require_place(args.out / name, Path(name).suffix, "--out")
     model = load_model(args.checkpoint)
     paths = find_clips(args.root, args.pattern)
     chosen = sorted(random.Random(args.seed).sample(paths, min(args.clips, len(paths))))
     recordings = [load_audio(path, model.sample_rate) for path in chosen]
-    made = copies(model, recordings, args.seed, engine=args.engine, **sampling_of(args))
+    how = {"engine": args.engine, **sampling_of(args)}
+    made = copies(model, recordings, args.seed, args.match_mel, **how)
     scores = evaluate(made, recordings, model.sample_rate)
     print(table(scores))
     if args.out:
@@ -218,7 +259,7 @@ def _files(
     about = {"settings": {name: str(x) for name, x in vars(args).items()}, "floor_db": FLOOR_DB}
     yield args.out / NUMBERS, (json.dumps({**about, "scores": numbers}, indent=2) + "\n").encode()
     rows = {"recording": list(recordings[:SHOWN])}
-    rows |= {way: list(clips[:SHOWN]) for way, clips in made.items() if way != "samples and back"}
+    rows |= {way: list(clips[:SHOWN]) for way, clips in made.items() if way not in UNSEEN}
     titles = [f"clip {index}" for index in range(len(rows["recording"]))]
     yield args.out / PICTURE, figure_png(plot_spectrograms(rows, sample_rate, titles))
 
