@@ -146,7 +146,6 @@ def run(args: argparse.Namespace) -> None:
         "seed": args.seed,
         "engine": args.engine,
         "precision": args.precision,
-        "match_mel": args.match_mel,
         **sampling_of(args),
     }
     if args.gallery:
@@ -161,7 +160,8 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
     model.require_mel(args.mel_from or args.mel)
     mel, recording = frames_given(args, model.mel, model.sample_rate)
     size = {"batch_size": args.batch, "chunk_size": chunk_size(args.batch)}
-    chunks = stream(model, prompt=prompt, mel=mel, **size, **settings)
+    steered = {"prompt": prompt, "mel": mel, "match_mel": args.match_mel}
+    chunks = stream(model, **steered, **size, **settings)
     read = [] if prompt is None else [model.output.decode(model.output.encode(prompt))]
     opening = [audio.expand(args.batch, -1) for audio in read]
     made = Interruptible(with_progress(chunks, model.sample_rate))
@@ -184,11 +184,12 @@ def check(args: argparse.Namespace) -> None:
     set_threads(args.threads)
     if args.plot or args.gallery:
         require("--gallery" if args.gallery else "--plot", "matplotlib")
-    others = (args.out, args.batch != 1, args.prompt, args.mel_from, args.mel, args.plot)
-    if args.gallery and any(others):
+    clips = (args.out, args.batch != 1, args.prompt, args.plot)
+    frames = (args.mel_from, args.mel, args.match_mel)
+    if args.gallery and any(clips + frames):
         raise ValueError(
             "--gallery draws clips of its own: leave out --out, --batch, --prompt, --mel-from, "
-            "--mel and --plot."
+            "--mel, --match-mel and --plot."
         )
     if args.out == STDOUT and (args.batch != 1 or args.plot):
         raise ValueError(
