@@ -83,7 +83,8 @@ def test_frames_come_from_a_file(generate: Callable[..., None], kind: str) -> No
         torch.save(frames[None] if "batched" in kind else frames, path)
     generate("--mel", path, "--out", "out.wav", "--seconds", 0.05)
     expected = wavenet.generate(model, mel=frames, seconds=0.05)[0]
-    assert np.array_equal(samples(Path("out.wav")), pcm16(expected).numpy())
+    away = samples(Path("out.wav")).astype(int) - pcm16(expected).numpy()
+    assert len(away) == 800 and abs(away).max() <= 1  # pieces add up in another order
 
 
 @pytest.mark.parametrize("out", ["-", "out.wav"])
@@ -107,7 +108,8 @@ def test_a_copy_is_matched_to_its_frames(generate: Callable[..., None]) -> None:
     generate("--mel-from", "in.wav", "--out", "out.wav", "--match-mel", 2)
     model, frames = model_and_frames()
     expected = wavenet.generate(model, mel=frames, match_mel=2)[0]
-    assert np.array_equal(samples(Path("out.wav")), pcm16(expected).numpy())
+    away = samples(Path("out.wav")).astype(int) - pcm16(expected).numpy()
+    assert len(away) == 800 and abs(away).max() <= 1  # pieces add up in another order
 
 
 @pytest.mark.parametrize("sizes", [[24, 24], [1, 47], [25, 23], [48]])
