@@ -217,9 +217,11 @@ def stream(
     uniforms = _uniforms(model, seed, batch_size)
     feed = frames if isinstance(frames, MelFeed) else None
     named = {name: [model.labels[name][i] for i in each.tolist()] for name, each in ids.items()}
-    chunks = _chunks(model, run, lengths, chunk_size, uniforms, feed, batch_size * group)
+    heard = None if before is None else model.decode(before)
+    last = None if heard is None else heard[:, -1:]
+    chunks = _chunks(model, run, lengths, chunk_size, uniforms, feed, batch_size * group, last)
     if passes:
-        opening = [] if before is None else [model.output.decode(before)]
+        opening = [] if heard is None else [heard]
         rate, mel_settings = model.sample_rate, cast(Mel, model.mel)
         chain = [MelPass(mel_settings, aim, rate, batch_size, whole) for aim in aims if aim]
         chunks = matched(itertools.chain(opening, chunks), chain, skip=primed)
@@ -417,20 +419,22 @@ def _chunks(
     uniforms: Callable[[int], Tensor],
     feed: MelFeed | None,
     streams: int,
+    last: Tensor | None,
 ) -> Iterator[Tensor]:
+    """last (B, 1): the audio that a prompt ends with."""
     done, total = 0, None if lengths is None else int(lengths.max())
+    silence = float(model.output.decode(torch.tensor(model.output.silence)))
     while total is None or done < total:
         n = chunk_size if total is None else min(chunk_size, total - done)
         n = n if feed is None else feed.reach(run.done, n)
         if n == 0:
             break
         with threads_for(streams):
-            samples = run.sample(uniforms(n))
-            if lengths is not None:
-                inside = done + torch.arange(n) < lengths[:, None]
-                samples = samples.where(inside, model.output.silence)
-            audio = model.output.decode(samples)
-        yield audio
+            audio = model.decode(run.sample(uniforms(n)), last)
+        last = audio[:, -1:]
+        if lengths is not None:
+            audio = audio.where(done + torch.arange(n) < lengths[:, None], silence)
+        yield audio.clamp(-1, 1)
         done += n
     if total is not None and done < total:
         raise ValueError(
@@ -504,7 +508,7 @@ def _prompt_samples(model: WaveNet, prompt: Tensor, batch_size: int) -> Tensor:
     require_scale(clips, "A prompt")
     if clips.shape[1] > PREFILL_CHUNK:
         logger.info("reading the prompt first: %d samples", clips.shape[1])
-    return model.output.encode(clips.expand(batch_size, -1))
+    return model.encode(clips.expand(batch_size, -1))
 
 
 def _lengths(

@@ -123,7 +123,7 @@ def bits_per_sample(
         if lengths is None:
             _name_stereo(clips)
     device = next(model.parameters()).device
-    codes = (model.output.encode(clips) if clips.is_floating_point() else clips).to(device)
+    codes = (model.encode(clips) if clips.is_floating_point() else clips).to(device)
     given = label_ids(model.labels, labels or {}, len(clips))
     ids = {name: value.to(device) for name, value in given.items()}
     frames = _mel(model, clips, counts, mel)
@@ -195,7 +195,7 @@ def _mel(
     if model.mel is None:
         return None
     if given is None:
-        audio = clips if clips.is_floating_point() else model.output.decode(clips)
+        audio = clips if clips.is_floating_point() else model.decode(clips)
         given = [
             model.mel.spectrogram(clip[:count], model.sample_rate)
             for clip, count in zip(audio, counts.tolist(), strict=True)

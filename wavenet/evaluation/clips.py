@@ -67,7 +67,7 @@ def read_clips(
 
 def through_codec(clips: Clips, model: WaveNet) -> Clips:
     """The clips encoded and decoded as the model hears and speaks them: what it can do at best."""
-    return replace(clips, audio=model.codec.decode(model.codec.encode(clips.audio)))
+    return replace(clips, audio=model.decode(model.encode(clips.audio)))
 
 
 def samples_of(model: WaveNet, seconds: float, clips: int) -> int:

@@ -115,7 +115,7 @@ def copies(
         made["Griffin-Lim"] = [griffin_lim(mel, x, model.sample_rate, seed) for x in frames]
     if passes:
         made["noise, matched"] = _matched(_noise(lengths, seed), frames, model, passes)
-    made["samples and back"] = [model.output.decode(model.output.encode(x)) for x in recordings]
+    made["samples and back"] = [model.decode(model.encode(x[None]))[0] for x in recordings]
     return {
         way: [clip[:length] for clip, length in zip(clips, lengths, strict=True)]
         for way, clips in made.items()

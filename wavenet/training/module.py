@@ -155,21 +155,22 @@ class LitWaveNet(pl.LightningModule):
     @property
     def framing(self) -> Framing:
         """What a row holds around its targets: for mel, whole frames with their windows."""
-        mel = self.network.mel
+        mel, least = self.network.mel, 2 if self.network.config.preemphasis else 1
         if mel is None:
-            return Framing()
+            return Framing(before=least)
         before, after = mel.surroundings
-        return Framing(mel.hop, max(before, 1), after)
+        return Framing(mel.hop, max(before, least), after)
 
     def configure_model(self) -> None:
         if self.wavenet is not None:
             return
         facts = self._facts()
-        if facts.scaled and (self._settings.get("mel") or self._settings.get("position_hop")):
+        others = ("mel", "position_hop", "preemphasis")
+        if facts.scaled and any(self._settings.get(name) for name in others):
             raise ValueError(
-                "--data.protocol sashimi is for models without mel and position: it scores clips "
-                "that are scaled, and that begin after silence. Leave it out, or leave out "
-                "--model.mel and --model.position_hop."
+                "--data.protocol sashimi is for models without mel, position and preemphasis: it "
+                "scores clips that are scaled, and that begin after silence. Leave it out, or "
+                "leave out --model.mel, --model.position_hop and --model.preemphasis."
             )
         self.wavenet = WaveNet(
             sample_rate=facts.sample_rate,
@@ -315,6 +316,9 @@ class LitWaveNet(pl.LightningModule):
         audio, framing = batch["audio"], self.framing
         targets = slice(framing.before - 1, audio.shape[1] - framing.after)
         pcm, output = audio[:, targets], self.network.output
+        if self.network.config.preemphasis:
+            filtered = audio[:, framing.before - 2 : targets.stop].float() / FULL_SCALE
+            return self.network.encode(filtered)[:, 1:]
         if "extremes" not in batch:
             return encode_pcm(output, pcm)
         first, length = batch["position"].split(1, dim=1)
