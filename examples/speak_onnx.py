@@ -23,6 +23,7 @@ def speak(
     rate = int(session.get_modelmeta().custom_metadata_map["sample_rate"])
     given = dict(np.load(path.removesuffix(".onnx") + ".npz"))
     audio, sample = given.pop("audio"), given.pop("silence").reshape(1, 1)
+    emphasis = float(given.pop("preemphasis", 0.0))
     hop, offset = (int(given.pop(name, 0)) for name in ("hop", "offset"))
     frames = given.pop("conditions", None)  # (1, channels, frames), each for `hop` samples
     most = rate if frames is None else frames.shape[2] * hop - offset
@@ -39,7 +40,10 @@ def speak(
         weights = np.exp(params[0, :, 0] - params.max(), dtype=np.float64).cumsum()
         sample = np.array([[np.searchsorted(weights, uniform * weights[-1], side="right")]])
         codes.append(int(sample[0, 0]))
-    return codes, audio[codes], rate
+    made = audio[codes]
+    for t in range(1, len(made) if emphasis else 0):
+        made[t] += emphasis * made[t - 1]
+    return codes, made.clip(-1, 1), rate
 
 
 def main(arguments: list[str]) -> None:

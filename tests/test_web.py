@@ -361,6 +361,7 @@ def test_the_worker_has_what_the_module_imports_and_calls_what_it_exports() -> N
     ("settings", "said"),
     [
         ({"mel": Mel(bands=4, hop=16, window=64)}, "steered by mel frames"),
+        ({"preemphasis": 0.85}, "preemphasis of 0.85"),
         ({"output": MixtureOfLogistics(2)}, "MixtureOfLogistics has 6 parameters a sample"),
         ({"output": wavenet.MuLaw(100)}, "MuLaw has 100 parameters a sample"),
     ],

@@ -191,6 +191,8 @@ class _Autoregressive(nn.Module):
         arrays = {"silence": torch.tensor(output.silence)}
         if output.categorical:
             arrays["audio"] = output.decode(torch.arange(output.levels))
+        if self.model.config.preemphasis:
+            arrays["preemphasis"] = torch.tensor(self.model.config.preemphasis)
         if self.condition is None:
             return arrays
         features, hop, offset = self.condition

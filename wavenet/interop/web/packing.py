@@ -28,6 +28,11 @@ def require_playable(model: WaveNet) -> None:
             "A page plays what labels and a seed steer, but this model is steered by mel frames, "
             "which come from a recording. wavenet generate --mel-from FILE draws from it."
         )
+    if model.config.preemphasis:
+        raise ValueError(
+            "A page plays codes as they are drawn, but this model's audio has a preemphasis of "
+            f"{model.config.preemphasis}. wavenet export --onnx FILE takes any."
+        )
     output = model.output
     if not isinstance(output, Codes) or output.classes % WIDEST:
         raise ValueError(
