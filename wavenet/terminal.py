@@ -89,7 +89,7 @@ def add_match_argument(parser: argparse.ArgumentParser, default: int = 0) -> Non
         default=default,
         metavar="PASSES",
         help="for a model with mel: passes over the audio that bring the loudness of its bands to "
-        "that of the frames: far less noise; 5 are good (%(default)s)",
+        "that of the frames: far less noise; 10 are enough (%(default)s)",
     )
 
 

@@ -18,9 +18,11 @@ from wavenet.conditioning.given_mel import mel_clips
 from wavenet.conditioning.mel import Mel
 
 LARGEST_GAIN = log(100)  # 40 dB
+RELAXATION = 1.3  # a: over-relaxation, as a window's neighbours take back some of its change
+PASSES = 10  # that are enough where nothing waits for them
 
 
-def match_mel(audio: Tensor, frames: Tensor, mel: Mel, sample_rate: int, passes: int = 5) -> Tensor:
+def match_mel(audio: Tensor, frames: Tensor, mel: Mel, sample_rate: int, passes: int = PASSES) -> Tensor:
     """Audio (B, T) whose log mel frames are nearer to frames (M, F) or (B, M, F), F of T samples.
 
     See `MelPass`. Raises ValueError for too few frames, and for settings that do not allow it.
@@ -64,7 +66,7 @@ class MelPass:
     """One pass over audio as it comes: every window's bands are made as loud as its frame says.
 
         X_f = the windowed Fourier transform,   r_f = frame_f - ln(max(bands |X_f|, floor))
-        Y_f(k) = X_f(k) exp(sum_m b_km r_f(m) / sum_m b_km)
+        Y_f(k) = X_f(k) exp(a sum_m b_km r_f(m) / sum_m b_km)
 
     and the windows of Y are added up as by Griffin and Lim 1984, "Signal estimation from modified
     short-time Fourier transform", equation 6: with what the overlap makes of the others, one pass
@@ -152,7 +154,7 @@ class MelPass:
         made = spectrum(audio, self._window, mel.window, mel.hop)
         loud = made.abs().mT.matmul(self._bands).mT.clamp_min(mel.floor).log()
         short = (self._wanted(count) - loud).clamp(-LARGEST_GAIN, LARGEST_GAIN)
-        gains = self._shares.matmul(short.nan_to_num(0)).exp()
+        gains = (RELAXATION * self._shares.matmul(short.nan_to_num(0))).exp()
         return torch.fft.irfft(made * gains, mel.window, dim=1) * self._window[:, None]
 
     def _wanted(self, count: int) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor
 from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
 from wavenet.conditioning import Mel, match_mel
+from wavenet.conditioning.matching import PASSES
 from wavenet.evaluation.digits import find_clips
 from wavenet.evaluation.distances import FLOOR_DB, Measure, measures
 from wavenet.generation import AT_ONCE, generate
@@ -43,7 +44,6 @@ from wavenet.terminal import (
 logger = logging.getLogger(__name__)
 
 ITERATIONS = 60  # of Griffin-Lim
-PASSES = 5  # of matching
 NOISE = 0.1  # standard deviation of the noise that is matched
 SHOWN = 3  # clips in the picture
 UNSEEN = ("noise, matched", "samples and back")  # not in the picture
