@@ -61,7 +61,7 @@ def train(model: KnobWaveNet, steps: int) -> float:
     optimizer, bits = torch.optim.AdamW(model.parameters(), lr=3e-3), []
     for _ in range(steps):
         value = torch.rand(4)
-        codes = model.output.encode(tones(value, 1200))
+        codes = model.encode(tones(value, 1200))
         params = model.predict(codes[:, :-1], model.turned_to(value))
         nats = model.output.nats(params, codes[:, 1:])
         loss = nats[:, model.receptive_field :].mean()

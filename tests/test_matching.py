@@ -46,7 +46,9 @@ def test_a_pass_is_its_equation() -> None:
         spectrum = torch.fft.rfft(padded[part] * window)
         if 0 <= f < 20:
             short = frames[:, f] - (spectrum.abs() @ bands).clamp_min(mel.floor).log()
-            spectrum = spectrum * torch.exp(RELAXATION * bands @ short / bands.sum(1).clamp_min(1e-9))
+            spectrum = spectrum * torch.exp(
+                RELAXATION * bands @ short / bands.sum(1).clamp_min(1e-9)
+            )
         made[part] += torch.fft.irfft(spectrum, mel.window) * window
         squares[part] += window.square()
     expected = (made / squares)[100:500].clamp(-1, 1).float()

@@ -267,8 +267,9 @@ def test_copies_are_made_in_each_way_and_scored(
         save_audio(f"real/{index}.wav", some_sound(0.05 + 0.013 * index, seed=index), RATE)
     main(["--checkpoint", "model", "--root", "real", "--clips", "2", "--out", "judged"])
     printed = capsys.readouterr().out
-    assert [line.split("  ")[0] for line in printed.splitlines()[1:6]] == [
-        "model", "model, matched", "Griffin-Lim", "noise, matched", "samples and back",
+    assert [line.split("  ")[0] for line in printed.splitlines()[1:7]] == [
+        "model", "model, matched", "Griffin-Lim", "Griffin-Lim, matched", "noise, matched",
+        "samples and back",
     ]  # fmt: skip
     scores = json.loads(Path("judged/vocoder.json").read_text())["scores"]
     assert scores["model"]["LSD"]["clips"] == 2

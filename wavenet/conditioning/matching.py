@@ -22,7 +22,9 @@ RELAXATION = 1.3  # a: over-relaxation, as a window's neighbours take back some 
 PASSES = 10  # that are enough where nothing waits for them
 
 
-def match_mel(audio: Tensor, frames: Tensor, mel: Mel, sample_rate: int, passes: int = PASSES) -> Tensor:
+def match_mel(
+    audio: Tensor, frames: Tensor, mel: Mel, sample_rate: int, passes: int = PASSES
+) -> Tensor:
     """Audio (B, T) whose log mel frames are nearer to frames (M, F) or (B, M, F), F of T samples.
 
     See `MelPass`. Raises ValueError for too few frames, and for settings that do not allow it.

@@ -3,7 +3,7 @@
     python -m wavenet.evaluation.vocoder --checkpoint runs/fsdd_vocoder --root DIR --out FOLDER
 
 Beside the model stand its audio matched to the spectrograms, Griffin-Lim's algorithm from the same
-spectrograms, noise that is matched as often, which shows what the model adds, and the recordings
+spectrograms, that and noise matched as often, which shows what the model adds, and the recordings
 through the model's own samples and back, which is the best that it could draw. Knows nothing of
 training. Shapes: M bands, F frames, T time.
 """
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 ITERATIONS = 60  # of Griffin-Lim
 NOISE = 0.1  # standard deviation of the noise that is matched
 SHOWN = 3  # clips in the picture
-UNSEEN = ("noise, matched", "samples and back")  # not in the picture
+SEEN = ("model", "model, matched", "Griffin-Lim")  # in the picture
 UNITS = {"LSD": "dB", "MCD": "dB"}
 COMMAND = "python -m wavenet.evaluation.vocoder"
 PICTURE, NUMBERS = "vocoder.png", "vocoder.json"
@@ -114,7 +114,10 @@ def copies(
     else:
         made["Griffin-Lim"] = [griffin_lim(mel, x, model.sample_rate, seed) for x in frames]
     if passes:
-        made["noise, matched"] = _matched(_noise(lengths, seed), frames, model, passes)
+        others = {"Griffin-Lim": made.get("Griffin-Lim"), "noise": _noise(lengths, seed)}
+        for way, clips in others.items():
+            if clips is not None:
+                made[f"{way}, matched"] = _matched(clips, frames, model, passes)
     made["samples and back"] = [model.decode(model.encode(x[None]))[0] for x in recordings]
     return {
         way: [clip[:length] for clip, length in zip(clips, lengths, strict=True)]
@@ -198,10 +201,10 @@ def table(scores: Mapping[str, Mapping[str, Score]]) -> str:
     names = list(next(iter(scores.values())))
     head = "".join(f"{f'{name} {UNITS.get(name, str())}'.strip():>16}" for name in names)
     rows = [
-        f"{way:<18}" + "".join(f"{f'{x.mean:.3f} ± {x.error:.3f}':>16}" for x in row.values())
+        f"{way:<22}" + "".join(f"{f'{x.mean:.3f} ± {x.error:.3f}':>16}" for x in row.values())
         for way, row in scores.items()
     ]
-    return "\n".join([f"{'':<18}{head}", *rows])
+    return "\n".join([f"{'':<22}{head}", *rows])
 
 
 def parser(prog: str = COMMAND) -> argparse.ArgumentParser:
@@ -259,7 +262,7 @@ def _files(
     about = {"settings": {name: str(x) for name, x in vars(args).items()}, "floor_db": FLOOR_DB}
     yield args.out / NUMBERS, (json.dumps({**about, "scores": numbers}, indent=2) + "\n").encode()
     rows = {"recording": list(recordings[:SHOWN])}
-    rows |= {way: list(clips[:SHOWN]) for way, clips in made.items() if way not in UNSEEN}
+    rows |= {way: list(clips[:SHOWN]) for way, clips in made.items() if way in SEEN}
     titles = [f"clip {index}" for index in range(len(rows["recording"]))]
     yield args.out / PICTURE, figure_png(plot_spectrograms(rows, sample_rate, titles))
 
