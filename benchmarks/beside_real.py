@@ -58,8 +58,7 @@ def main() -> None:
         temperature=args.temperature,
         seed=args.seed,
     )
-    codec = model.codec
-    real = [codec.decode(codec.encode(torch.from_numpy(data.audio(clip)))) for clip in clips]
+    real = [model.decode(model.encode(torch.from_numpy(data.audio(clip)))) for clip in clips]
     generated = [audio[: clip.length] for audio, clip in zip(batch, clips, strict=True)]
     names = [" ".join(clip.labels[name] for name in model.labels) for clip in clips]
     for index, (name, audio) in enumerate(zip(names, generated, strict=True)):

@@ -32,7 +32,7 @@ def clips(
     """Codes (B, T) padded with silence, their lengths (B,), and the labels from the file names."""
     paths = sorted(path for path in root.rglob("*.wav") if re.search(pattern, path.name))
     paths = paths[:: max(1, len(paths) // count)][:count]
-    codes = [model.codec.encode(load_audio(path, model.sample_rate)) for path in paths]
+    codes = [model.encode(load_audio(path, model.sample_rate)) for path in paths]
     named = [
         match.groupdict() if (match := re.search(LABEL_PATTERN, path.name)) else {}
         for path in paths

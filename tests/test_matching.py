@@ -1,5 +1,6 @@
 """Audio brought nearer to the mel frames it was made from, whole and as it comes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -112,24 +113,62 @@ def test_generate_matches_what_it_drew() -> None:
     torch.testing.assert_close(generate(model, mel=frames, seed=3, match_mel=2), expected)
 
 
+@pytest.mark.parametrize("upsampling", ["hold", "linear"])
 @pytest.mark.parametrize("settings", [{}, {"num_samples": 201}])
-def test_frames_as_they_come_give_the_same_and_are_not_waited_for(settings: Any) -> None:
-    """The last frames that are asked for are those that the model itself asks for."""
+def test_frames_as_they_come_give_the_same_and_are_not_waited_for(
+    upsampling: Any, settings: Any
+) -> None:
+    """None is asked for, at any chunk, that the model itself would not have asked for by then."""
+    mel, frames = Mel(bands=6, hop=20, window=50, upsampling=upsampling), given(count=40)
+    model = small_model(mel=mel, sample_rate=RATE).float()
+
+    def asked(match_mel: int) -> tuple[list[tuple[int, int]], torch.Tensor]:
+        come, at_chunks = 0, list[tuple[int, int]]()
+
+        def pieces() -> Iterator[torch.Tensor]:
+            nonlocal come
+            for piece in frames.split(1, dim=-1):
+                come += 1
+                yield piece
+
+        how = {"seed": 3, "chunk_size": 20, "match_mel": match_mel, **settings}
+        chunks, made = stream(model, mel=pieces(), **how), []
+        for chunk in chunks:
+            made.append(chunk)
+            at_chunks.append((sum(x.shape[1] for x in made), come))
+        return at_chunks, torch.cat(made, dim=1)
+
+    plain, _ = asked(0)
+    matching, made = asked(3)
+    whole = generate(model, mel=frames, seed=3, match_mel=3, **settings)
+    torch.testing.assert_close(made, whole)
+    assert matching[-1] == plain[-1]
+    for samples, come in matching[:-1]:
+        drawn = samples + 3 * mel.window + mel.hop  # at most: a window a pass, and a chunk
+        assert come <= max(frames for at, frames in plain if at <= drawn)
+
+
+def test_what_came_before_a_feed_ended_is_given_before_the_error() -> None:
     model, frames = vocoder(), given()
-    asked = 0
+    chunks, made = stream(model, mel=iter([frames]), num_samples=300, match_mel=3), []
+    with pytest.raises(ValueError, match="ended after 240 samples"):
+        made.extend(chunks)
+    expected = generate(model, mel=frames, match_mel=3)
+    torch.testing.assert_close(torch.cat(made, dim=1), expected)
 
-    def pieces() -> Any:
-        nonlocal asked
-        for piece in frames.split(1, dim=-1):
-            asked += 1
-            yield piece
 
-    list(stream(model, mel=pieces(), seed=3, **settings))
-    needed, asked = asked, 0
-    chunks = stream(model, mel=pieces(), seed=3, match_mel=3, chunk_size=7, **settings)
-    made = torch.cat(list(chunks), dim=1)
-    torch.testing.assert_close(made, generate(model, mel=frames, seed=3, match_mel=3, **settings))
-    assert asked == needed
+def test_autocast_changes_nothing() -> None:
+    audio = noise(1, 333)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = match_mel(audio, MEL.spectrogram(audio, RATE), MEL, RATE, passes=1)
+    torch.testing.assert_close(made, audio, atol=1e-6, rtol=0)
+
+
+def test_gains_have_a_limit_and_audio_stays_within_full_scale() -> None:
+    quiet, loud = 1e-4 * noise(1, 400), frames_of(400) + 10
+    once = match_mel(quiet, loud, MEL, RATE, passes=1)
+    assert once.abs().max() < 1.01 * 100 * quiet.abs().max()
+    assert match_mel(noise(1, 400), loud, MEL, RATE, passes=3).abs().max() == 1
 
 
 def test_a_shorter_clip_of_a_batch_sounds_as_it_does_alone() -> None:
@@ -153,7 +192,7 @@ def test_a_prompt_is_matched_with_what_follows_and_not_given_back() -> None:
 @pytest.mark.parametrize(
     ("mel", "settings", "said"),
     [
-        (None, {"num_samples": 5}, "there are none here"),
+        (None, {"num_samples": 5}, "none are given"),
         (Mel(bands=6, hop=40, window=79), {}, "overlap by half"),
         (Mel(bands=6, hop=20, window=50, given=True), {}, "another program's"),
         (MEL, {"match_mel": -1}, "from 0 to 1000 passes, but got -1"),
@@ -167,8 +206,26 @@ def test_what_cannot_be_matched_is_refused_at_the_call(mel: Any, settings: Any, 
         stream(model, **frames, **{"match_mel": 1, **settings})
 
 
-def test_too_few_frames_and_no_passes_are_refused() -> None:
-    with pytest.raises(ValueError, match="12 frames"):
-        match_mel(noise(1, 241), given(), MEL, RATE)
-    with pytest.raises(ValueError, match="1 pass at least"):
-        match_mel(noise(1, 240), given(), MEL, RATE, passes=0)
+def test_audio_of_one_clip_keeps_its_shape() -> None:
+    audio, frames = noise(1, 240), given()
+    made = match_mel(audio, frames, MEL, RATE, passes=1)
+    assert torch.equal(match_mel(audio[0].double(), frames[0], MEL, RATE, passes=1), made[0])
+
+
+@pytest.mark.parametrize(
+    ("audio", "settings", "said"),
+    [
+        (noise(1, 241), {}, "12 frames"),
+        (noise(1, 240), {"passes": 0}, "at least 1, but got 0"),
+        (noise(1, 240), {"passes": 1.5}, "at least 1, but got 1.5"),
+        (noise(1, 240)[0].numpy(), {}, "but got ndarray"),
+        (torch.zeros(1, 0), {}, "at least one sample"),
+        (torch.zeros(1, 240).short(), {}, "but got torch.int16"),
+        (torch.full((1, 240), float("nan")), {}, "with 240 values NaN"),
+        (noise(1, 240), {"mel": Mel(bands=6, hop=20, window=50, high=4001)}, "4001 Hz"),
+    ],
+)
+def test_what_is_no_audio_of_the_frames_is_refused(audio: Any, settings: Any, said: str) -> None:
+    how = {"mel": MEL, "sample_rate": RATE, **settings}
+    with pytest.raises(ValueError, match=said):
+        match_mel(audio, given(), **how)

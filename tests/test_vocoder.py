@@ -278,6 +278,16 @@ def test_copies_are_made_in_each_way_and_scored(
     assert Path("judged/vocoder.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_copies_of_a_model_that_cannot_be_matched_are_as_they_are_drawn() -> None:
+    from wavenet.evaluation.vocoder import copies
+
+    model = small_model(mel=Mel(bands=6, hop=40, window=60), sample_rate=RATE).float()
+    made = copies(model, [some_sound(0.05)])
+    assert [*made] == ["model", "Griffin-Lim", "samples and back"]
+    with pytest.raises(ValueError, match="overlap by half at least"):
+        copies(model, [some_sound(0.05)], passes=1)
+
+
 def test_a_model_without_mel_is_no_vocoder(tmp_path: Path) -> None:
     from wavenet.evaluation.vocoder import main
 

@@ -28,6 +28,7 @@ from wavenet.conditioning import (
     label_ids,
     matched,
     mel_frames,
+    require_matchable,
     with_and_without,
 )
 from wavenet.engines import Engine, build_engine
@@ -167,9 +168,10 @@ def stream(
             or a sequence of one (bands, F) each. They give the clips their lengths where nothing
             else does. An iterator gives frames (bands, n) or (batch_size, bands, n) as they come:
             each chunk is drawn as soon as the frames are there that it depends on.
-        match_mel: passes that bring the loudness of what was drawn nearer to the mel frames; see
-            `wavenet.conditioning.MelPass`. Audio then comes a mel window later for each pass, in
-            chunks of other sizes. 0: the samples as they are drawn.
+        match_mel: passes over what was drawn, that bring the level of its bands to that of the mel
+            frames; see `wavenet.conditioning.MelPass`. Each delays a stream by up to a mel window,
+            and chunks have other sizes. A prompt is matched too, but not given back. 0: the audio
+            as it is drawn.
         condition: of a model that is steered by other things than labels and position: its features
             (batch_size, D, frames), from the clips' first sample on, prompt included. It takes the
             place of labels and mel. With guidance, which is then off unless it is given, two rows
@@ -217,7 +219,7 @@ def stream(
     uniforms = _uniforms(model, seed, batch_size)
     feed = frames if isinstance(frames, MelFeed) else None
     named = {name: [model.labels[name][i] for i in each.tolist()] for name, each in ids.items()}
-    heard = None if before is None else model.decode(before)
+    heard = None if before is None else model.decode(before.cpu())
     last = None if heard is None else heard[:, -1:]
     chunks = _chunks(model, run, lengths, chunk_size, uniforms, feed, batch_size * group, last)
     if passes:
@@ -423,7 +425,7 @@ def _chunks(
 ) -> Iterator[Tensor]:
     """last (B, 1): the audio that a prompt ends with."""
     done, total = 0, None if lengths is None else int(lengths.max())
-    silence = float(model.output.decode(torch.tensor(model.output.silence)))
+    silence = model.silent_audio
     while total is None or done < total:
         n = chunk_size if total is None else min(chunk_size, total - done)
         n = n if feed is None else feed.reach(run.done, n)
@@ -587,11 +589,13 @@ def _checked_passes(model: WaveNet, passes: int, mel: MelFrames | None) -> int:
     number = whole_number("match_mel", passes)
     if not 0 <= number <= MOST_PASSES:
         raise ValueError(f"match_mel must be from 0 to {MOST_PASSES} passes, but got {passes}.")
-    if number and (model.mel is None or mel is None):
+    if number and mel is None:
         raise ValueError(
-            "match_mel brings audio nearer to mel frames, and there are none here: give mel to a "
-            "model that has it, or leave match_mel out."
+            f"match_mel={passes} brings audio nearer to mel frames, and none are given: give mel "
+            "to a model that has it, or leave match_mel out."
         )
+    if number and model.mel is not None:
+        require_matchable(model.mel)
     return number
 
 

@@ -42,7 +42,10 @@ from wavenet.conditioning import (
 from wavenet.conditioning.mel import as_saved
 from wavenet.layers import CausalConv1d, Stack, StackState, dilation_cycles, residual_blocks
 from wavenet.ops import affine
-from wavenet.outputs import MuLaw, Output, checked_output, deemphasised, emphasised
+from wavenet.outputs import MuLaw, Output, checked_output
+from wavenet.outputs.emphasis import deemphasised, emphasised
+from wavenet.outputs.pcm import FULL_SCALE, to_pcm
+from wavenet.outputs.protocol import checked_audio
 from wavenet.pretrained import find, upload
 from wavenet.pretrained.card import Facts, card, checked_license
 from wavenet.saving import read_folder, write_folder
@@ -295,7 +298,7 @@ class WaveNet(nn.Module):
 
     @property
     def output(self) -> Output:
-        """The distribution of a sample, which turns audio into samples and back."""
+        """The distribution of a sample. `encode` and `decode` turn audio into samples and back."""
         return self.config.output
 
     @property
@@ -345,26 +348,39 @@ class WaveNet(nn.Module):
 
     # Audio and samples
 
-    def encode(self, audio: Tensor) -> Tensor:
-        """Whole clips of audio (..., T) in [-1, 1] -> samples, int64, of the same shape.
+    def encode(self, audio: Tensor, before: Tensor | None = None) -> Tensor:
+        """Audio (..., T) in [-1, 1] -> samples, int64, of the same shape.
 
-        Raises ValueError as the output's `encode` does.
+        before (..., 1): with preemphasis, the audio of the sample before the first; none at a
+        clip's beginning. Raises ValueError as the output's `encode` does.
         """
         coefficient = self.config.preemphasis
-        if coefficient and isinstance(audio, Tensor) and audio.is_floating_point():
-            audio = emphasised(
-                audio.to(torch.promote_types(audio.dtype, torch.float32)), coefficient
-            )
-        return self.output.encode(audio)
+        if not coefficient:
+            return self.output.encode(audio)
+        given = checked_audio(audio, "WaveNet")
+        filtered = to_pcm(emphasised(given, coefficient, before))  # as 16-bit audio is trained on
+        return self.output.encode(filtered.float() / FULL_SCALE)
 
     def decode(self, samples: Tensor, before: Tensor | None = None) -> Tensor:
-        """Samples (B, T) -> audio, float32, of the same shape; with preemphasis it may go beyond 1.
+        """Samples (..., T) -> audio, float32, of the same shape.
 
-        before (B, 1): the audio of the sample before the first; none at a clip's beginning. Raises
-        ValueError as the output's `decode` does.
+        before (..., 1): with preemphasis, the audio of the sample before the first; none at a
+        clip's beginning. Audio may then go beyond [-1, 1]. Raises ValueError as the output's
+        `decode` does.
         """
         audio, coefficient = self.output.decode(samples), self.config.preemphasis
-        return deemphasised(audio, coefficient, before) if coefficient else audio
+        if not coefficient or not audio.numel():
+            return audio
+        return deemphasised(audio - self._audio_of_silence, coefficient, before)
+
+    @property
+    def silent_audio(self) -> float:
+        """What samples of silence sound like: 0 with preemphasis, otherwise near it."""
+        return 0.0 if self.config.preemphasis else self._audio_of_silence
+
+    @property
+    def _audio_of_silence(self) -> float:
+        return float(self.output.decode(torch.tensor(self.output.silence)))
 
     # The network
 

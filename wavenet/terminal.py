@@ -82,14 +82,17 @@ def add_engine_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_match_argument(parser: argparse.ArgumentParser, default: int = 0) -> None:
+def add_match_argument(
+    parser: argparse.ArgumentParser, default: int | None = 0, said: str = "0"
+) -> None:
     parser.add_argument(
         "--match-mel",
         type=int,
         default=default,
         metavar="PASSES",
-        help="for a model with mel: passes over the audio that bring the loudness of its bands to "
-        "that of the frames: far less noise; 10 are enough (%(default)s)",
+        help="for a model with mel: passes over the audio that bring the level of its bands to "
+        "that of the frames: far less noise; 10 for files; each delays --out - by up to a mel "
+        f"window ({said})",
     )
 
 

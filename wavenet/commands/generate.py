@@ -162,7 +162,7 @@ def draw(args: argparse.Namespace, model: WaveNet, settings: dict[str, Any]) -> 
     size = {"batch_size": args.batch, "chunk_size": chunk_size(args.batch)}
     steered = {"prompt": prompt, "mel": mel, "match_mel": args.match_mel}
     chunks = stream(model, **steered, **size, **settings)
-    read = [] if prompt is None else [model.decode(model.encode(prompt[None]))]
+    read = [] if prompt is None else [model.decode(model.encode(prompt))]
     opening = [audio.expand(args.batch, -1) for audio in read]
     made = Interruptible(with_progress(chunks, model.sample_rate))
     if args.out == STDOUT:

@@ -1,7 +1,7 @@
 """Owns how audio is brought nearer to the mel frames it was made from, as it comes.
 
-What is drawn has the right statistics, but the loudness of its bands falls beside that of the
-frames by chance, as noise does. The frames say what it should be; the phases stay as drawn.
+What is drawn is right on average, but the level of each band differs from that of its frame by
+chance, as that of noise does. The frames say what it should be; the phases stay as drawn.
 Knows nothing of models. Shapes: B batch, M bands, K frequencies, F frames, T time.
 """
 
@@ -15,27 +15,48 @@ from torch import Tensor
 from wavenet.conditioning.condition import FrameSource
 from wavenet.conditioning.filterbank import mel_bands, spectrum
 from wavenet.conditioning.given_mel import mel_clips
-from wavenet.conditioning.mel import Mel
+from wavenet.conditioning.mel import Mel, require_rate
 
-LARGEST_GAIN = log(100)  # 40 dB
+LARGEST_GAIN = log(100)  # of a frequency in one pass: 40 dB
 RELAXATION = 1.3  # a: over-relaxation, as a window's neighbours take back some of its change
-PASSES = 10  # that are enough where nothing waits for them
+PASSES = 10  # where nothing waits for the audio
 
 
 def match_mel(
     audio: Tensor, frames: Tensor, mel: Mel, sample_rate: int, passes: int = PASSES
 ) -> Tensor:
-    """Audio (B, T) whose log mel frames are nearer to frames (M, F) or (B, M, F), F of T samples.
+    """Audio (B, T) or (T,) -> the same, on the CPU, with log mel frames nearer to those given.
 
-    See `MelPass`. Raises ValueError for too few frames, and for settings that do not allow it.
+    frames: (M, F) or (B, M, F), of at least T samples, as `mel.spectrogram` makes them. See
+    `MelPass`. Raises ValueError for audio or frames of another shape or with NaN, too few frames,
+    and settings that do not allow it.
     """
-    if passes < 1:
-        raise ValueError(f"Audio is matched to mel frames in 1 pass at least, but got {passes}.")
-    lengths = torch.tensor([audio.shape[1]] * len(audio))
-    given = mel_clips(mel, frames, len(audio))
+    if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+        raise ValueError(
+            f"Audio is matched to mel frames in a whole number of passes, at least 1, but got "
+            f"{passes!r}."
+        )
+    clips = _checked(audio)
+    lengths = torch.tensor([clips.shape[1]] * len(clips))
+    given = mel_clips(mel, frames, len(clips))
     given.require(lengths)
-    chain = [MelPass(mel, given, sample_rate, len(audio), lengths) for _ in range(passes)]
-    return torch.cat(list(matched([audio.float()], chain)), dim=1)
+    chain = [MelPass(mel, given, sample_rate, len(clips), lengths) for _ in range(passes)]
+    return torch.cat(list(matched([clips], chain)), dim=1).view(audio.shape)
+
+
+def _checked(audio: Tensor) -> Tensor:
+    """(B, T) float32 on the CPU. Raises ValueError for what is no audio."""
+    good = isinstance(audio, Tensor) and audio.is_floating_point() and audio.numel() > 0
+    if not good or audio.dim() not in (1, 2) or not torch.isfinite(audio).all():
+        seen = type(audio).__name__
+        if isinstance(audio, Tensor):
+            wrong = int((~torch.isfinite(audio)).sum())
+            seen = f"{audio.dtype} {tuple(audio.shape)} with {wrong} values NaN or infinite"
+        raise ValueError(
+            "match_mel takes a tensor of floating-point audio (batch, time) or (time,), at least "
+            f"one sample and all finite, but got {seen}."
+        )
+    return audio.reshape(-1, audio.shape[-1]).float().cpu()
 
 
 def matched(
@@ -43,9 +64,10 @@ def matched(
 ) -> Iterator[Tensor]:
     """Chunks (B, n) of audio through each pass in turn, without the first `skip` samples.
 
-    As many samples come out as went in, each pass up to a window later.
+    As many samples come out as went in, each pass up to a window later. Where the chunks end in a
+    ValueError, so does this, once all that came is out.
     """
-    left = skip
+    left, failure = skip, None
 
     def cut(audio: Tensor) -> Iterator[Tensor]:
         nonlocal left
@@ -54,7 +76,14 @@ def matched(
         if audio.shape[1] > gone:
             yield audio[:, gone:].clamp(-1, 1)
 
-    for chunk in chunks:
+    source = iter(chunks)
+    while failure is None:
+        try:
+            chunk = next(source, None)
+        except ValueError as error:
+            chunk, failure = None, error
+        if chunk is None:
+            break
         for each in passes:
             chunk = each.process(chunk)
         yield from cut(chunk)
@@ -62,19 +91,22 @@ def matched(
     for each in passes:
         rest = torch.cat([each.process(rest), each.end()], dim=1)
     yield from cut(rest)
+    if failure is not None:
+        raise failure
 
 
 class MelPass:
-    """One pass over audio as it comes: every window's bands are made as loud as its frame says.
+    """One pass over audio as it comes: every window's bands get the level that its frame says.
 
         X_f = the windowed Fourier transform,   r_f = frame_f - ln(max(bands |X_f|, floor))
         Y_f(k) = X_f(k) exp(a sum_m b_km r_f(m) / sum_m b_km)
 
-    and the windows of Y are added up as by Griffin and Lim 1984, "Signal estimation from modified
-    short-time Fourier transform", equation 6: with what the overlap makes of the others, one pass
-    brings the frames nearer and several bring them nearer still. Where a frame is right already,
-    nothing changes. The fine structure within a band stays as it is: unlike Griffin and Lim's
-    algorithm no magnitudes are guessed from bands, and the phases are not random at first.
+    with a = RELAXATION and gains up to LARGEST_GAIN. The windows of Y are added up as by Griffin
+    and Lim 1984, "Signal estimation from modified short-time Fourier transform", equation 6. As
+    they overlap, one pass brings the frames nearer, and more passes nearer still. Where a frame is
+    right already, nothing changes; frequencies outside all bands stay as they are. Unlike Griffin
+    and Lim's algorithm it keeps the fine structure within a band, and begins with phases that are
+    not random.
 
     Args:
         mel: Settings of the frames.
@@ -92,7 +124,8 @@ class MelPass:
         batch_size: int,
         lengths: Tensor | None = None,
     ) -> None:
-        _require_matchable(mel)
+        require_matchable(mel)
+        require_rate(mel, sample_rate)
         self.batch_size = batch_size
         self._mel, self._frames, self._lengths = mel, frames, lengths
         self._bands = mel_bands(mel.window // 2 + 1, mel.bands, sample_rate, mel.low, mel.high)
@@ -116,6 +149,10 @@ class MelPass:
     @torch.no_grad()
     def process(self, audio: Tensor) -> Tensor:
         """The next samples (B, n) -> the samples that are now complete (B, m)."""
+        with torch.autocast(audio.device.type, enabled=False):
+            return self._process(audio)
+
+    def _process(self, audio: Tensor) -> Tensor:
         self._waiting = torch.cat([self._waiting, self._of_clips(audio, self._read)], dim=1)
         self._read += audio.shape[1]
         mel = self._mel
@@ -137,8 +174,8 @@ class MelPass:
 
     def end(self) -> Tensor:
         """What is left of the clips, (B, m): nothing comes after it."""
-        if self._lengths is None:
-            self._lengths = torch.tensor([self._read] * self.batch_size)
+        all_read = torch.tensor([self._read] * self.batch_size)
+        self._lengths = all_read if self._lengths is None else self._lengths.minimum(all_read)
         left = self._read - self._written
         return self.process(torch.zeros(self.batch_size, self._mel.window + self._mel.hop))[
             :, :left
@@ -155,8 +192,8 @@ class MelPass:
         mel = self._mel
         made = spectrum(audio, self._window, mel.window, mel.hop)
         loud = made.abs().mT.matmul(self._bands).mT.clamp_min(mel.floor).log()
-        short = (self._wanted(count) - loud).clamp(-LARGEST_GAIN, LARGEST_GAIN)
-        gains = (RELAXATION * self._shares.matmul(short.nan_to_num(0))).exp()
+        short = (self._wanted(count) - loud).nan_to_num(0)
+        gains = (RELAXATION * self._shares.matmul(short)).clamp(-LARGEST_GAIN, LARGEST_GAIN).exp()
         return torch.fft.irfft(made * gains, mel.window, dim=1) * self._window[:, None]
 
     def _wanted(self, count: int) -> Tensor:
@@ -171,7 +208,7 @@ class MelPass:
         known = int(inside.any(0).nonzero().max()) + 1 if inside.any() else 0
         if known == 0:
             return torch.full((1, 1, count), nan)
-        frames = F.pad(self._frames(self._next, known).float(), (0, count - known))
+        frames = F.pad(self._frames(self._next, known).float().cpu(), (0, count - known))
         return frames.where(inside[:, None], nan)
 
     def _added(self, windows: Tensor) -> Tensor:
@@ -182,15 +219,15 @@ class MelPass:
         return folded[:, 0, 0]
 
 
-def _require_matchable(mel: Mel) -> None:
+def require_matchable(mel: Mel) -> None:
     """Raises ValueError where audio cannot be matched to such frames."""
     if mel.given:
         raise ValueError(
             "match_mel: the mel frames of this model are another program's, and this library "
-            "cannot measure audio on their scale. Give it as 0."
+            "cannot measure audio on their scale. Leave match_mel out (--match-mel 0)."
         )
     if mel.window < 2 * mel.hop:
         raise ValueError(
             f"match_mel needs mel windows that overlap by half at least, but this model's have "
-            f"{mel.window} samples and a hop of {mel.hop}. Give it as 0."
+            f"{mel.window} samples and a hop of {mel.hop}. Leave match_mel out (--match-mel 0)."
         )

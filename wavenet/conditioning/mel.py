@@ -258,13 +258,18 @@ def _require_whole(name: str, value: object, low: int, high: int) -> None:
         raise ValueError(f"mel.{name} must be an integer from {low} to {high}, but got {value!r}.")
 
 
-@lru_cache(maxsize=16)
-def _transform(mel: Mel, sample_rate: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+def require_rate(mel: Mel, sample_rate: int) -> None:
+    """Raises ValueError where audio of that rate does not reach up to `high`."""
     if mel.high is not None and mel.high > sample_rate / 2:
         raise ValueError(
             f"mel.high is {mel.high} Hz, but audio of {sample_rate} Hz has nothing above "
             f"{sample_rate / 2:g} Hz. Give at most that, or leave it out."
         )
+
+
+@lru_cache(maxsize=16)
+def _transform(mel: Mel, sample_rate: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    require_rate(mel, sample_rate)
     bands = mel_bands(mel.window // 2 + 1, mel.bands, sample_rate, mel.low, mel.high).to(device)
     window = torch.hann_window(mel.window, device=device)
 

@@ -181,7 +181,7 @@ def _padded(clips: Sequence[Tensor], total: int, value: float) -> Tensor:
 
 
 def silence_of(model: WaveNet) -> float:
-    return float(model.codec.decode(torch.tensor(model.codec.silence)))
+    return model.silent_audio
 
 
 def end_as(clips: Clips, real: Clips, silence: float) -> Clips:

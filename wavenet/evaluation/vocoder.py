@@ -3,9 +3,9 @@
     python -m wavenet.evaluation.vocoder --checkpoint runs/fsdd_vocoder --root DIR --out FOLDER
 
 Beside the model stand its audio matched to the spectrograms, Griffin-Lim's algorithm from the same
-spectrograms, that and noise matched as often, which shows what the model adds, and the recordings
-through the model's own samples and back, which is the best that it could draw. Knows nothing of
-training. Shapes: M bands, F frames, T time.
+spectrograms, that audio and white noise matched in the same way, which shows what the model adds,
+and the recordings through the model's own samples and back, which is the best that it could draw.
+Knows nothing of training. Shapes: M bands, F frames, T time.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from torch import Tensor
 
 from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
-from wavenet.conditioning import Mel, match_mel
+from wavenet.conditioning import Mel, match_mel, require_matchable
 from wavenet.conditioning.matching import PASSES
 from wavenet.evaluation.digits import find_clips
 from wavenet.evaluation.distances import FLOOR_DB, Measure, measures
-from wavenet.generation import AT_ONCE, generate
+from wavenet.generation import AT_ONCE, MOST_PASSES, generate
 from wavenet.installation import CommandParser, torchaudio_here
 from wavenet.model import WaveNet
 from wavenet.plotting import figure_png, plot_spectrograms
@@ -93,17 +93,17 @@ def copies(
     model: WaveNet,
     recordings: Sequence[Tensor],
     seed: int = 0,
-    passes: int = PASSES,
+    passes: int | None = None,
     **settings: Any,
 ) -> dict[str, list[Tensor]]:
     """Recordings (T,) made again in each way: clips of the same lengths, by the way's name.
 
-    passes: of matching; 0: nothing is matched. settings: of `generate`. Clip i is drawn from
-    seed + i. Raises ValueError without mel.
+    passes: of matching, 0: nothing is matched; None: PASSES where the model allows it. settings: of
+    `generate`. Clip i is drawn from seed + i. Raises ValueError without mel.
     """
     if model.mel is None:
         raise ValueError("This model has no mel: train one with --config configs/fsdd_vocoder.yaml")
-    mel = model.mel
+    mel, passes = model.mel, _passes(model.mel, passes)
     frames = [mel.spectrogram(clip, model.sample_rate) for clip in recordings]
     lengths = [len(clip) for clip in recordings]
     made = {"model": list(_generated(model, frames, seed, settings))}
@@ -118,11 +118,23 @@ def copies(
         for way, clips in others.items():
             if clips is not None:
                 made[f"{way}, matched"] = _matched(clips, frames, model, passes)
-    made["samples and back"] = [model.decode(model.encode(x[None]))[0] for x in recordings]
+    made["samples and back"] = [model.decode(model.encode(x)) for x in recordings]
     return {
         way: [clip[:length] for clip, length in zip(clips, lengths, strict=True)]
         for way, clips in made.items()
     }
+
+
+def _passes(mel: Mel, asked: int | None) -> int:
+    """Raises ValueError where they are asked for and not possible."""
+    try:
+        require_matchable(mel)
+    except ValueError as reason:
+        if asked:
+            raise
+        logger.info("nothing is matched: %s", reason)
+        return 0
+    return PASSES if asked is None else asked
 
 
 def _matched(
@@ -226,7 +238,7 @@ def parser(prog: str = COMMAND) -> argparse.ArgumentParser:
     )
     p.add_argument("--seed", type=int, default=0, help="of recordings and clips (%(default)s)")
     add_sampling_arguments(p)
-    add_match_argument(p, PASSES)
+    add_match_argument(p, None, str(PASSES))
     add_engine_argument(p)
     p.add_argument("--out", type=Path, help=f"folder for {NUMBERS} and {PICTURE}")
     return p
@@ -235,8 +247,10 @@ def parser(prog: str = COMMAND) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     if args.clips < 1:
         raise ValueError(f"--clips must be at least 1, but got {args.clips}.")
-    if args.match_mel < 0:
-        raise ValueError(f"--match-mel must be at least 0, but got {args.match_mel}.")
+    if args.match_mel is not None and not 0 <= args.match_mel <= MOST_PASSES:
+        raise ValueError(
+            f"--match-mel must be from 0 to {MOST_PASSES} passes, but got {args.match_mel}."
+        )
     for name in (NUMBERS, PICTURE) if args.out else ():
         require_place(args.out / name, Path(name).suffix, "--out")
     model = load_model(args.checkpoint)

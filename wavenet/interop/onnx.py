@@ -47,7 +47,8 @@ def export(
     Stateful, the graph is one `step`, of chunks of any length that is a multiple of the module's
     `chunk_multiple`. Beside NAME.onnx lies NAME.npz with the arrays `state_0`, ... to begin with;
     for a `WaveNet` also `silence`, the first sample, `audio`, what each code sounds like where its
-    samples are codes, and what steers it: a `condition` that holds for ever, or the frames of a
+    samples are codes, `preemphasis` a of a model with one, whose audio is x[t] = audio of the
+    sample + a x[t - 1], and what steers it: a `condition` that holds for ever, or the frames of a
     clip, `conditions` (B, D, F), with `hop` and `offset` as in `Condition`. Otherwise it is
     `forward`, of any length. The batch is that of the inputs. The file's metadata say
     `receptive_field`, `latency`, `chunk_multiple` and `sample_rate` where the module does, and the
@@ -184,15 +185,19 @@ class _Autoregressive(nn.Module):
         self.hop = 1 if condition is not None and condition.hop else 0  # in the graph
         self.receptive_field, self.sample_rate = model.receptive_field, model.sample_rate
         self.output = {"output": type(model.output).__name__, "levels": model.output.levels}
+        if model.config.preemphasis:
+            self.output["preemphasis"] = model.config.preemphasis
 
     def shipped(self) -> dict[str, Tensor]:
         """Arrays that what runs the graph needs beside the state."""
         output = self.model.output
         arrays = {"silence": torch.tensor(output.silence)}
+        emphasis = self.model.config.preemphasis
+        if emphasis:
+            arrays["preemphasis"] = torch.tensor(emphasis)
         if output.categorical:
-            arrays["audio"] = output.decode(torch.arange(output.levels))
-        if self.model.config.preemphasis:
-            arrays["preemphasis"] = torch.tensor(self.model.config.preemphasis)
+            audio = output.decode(torch.arange(output.levels))
+            arrays["audio"] = audio - audio[output.silence] if emphasis else audio
         if self.condition is None:
             return arrays
         features, hop, offset = self.condition

@@ -5,7 +5,6 @@ how a model reads them, how likely they are, how one is drawn. Knows nothing of 
 """
 
 from wavenet.outputs.codes import Codes
-from wavenet.outputs.emphasis import deemphasised, emphasised
 from wavenet.outputs.gaussians import Gaussian, MixtureOfGaussians
 from wavenet.outputs.levels import LevelEmbedding
 from wavenet.outputs.linear import Linear
@@ -30,8 +29,6 @@ __all__ = [
     "Output",
     "Sampling",
     "checked_output",
-    "deemphasised",
-    "emphasised",
     "guided",
     "output_from",
     "output_settings",

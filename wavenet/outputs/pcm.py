@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from wavenet.outputs.emphasis import emphasised
 from wavenet.outputs.protocol import Output
 
 LEVELS = 1 << 16  # of 16-bit audio
@@ -23,6 +24,20 @@ def encode_pcm(output: Output, pcm: Tensor) -> Tensor:
     if pcm.dtype != torch.int16:
         raise ValueError(f"16-bit PCM is a tensor of torch.int16, but got {pcm.dtype}.")
     return _table(cast(Hashable, output), pcm.device)[pcm.int() + FULL_SCALE]
+
+
+def emphasised_pcm(pcm: Tensor, coefficient: float) -> Tensor:
+    """pcm (..., T) int16, of which the first sample is only context -> y (..., T - 1) int16.
+
+    y[t] = x[t] - a x[t - 1] in whole steps, clipped to 16 bits.
+    """
+    return to_pcm(emphasised(pcm.float() / FULL_SCALE, coefficient))[..., 1:]
+
+
+def to_pcm(audio: Tensor) -> Tensor:
+    """Audio -> the nearest 16-bit PCM; what lies beyond [-1, 1) is clipped."""
+    steps = (FULL_SCALE * audio).round().clamp(-FULL_SCALE, FULL_SCALE - 1)
+    return steps.to(torch.int16)
 
 
 def encode_scaled_pcm(output: Output, pcm: Tensor, extremes: Tensor, inside: Tensor) -> Tensor:
