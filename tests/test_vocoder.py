@@ -295,3 +295,20 @@ def test_a_model_without_mel_is_no_vocoder(tmp_path: Path) -> None:
     save_audio(tmp_path / "real" / "0.wav", some_sound(0.05), RATE)
     with pytest.raises(SystemExit, match="error: This model has no mel"):
         main(["--checkpoint", str(tmp_path / "model"), "--root", str(tmp_path / "real")])
+
+
+@pytest.mark.parametrize(
+    ("mel", "clips"),
+    [
+        (MEL, "--mel-from in.wav --match-mel 10"),
+        (Mel(bands=6, hop=40, window=60), "--mel-from in.wav"),
+        (Mel(bands=6, hop=40, window=80, given=True), "--mel frames.npy"),
+        (None, "--batch 4 --seconds 2"),
+    ],
+)
+def test_a_finished_run_names_the_command_that_makes_a_copy(mel: Mel | None, clips: str) -> None:
+    from wavenet.training.cli import summary
+
+    lines = summary(Path("runs/x"), small_model(mel=mel), 4, "3 bits").splitlines()
+    (line,) = [line for line in lines if line.startswith("hear more")]
+    assert line.endswith(f"generate.py --checkpoint runs/x/model {clips}")

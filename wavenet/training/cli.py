@@ -362,10 +362,8 @@ def summary(run: Path, network: WaveNet, count: int, bits: str) -> str:
     samples = ", ".join(str(run / "samples" / f"final-{index}.wav") for index in range(count))
     records = ", ".join(str(run / name) for name in (CURVE, METRICS) if (run / name).is_file())
     labels = ",".join(f"{name}={categories[0]}" for name, categories in network.labels.items())
-    command = f"{spelled('generate')} --checkpoint {run / 'model'} --batch 4"
-    command += ("" if network.draws_lengths else " --seconds 2") + (
-        labels and f" --labels {labels}"
-    )
+    command = f"{spelled('generate')} --checkpoint {run / 'model'} {_clips(network)}"
+    command += labels and f" --labels {labels}"
     return "\n".join(
         [
             "",
@@ -378,6 +376,16 @@ def summary(run: Path, network: WaveNet, count: int, bits: str) -> str:
             f"in detail     tensorboard --logdir {run.parent}",
         ]
     )
+
+
+def _clips(network: WaveNet) -> str:
+    """Of the command to hear more: what the clips are to be."""
+    if network.mel is None:
+        return "--batch 4" if network.draws_lengths else "--batch 4 --seconds 2"
+    if network.mel.given:
+        return "--mel frames.npy"
+    matched = " --match-mel 10" if network.mel.window >= 2 * network.mel.hop else ""
+    return f"--mel-from in.wav{matched}"
 
 
 def accelerator_for(accelerator: str, devices: Any) -> str:
