@@ -25,6 +25,7 @@ import diffwave  # noqa: E402
 import forecast  # noqa: E402
 import grow  # noqa: E402
 import knob  # noqa: E402
+import to_vocoder  # noqa: E402
 
 
 def small_knob_model() -> knob.KnobWaveNet:
@@ -341,3 +342,31 @@ def test_a_network_does_not_grow_smaller(
     assert "has 11 layers a cycle, which can become more, but not 9" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"has residual_scale 0\.8; it must be 1"):
         grow.grow(small_model(), 5)
+
+
+def test_a_vocoder_keeps_what_a_network_knows_of_sound(tmp_path: Path) -> None:
+    """All but what steers it: without its conditions it is the network without its own."""
+    model = small_model(labels=LABELS, position_hop=16, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "labelled")
+    sizes = ["--bands", "6", "--hop", "20", "--window", "50"]
+    to_vocoder.main([str(tmp_path / "labelled"), *sizes, "--out", str(tmp_path / "vocoder")])
+    vocoder, codes = WaveNet.from_pretrained(tmp_path / "vocoder"), some_codes(2, 61)
+    assert vocoder.mel is not None and vocoder.labels == {} and not vocoder.position_hop
+    made = wavenet.generate(vocoder, mel=torch.zeros(6, 3))
+    assert made.shape == (1, 60)
+    with torch.no_grad():
+        for network in (model, vocoder):
+            for name, weight in network.named_parameters():
+                if ".condition." in name:
+                    weight.zero_()
+        expected = model(codes, some_labels(2))
+        assert_close(vocoder(codes, mel=torch.randn(2, 6, 4)), expected)
+
+
+def test_a_vocoder_without_a_possible_window_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        to_vocoder.main(["fsdd", "--hop", "64", "--window", "8", "--out", str(tmp_path / "x")])
+    assert "mel.window must be an integer from 64" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
