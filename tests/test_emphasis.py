@@ -1,7 +1,6 @@
 """Pre-emphasis: audio is filtered before it becomes samples, and back, in every place that does."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -182,13 +181,6 @@ def test_clips_through_the_samples_and_back_are_near() -> None:
     clips = Clips(audio, torch.tensor([300, 300]), {})
     error = (through_codec(clips, model()).audio - audio).abs().max()
     assert 0 < error < 0.02
-
-
-def test_scaled_clips_and_a_filter_do_not_go_together() -> None:
-    lit = LitWaveNet(preemphasis=SHARE, sample_rate=RATE)
-    lit._facts = lambda: SimpleNamespace(scaled=True)  # type: ignore[method-assign, assignment, return-value]
-    with pytest.raises(ValueError, match=r"leave out --model\.mel, --model\.position_hop and"):
-        lit.configure_model()
 
 
 def test_it_is_saved_and_left_out_where_there_is_none(tmp_path: Path) -> None:

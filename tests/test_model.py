@@ -103,7 +103,7 @@ def test_head_channels_are_the_skip_channels_where_none_are_given() -> None:
 )
 def test_codes_of_another_type_or_shape_are_refused(codes: Tensor) -> None:
     model = small_model()
-    with pytest.raises(ValueError, match=r"\(batch, time\).*output\.encode") as error:
+    with pytest.raises(ValueError, match=r"\(batch, time\).*by model\.encode") as error:
         model(codes)
     assert str(tuple(codes.shape)) in str(error.value) and str(codes.dtype) in str(error.value)
     with pytest.raises(ValueError, match="WaveNet takes samples of shape"):

@@ -139,8 +139,12 @@ def test_what_does_not_go_with_it_is_refused(
         module(corpus, **settings)
 
 
-@pytest.mark.parametrize("steering", [{"position_hop": 16}, {"mel": {"bands": 4, "hop": 8}}])
-def test_models_with_mel_or_position_are_refused(corpus: Path, steering: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "steering", [{"position_hop": 16}, {"mel": {"bands": 4, "hop": 8}}, {"preemphasis": 0.85}]
+)
+def test_models_with_mel_position_or_a_filter_are_refused(
+    corpus: Path, steering: dict[str, Any]
+) -> None:
     data = module(corpus, label_pattern=None, val_pattern="0_", protocol="sashimi")
-    with pytest.raises(ValueError, match="for models without mel and position"):
+    with pytest.raises(ValueError, match="for models without mel, position and preemphasis"):
         trainer(max_steps=1).fit(network(**steering), data)

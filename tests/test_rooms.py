@@ -199,8 +199,12 @@ def names_of_a_model() -> set[str]:
     plain = set(dir(torch.nn.Module())) | {"output", "init_state", "step", "receptive_field"}
     names = set().union(*({*dir(part), *(name for name, _ in part.named_children())}
                           for part in parts))  # fmt: skip
+    of_outputs = {"encode", "decode"}  # and of texts
     return (
-        {name for name in names if not name.startswith("_")} - plain - {"predict", "predict_step"}
+        {name for name in names if not name.startswith("_")}
+        - plain
+        - of_outputs
+        - {"predict", "predict_step"}
     )
 
 

@@ -80,10 +80,9 @@ class Config:
         mel: Settings of the log mel spectrogram that steers the model; None: none does.
         input_kernel_size: Taps of the convolution before the first block; as kernel_size where none
             are given. 1: a 1x1, as in models whose receptive field is that of the blocks alone.
-        preemphasis: Coefficient a of a filter that audio goes through before it becomes samples,
-            x[t] - a x[t - 1], and back: noise is then less where speech is weak. 0.85 is usual at
-            16 kHz; 0: none. What goes beyond [-1, 1] by it is clipped. Bits per sample are those
-            of what was filtered, and do not compare with those without.
+        preemphasis: Coefficient a of x[t] - a x[t - 1], which becomes samples in the place of the
+            audio x: less noise where speech is weak. 0.85 is usual at 16 kHz; 0: none. See
+            `WaveNet.encode`.
     """
 
     cycles: int = 3
@@ -351,8 +350,10 @@ class WaveNet(nn.Module):
     def encode(self, audio: Tensor, before: Tensor | None = None) -> Tensor:
         """Audio (..., T) in [-1, 1] -> samples, int64, of the same shape.
 
-        before (..., 1): with preemphasis, the audio of the sample before the first; none at a
-        clip's beginning. Raises ValueError as the output's `encode` does.
+        With preemphasis, before (..., 1) is the audio of the sample before the first; none at a
+        clip's beginning. What it brings beyond [-1, 1] is clipped, and bits per sample are those
+        of what was filtered: they do not compare with those of audio as it is. Raises ValueError as
+        the output's `encode` does.
         """
         coefficient = self.config.preemphasis
         if not coefficient:
@@ -364,8 +365,8 @@ class WaveNet(nn.Module):
     def decode(self, samples: Tensor, before: Tensor | None = None) -> Tensor:
         """Samples (..., T) -> audio, float32, of the same shape.
 
-        before (..., 1): with preemphasis, the audio of the sample before the first; none at a
-        clip's beginning. Audio may then go beyond [-1, 1]. Raises ValueError as the output's
+        With preemphasis, before (..., 1) is the audio of the sample before the first; none at a
+        clip's beginning. The audio may go beyond [-1, 1]. Raises ValueError as the output's
         `decode` does.
         """
         audio, coefficient = self.output.decode(samples), self.config.preemphasis
