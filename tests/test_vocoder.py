@@ -288,6 +288,15 @@ def test_copies_of_a_model_that_cannot_be_matched_are_as_they_are_drawn() -> Non
         copies(model, [some_sound(0.05)], passes=1)
 
 
+def test_the_picture_shows_the_loudest_part_of_a_long_clip() -> None:
+    from wavenet.evaluation.vocoder import _loudest
+
+    audio = torch.zeros(1000)
+    audio[700:800] = 0.5
+    assert _loudest(audio, 100) == slice(700, 800)
+    assert len(audio[_loudest(audio, 5000)]) == 1000
+
+
 def test_a_model_without_mel_is_no_vocoder(tmp_path: Path) -> None:
     from wavenet.evaluation.vocoder import main
 

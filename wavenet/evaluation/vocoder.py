@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 ITERATIONS = 60  # of Griffin-Lim
 NOISE = 0.1  # standard deviation of the noise that is matched
 SHOWN = 3  # clips in the picture
+LONGEST = 1.5  # seconds of each
 SEEN = ("model", "model, matched", "Griffin-Lim")  # in the picture
 UNITS = {"LSD": "dB", "MCD": "dB"}
 COMMAND = "python -m wavenet.evaluation.vocoder"
@@ -275,10 +276,21 @@ def _files(
     numbers = {way: {name: asdict(x) for name, x in row.items()} for way, row in scores.items()}
     about = {"settings": {name: str(x) for name, x in vars(args).items()}, "floor_db": FLOOR_DB}
     yield args.out / NUMBERS, (json.dumps({**about, "scores": numbers}, indent=2) + "\n").encode()
-    rows = {"recording": list(recordings[:SHOWN])}
-    rows |= {way: list(clips[:SHOWN]) for way, clips in made.items() if way in SEEN}
-    titles = [f"clip {index}" for index in range(len(rows["recording"]))]
+    parts = [_loudest(clip, round(LONGEST * sample_rate)) for clip in recordings[:SHOWN]]
+    ways = {"recording": recordings, **{way: made[way] for way in SEEN if way in made}}
+    rows = {
+        way: [clip[part] for clip, part in zip(clips, parts, strict=False)]
+        for way, clips in ways.items()
+    }
+    titles = [f"clip {i}, {part.start / sample_rate:.1f} s" for i, part in enumerate(parts)]
     yield args.out / PICTURE, figure_png(plot_spectrograms(rows, sample_rate, titles))
+
+
+def _loudest(audio: Tensor, samples: int) -> slice:
+    """So many samples of the clip (T,) with the most power; the whole of a shorter one."""
+    power = torch.nn.functional.pad(audio.double().square().cumsum(0), (1, 0))
+    start = int((power[samples:] - power[:-samples]).argmax()) if len(audio) > samples else 0
+    return slice(start, start + samples)
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = COMMAND) -> None:
