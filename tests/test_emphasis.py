@@ -15,6 +15,7 @@ from wavenet.conditioning import match_mel
 from wavenet.evaluation.clips import Clips, through_codec
 from wavenet.outputs.emphasis import deemphasised, emphasised
 from wavenet.outputs.pcm import to_pcm
+from wavenet.pretrained.card import card
 from wavenet.training.data import AudioDataModule
 from wavenet.training.module import LitWaveNet
 
@@ -31,7 +32,8 @@ def model(**settings: Any) -> WaveNet:
 
 @pytest.mark.parametrize("samples", [1, 63, 64, 65, 500])
 def test_the_filters_are_those_of_torchaudio(samples: int) -> None:
-    functional = pytest.importorskip("torchaudio.functional")
+    from torchaudio import functional
+
     audio = noise(2, samples)
     filtered = emphasised(audio, SHARE)
     torch.testing.assert_close(filtered, functional.preemphasis(audio, SHARE))
@@ -181,6 +183,11 @@ def test_clips_through_the_samples_and_back_are_near() -> None:
     clips = Clips(audio, torch.tensor([300, 300]), {})
     error = (through_codec(clips, model()).audio - audio).abs().max()
     assert 0 < error < 0.02
+
+
+def test_a_card_names_it() -> None:
+    text = card("somebody/voice", model()._facts())
+    assert "| samples | MuLaw, 256 levels, of audio with preemphasis 0.85 |" in text
 
 
 def test_it_is_saved_and_left_out_where_there_is_none(tmp_path: Path) -> None:

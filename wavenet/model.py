@@ -654,9 +654,11 @@ class WaveNet(nn.Module):
 
     def _facts(self) -> Facts:
         """For the model card."""
+        emphasis = self.config.preemphasis
         return Facts(
             self.sample_rate,
-            f"{type(self.output).__name__}, {self.output.levels} levels",
+            f"{type(self.output).__name__}, {self.output.levels} levels"
+            + (f", of audio with preemphasis {emphasis}" if emphasis else ""),
             self.num_parameters,
             self.receptive_field,
             self.labels,
