@@ -41,7 +41,7 @@ def speak(
         sample = np.array([[np.searchsorted(weights, uniform * weights[-1], side="right")]])
         codes.append(int(sample[0, 0]))
     made = audio[codes]
-    for t in range(1, len(made) if emphasis else 0):
+    for t in range(1, len(made)):
         made[t] += emphasis * made[t - 1]
     return codes, made.clip(-1, 1), rate
 

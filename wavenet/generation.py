@@ -28,7 +28,7 @@ from wavenet.conditioning import (
     label_ids,
     matched,
     mel_frames,
-    require_matchable,
+    unmatchable,
     with_and_without,
 )
 from wavenet.engines import Engine, build_engine
@@ -195,9 +195,8 @@ def stream(
     ids = {} if condition is not None else _label_ids(model, labels or {}, batch_size, seed)
     before = None if prompt is None else _prompt_samples(model, prompt, batch_size)
     primed = 0 if before is None else before.shape[1]
-    passes = _checked_passes(model, match_mel, mel)
-    mels = [None] if condition is not None else _mel_frames(model, mel, batch_size, passes)
-    frames, *aims = mels
+    passes = checked_passes(model, match_mel, mel)
+    frames, *aims = [None] if condition is not None else _mel_frames(model, mel, batch_size, passes)
     asked = seconds is not None or num_samples is not None
     if frames is None or asked:
         lengths = _lengths(model, seconds, num_samples, ids, batch_size, seed)
@@ -584,7 +583,7 @@ def _lengths_of(model: WaveNet, frames: MelClips | MelFeed, primed: int) -> Tens
     return lengths
 
 
-def _checked_passes(model: WaveNet, passes: int, mel: MelFrames | None) -> int:
+def checked_passes(model: WaveNet, passes: int, mel: MelFrames | None) -> int:
     """match_mel as a plain integer. Raises ValueError where there is nothing to match."""
     number = whole_number("match_mel", passes)
     if not 0 <= number <= MOST_PASSES:
@@ -594,8 +593,8 @@ def _checked_passes(model: WaveNet, passes: int, mel: MelFrames | None) -> int:
             f"match_mel={passes} brings audio nearer to mel frames, and none are given: give mel "
             "to a model that has it, or leave match_mel out."
         )
-    if number and model.mel is not None:
-        require_matchable(model.mel)
+    if number and model.mel is not None and (reason := unmatchable(model.mel)):
+        raise ValueError(reason)
     return number
 
 

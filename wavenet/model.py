@@ -43,8 +43,8 @@ from wavenet.conditioning.mel import as_saved
 from wavenet.layers import CausalConv1d, Stack, StackState, dilation_cycles, residual_blocks
 from wavenet.ops import affine
 from wavenet.outputs import MuLaw, Output, checked_output
-from wavenet.outputs.emphasis import deemphasised, emphasised
-from wavenet.outputs.pcm import FULL_SCALE, to_pcm
+from wavenet.outputs.emphasis import deemphasised
+from wavenet.outputs.pcm import encode_emphasised
 from wavenet.outputs.protocol import checked_audio
 from wavenet.pretrained import find, upload
 from wavenet.pretrained.card import Facts, card, checked_license
@@ -359,8 +359,7 @@ class WaveNet(nn.Module):
         if not coefficient:
             return self.output.encode(audio)
         given = checked_audio(audio, "WaveNet")
-        filtered = to_pcm(emphasised(given, coefficient, before))  # as 16-bit audio is trained on
-        return self.output.encode(filtered.float() / FULL_SCALE)
+        return encode_emphasised(self.output, given, coefficient, before).long()
 
     def decode(self, samples: Tensor, before: Tensor | None = None) -> Tensor:
         """Samples (..., T) -> audio, float32, of the same shape.
@@ -372,16 +371,13 @@ class WaveNet(nn.Module):
         audio, coefficient = self.output.decode(samples), self.config.preemphasis
         if not coefficient or not audio.numel():
             return audio
-        return deemphasised(audio - self._audio_of_silence, coefficient, before)
+        silent = self.output.decode(torch.tensor(self.output.silence))
+        return deemphasised(audio - silent, coefficient, before)
 
     @property
     def silent_audio(self) -> float:
-        """What samples of silence sound like: 0 with preemphasis, otherwise near it."""
-        return 0.0 if self.config.preemphasis else self._audio_of_silence
-
-    @property
-    def _audio_of_silence(self) -> float:
-        return float(self.output.decode(torch.tensor(self.output.silence)))
+        """What a sample of silence sounds like: 0 with preemphasis, otherwise near it."""
+        return float(self.decode(torch.tensor([self.output.silence])))
 
     # The network
 

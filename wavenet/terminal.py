@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import Tensor
 
+from wavenet.conditioning.matching import PASSES
 from wavenet.engines import ENGINES, OLDER_NAMES
 from wavenet.generation import Stream
 from wavenet.outputs import Sampling
@@ -82,17 +83,16 @@ def add_engine_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_match_argument(
-    parser: argparse.ArgumentParser, default: int | None = 0, said: str = "0"
-) -> None:
+def add_match_argument(parser: argparse.ArgumentParser, default: int | None = 0) -> None:
+    """default: None for PASSES where the model allows it."""
     parser.add_argument(
         "--match-mel",
         type=int,
         default=default,
         metavar="PASSES",
         help="for a model with mel: passes over the audio that bring the level of its bands to "
-        "that of the frames: far less noise; 10 for files; each delays --out - by up to a mel "
-        f"window ({said})",
+        f"that of the frames: far less noise; {PASSES} for files; each delays --out - by up to a "
+        f"mel window ({PASSES if default is None else default})",
     )
 
 

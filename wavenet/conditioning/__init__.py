@@ -28,7 +28,7 @@ from wavenet.conditioning.labels import (
     label_ids,
     with_and_without,
 )
-from wavenet.conditioning.matching import MelPass, match_mel, matched, require_matchable
+from wavenet.conditioning.matching import MelPass, match_mel, matched, unmatchable
 from wavenet.conditioning.mel import (
     Mel,
     MelFeatures,
@@ -71,8 +71,8 @@ __all__ = [
     "matched",
     "mel_clips",
     "mel_frames",
-    "require_matchable",
     "require_mel",
+    "unmatchable",
     "with_and_without",
     "within_silence",
 ]

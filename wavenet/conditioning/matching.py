@@ -124,7 +124,8 @@ class MelPass:
         batch_size: int,
         lengths: Tensor | None = None,
     ) -> None:
-        require_matchable(mel)
+        if reason := unmatchable(mel):
+            raise ValueError(reason)
         require_rate(mel, sample_rate)
         self.batch_size = batch_size
         self._mel, self._frames, self._lengths = mel, frames, lengths
@@ -219,15 +220,16 @@ class MelPass:
         return folded[:, 0, 0]
 
 
-def require_matchable(mel: Mel) -> None:
-    """Raises ValueError where audio cannot be matched to such frames."""
+def unmatchable(mel: Mel) -> str | None:
+    """Why audio cannot be matched to such frames, and what to do; None: it can."""
     if mel.given:
-        raise ValueError(
+        return (
             "match_mel: the mel frames of this model are another program's, and this library "
             "cannot measure audio on their scale. Leave match_mel out (--match-mel 0)."
         )
     if mel.window < 2 * mel.hop:
-        raise ValueError(
+        return (
             f"match_mel needs mel windows that overlap by half at least, but this model's have "
             f"{mel.window} samples and a hop of {mel.hop}. Leave match_mel out (--match-mel 0)."
         )
+    return None

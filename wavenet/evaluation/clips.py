@@ -169,7 +169,7 @@ def generate_clips(
     bar = tqdm(generated, "generating", len(choices), unit="clip", disable=None)
     clips = [clip[:total] for clip in bar]
     return Clips(
-        _padded(clips, total, silence_of(model)),
+        _padded(clips, total, model.silent_audio),
         torch.tensor([*map(len, clips)]),
         dict(zip(LABELS, cells.T, strict=True)),
     )
@@ -178,10 +178,6 @@ def generate_clips(
 def _padded(clips: Sequence[Tensor], total: int, value: float) -> Tensor:
     """Clips (time,) -> (N, total), each padded at its end with `value`."""
     return torch.stack([F.pad(clip, (0, total - len(clip)), value=value) for clip in clips])
-
-
-def silence_of(model: WaveNet) -> float:
-    return model.silent_audio
 
 
 def end_as(clips: Clips, real: Clips, silence: float) -> Clips:

@@ -34,7 +34,6 @@ from wavenet.evaluation.clips import (
     generate_clips,
     read_clips,
     require_labels,
-    silence_of,
     through_codec,
 )
 from wavenet.evaluation.judges import SCORER, VOTE, Ensemble, ensemble
@@ -95,7 +94,7 @@ def evaluate(
     first = first_seed(split, seed, cells * clips_per_cell)
     generated = generate_clips(model, clips_per_cell, training.audio.shape[1], first, **settings)
     if real_lengths:
-        generated = end_as(generated, training, silence_of(model))
+        generated = end_as(generated, training, model.silent_audio)
     learned_from = through_codec(training, model)
     sets = {
         "training": learned_from,

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from wavenet.audio import load_audio
 from wavenet.checkpoints import load_model
-from wavenet.conditioning import Mel, match_mel, require_matchable
+from wavenet.conditioning import Mel, match_mel, unmatchable
 from wavenet.conditioning.matching import PASSES
 from wavenet.evaluation.digits import find_clips
 from wavenet.evaluation.distances import FLOOR_DB, Measure, measures
-from wavenet.generation import AT_ONCE, MOST_PASSES, generate
+from wavenet.generation import AT_ONCE, checked_passes, generate
 from wavenet.installation import CommandParser, torchaudio_here
 from wavenet.model import WaveNet
 from wavenet.plotting import figure_png, plot_spectrograms
@@ -104,8 +104,11 @@ def copies(
     """
     if model.mel is None:
         raise ValueError("This model has no mel: train one with --config configs/fsdd_vocoder.yaml")
-    mel, passes = model.mel, _passes(model.mel, passes)
+    mel = model.mel
     frames = [mel.spectrogram(clip, model.sample_rate) for clip in recordings]
+    if passes is None:
+        passes = _possible_passes(mel)
+    passes = checked_passes(model, passes, frames)
     lengths = [len(clip) for clip in recordings]
     made = {"model": list(_generated(model, frames, seed, settings))}
     if passes:
@@ -126,16 +129,12 @@ def copies(
     }
 
 
-def _passes(mel: Mel, asked: int | None) -> int:
-    """Raises ValueError where they are asked for and not possible."""
-    try:
-        require_matchable(mel)
-    except ValueError as reason:
-        if asked:
-            raise
+def _possible_passes(mel: Mel) -> int:
+    """PASSES; 0, with the reason in the log, where audio cannot be matched to such frames."""
+    if reason := unmatchable(mel):
         logger.info("nothing is matched: %s", reason)
         return 0
-    return PASSES if asked is None else asked
+    return PASSES
 
 
 def _matched(
@@ -239,7 +238,7 @@ def parser(prog: str = COMMAND) -> argparse.ArgumentParser:
     )
     p.add_argument("--seed", type=int, default=0, help="of recordings and clips (%(default)s)")
     add_sampling_arguments(p)
-    add_match_argument(p, None, str(PASSES))
+    add_match_argument(p, None)
     add_engine_argument(p)
     p.add_argument("--out", type=Path, help=f"folder for {NUMBERS} and {PICTURE}")
     return p
@@ -248,10 +247,6 @@ def parser(prog: str = COMMAND) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     if args.clips < 1:
         raise ValueError(f"--clips must be at least 1, but got {args.clips}.")
-    if args.match_mel is not None and not 0 <= args.match_mel <= MOST_PASSES:
-        raise ValueError(
-            f"--match-mel must be from 0 to {MOST_PASSES} passes, but got {args.match_mel}."
-        )
     for name in (NUMBERS, PICTURE) if args.out else ():
         require_place(args.out / name, Path(name).suffix, "--out")
     model = load_model(args.checkpoint)

@@ -26,12 +26,14 @@ def encode_pcm(output: Output, pcm: Tensor) -> Tensor:
     return _table(cast(Hashable, output), pcm.device)[pcm.int() + FULL_SCALE]
 
 
-def emphasised_pcm(pcm: Tensor, coefficient: float) -> Tensor:
-    """pcm (..., T) int16, of which the first sample is only context -> y (..., T - 1) int16.
+def encode_emphasised(
+    output: Output, audio: Tensor, coefficient: float, before: Tensor | None = None
+) -> Tensor:
+    """Audio (..., T) -> the samples of what the filter makes of it, rounded to 16-bit PCM.
 
-    y[t] = x[t] - a x[t - 1] in whole steps, clipped to 16 bits.
+    before (..., 1): the audio before the first sample. Samples as `encode_pcm` gives them.
     """
-    return to_pcm(emphasised(pcm.float() / FULL_SCALE, coefficient))[..., 1:]
+    return encode_pcm(output, to_pcm(emphasised(audio, coefficient, before)))
 
 
 def to_pcm(audio: Tensor) -> Tensor:

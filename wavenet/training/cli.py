@@ -28,6 +28,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from wavenet.checkpoints import load_model, read_checkpoint
+from wavenet.conditioning import unmatchable
+from wavenet.conditioning.matching import PASSES
 from wavenet.files import write_whole
 from wavenet.installation import recipe_names, spelled
 from wavenet.machine import has_bfloat16, obstacle_to_gpu
@@ -384,8 +386,8 @@ def _clips(network: WaveNet) -> str:
         return "--batch 4" if network.draws_lengths else "--batch 4 --seconds 2"
     if network.mel.given:
         return "--mel frames.npy"
-    matched = " --match-mel 10" if network.mel.window >= 2 * network.mel.hop else ""
-    return f"--mel-from in.wav{matched}"
+    matching = "" if unmatchable(network.mel) else f" --match-mel {PASSES}"
+    return f"--mel-from in.wav{matching}"
 
 
 def accelerator_for(accelerator: str, devices: Any) -> str:

@@ -25,7 +25,7 @@ from wavenet.corpus import Framing
 from wavenet.corpus.checks import require_number
 from wavenet.model import Config, WaveNet
 from wavenet.outputs import MuLaw, Output, output_from, output_settings
-from wavenet.outputs.pcm import FULL_SCALE, emphasised_pcm, encode_pcm, encode_scaled_pcm
+from wavenet.outputs.pcm import FULL_SCALE, encode_emphasised, encode_pcm, encode_scaled_pcm
 from wavenet.training.exchange import CorpusFacts, ModelFacts
 from wavenet.training.fast import WORTH_COMPILING, FastLoss, Way, warn_of_emulation, ways
 from wavenet.training.starting import (
@@ -317,8 +317,8 @@ class LitWaveNet(pl.LightningModule):
         targets = slice(framing.before - 1, audio.shape[1] - framing.after)
         pcm, output = audio[:, targets], self.network.output
         if coefficient := self.network.config.preemphasis:
-            longer = audio[:, framing.before - 2 : targets.stop]
-            return encode_pcm(output, emphasised_pcm(longer, coefficient))
+            x = audio[:, framing.before - 2 : targets.stop].float() / FULL_SCALE
+            return encode_emphasised(output, x[:, 1:], coefficient, before=x[:, :1])
         if "extremes" not in batch:
             return encode_pcm(output, pcm)
         first, length = batch["position"].split(1, dim=1)
